@@ -1,0 +1,61 @@
+# GNU make; `make help` lists the targets, `make PYTHON=python3.12 ...` chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+QUICKSTART := runs/quickstart
+
+# What a user's shell may carry must not change what is installed or imported here.
+unexport PYTHONHOME PYTHONPATH
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv quickstart test fast lint types check format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.stamp-dev ## Install lattice_ml, editable, with its plots and development tools
+
+quickstart: $(VENV)/.stamp-plot ## Install, generate an ensemble at criticality and measure it
+	$(BIN)/lattice-ml generate configs/phi4_critical.toml --out $(QUICKSTART)
+	$(BIN)/lattice-ml measure $(QUICKSTART) --out $(QUICKSTART)/report \
+	    --json $(QUICKSTART)/measure.json
+
+test: venv ## Run every test
+	$(BIN)/python -m pytest
+
+fast: venv ## Run the tests that are not marked slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: venv ## Check the style of the code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: venv ## Check the types
+	$(BIN)/mypy
+
+check: lint types test ## Run all that CI runs
+
+format: venv ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove the environment and all caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras, so that the quickstart need not wait for the development tools.
+$(VENV)/.stamp-plot: EXTRAS := plot
+$(VENV)/.stamp-dev: EXTRAS := plot,dev
+$(VENV)/.stamp-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing lattice_ml[$(EXTRAS)] into $(VENV) (about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "lattice_ml needs Python 3.11 or later, got $(PYTHON): $$($(PYTHON) --version 2>&1)." \
+	         "Choose another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
