@@ -1,0 +1,38 @@
+"""Lattice field theory sampling with machine learning, on JAX.
+
+From couplings to a verdict: generate ensembles of scalar field theories, measure them with honest
+errors, check them, and compare whatever else claims to sample the same distribution.  Names are
+imported when first used; importing the package imports neither JAX nor sets any of its flags.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "FreeField": "actions",
+    "HMC": "samplers",
+    "Lattice": "lattice",
+    "Phi4": "actions",
+    "action": "conventions",
+    "convert": "conventions",
+    "estimate": "statistics",
+    "export_array": "exchange",
+    "generate": "generate",
+    "import_array": "exchange",
+    "measure": "analysis.measurement",
+    "open_ensemble": "ensemble",
+    "run": "chain",
+    "two_point": "analysis.two_point",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

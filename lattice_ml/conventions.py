@@ -1,0 +1,178 @@
+r"""The named conventions of phi^4 theory and the exact maps between them.
+
+Each convention has two parameters and fixes the normalisation of its field.  With V sites,
+
+    kappa       -2 kappa sum phi phi' + (1 - 2 lam) phi^2 + lam phi^4     h = 2 kappa
+    beta        -beta sum phi phi' + phi^2 + lam (phi^2 - 1)^2            h = beta, constant lam
+    standard    1/2 (d phi)^2 + 1/2 m^2 phi^2 + g phi^4                   h = 1
+    standard24  1/2 (d phi)^2 + 1/2 m^2 phi^2 + lam/4! phi^4              h = 1
+    nohalf      (d phi)^2 + m^2 phi^2 + lam phi^4                         h = 2
+
+A field is rescaled by phi = s phi': then h' = s^2 h, a' = s^2 a, b' = s^4 b,
+log Z' = log Z - V log s and log_prob' = log_prob + V log s.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lattice_ml.actions import FreeField, Phi4
+
+__all__ = ["CONVENTIONS", "Convention", "action", "convert", "from_config", "parameters"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Two parameters, their map to (h, a, b) in d dimensions, and the map back.
+
+    Attributes:
+        keys: names of the two parameters.
+        couplings: `(d, p, q) -> (h, a, b)`.
+        invert: `(d, h, a, b) -> (p, q)` for couplings in this convention's normalisation.
+        scale_squared: s^2 of the field rescaling that brings any (h, a, b) to it.
+        constant: `(p, q) ->` the constant per site that (h, a, b) leaves out.
+    """
+
+    keys: tuple[str, str]
+    couplings: Callable[[int, float, float], tuple[float, float, float]]
+    invert: Callable[[int, float, float, float], tuple[float, float]]
+    scale_squared: Callable[[float, float, float], float]
+    constant: Callable[[float, float], float] = lambda p, q: 0.0
+
+
+def _hopping_scale(h: float, a: float, b: float) -> float:
+    """Solve s^2 a = 1 - 2 s^4 b for s^2 > 0 in the form without cancellation."""
+    if a >= 0:
+        return 2 / (math.sqrt(a * a + 8 * b) + a)
+    return (math.sqrt(a * a + 8 * b) - a) / (4 * b)
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "kappa": Convention(
+        ("kappa", "lam"),
+        lambda d, kappa, lam: (2 * kappa, 1 - 2 * lam, lam),
+        lambda d, h, a, b: (h / 2, b),
+        _hopping_scale,
+    ),
+    "beta": Convention(
+        ("beta", "lam"),
+        lambda d, beta, lam: (beta, 1 - 2 * lam, lam),
+        lambda d, h, a, b: (h, b),
+        _hopping_scale,
+        lambda beta, lam: lam,
+    ),
+    "standard": Convention(
+        ("mass_squared", "g"),
+        lambda d, mass_squared, g: (1.0, d + mass_squared / 2, g),
+        lambda d, h, a, b: (2 * (a - d), b),
+        lambda h, a, b: 1 / h,
+    ),
+    "standard24": Convention(
+        ("mass_squared", "lam"),
+        lambda d, mass_squared, lam: (1.0, d + mass_squared / 2, lam / 24),
+        lambda d, h, a, b: (2 * (a - d), 24 * b),
+        lambda h, a, b: 1 / h,
+    ),
+    "nohalf": Convention(
+        ("mass_squared", "lam"),
+        lambda d, mass_squared, lam: (2.0, 2 * d + mass_squared, lam),
+        lambda d, h, a, b: (a - 2 * d, b),
+        lambda h, a, b: 2 / h,
+    ),
+}
+
+
+def action(convention: str, ndim: int, **values: float) -> Phi4:
+    """Build `Phi4` from a named convention, e.g. `action("kappa", 2, kappa=0.27, lam=0.022)`.
+
+    Raises:
+        ValueError: unknown convention, wrong parameters, or an action that is not bounded below.
+    """
+    keys = _lookup(convention).keys
+    if set(values) != set(keys):
+        raise ValueError(
+            f"convention {convention!r} takes {keys[0]} and {keys[1]}, got {sorted(values)}"
+        )
+    phi4 = Phi4(*map(float, CONVENTIONS[convention].couplings(ndim, *(values[k] for k in keys))))
+    phi4.check(ndim)
+    return phi4
+
+
+def from_config(section: Mapping[str, Any], ndim: int) -> Phi4 | FreeField:
+    """Build the action that a config's `[action]` section describes.
+
+    Raises:
+        ValueError: unknown kind or convention, or couplings that do not define a theory.
+    """
+    values = {key: value for key, value in section.items() if key != "kind"}
+    if section["kind"] == "Phi4":
+        return action(values.pop("convention"), ndim, **values)
+    if section["kind"] == "FreeField":
+        free = FreeField(float(values["mass_squared"]), ndim)
+        free.check(ndim)
+        return free
+    raise ValueError(f"action.kind must be Phi4 or FreeField, got {section['kind']!r}")
+
+
+def describe(section: Mapping[str, Any], ndim: int) -> list[str]:
+    """Lines that say what an `[action]` section means: its own words, (h, a, b), the kappa form."""
+    built = from_config(section, ndim)
+    h, a, b = built.couplings()
+    own = ", ".join(f"{key} = {value}" for key, value in section.items())
+    lines = [own, f"h = {h:.12g}, a = {a:.12g}, b = {b:.12g} (this part is what is measured)"]
+    if isinstance(built, Phi4):
+        known = CONVENTIONS[section["convention"]]
+        constant = known.constant(*(section[key] for key in known.keys))
+        lines.append(f"constant per site left out: {constant:.12g}")
+    hopping, scale = convert(Phi4(h, a, b), "kappa", ndim)
+    kappa, lam = parameters(hopping, "kappa", ndim).values()
+    lines.append(
+        f"kappa form: kappa = {kappa:.12g}, lam = {lam:.12g}, phi = {scale:.12g} phi_kappa"
+    )
+    return lines
+
+
+def parameters(phi4: Phi4, convention: str, ndim: int) -> Mapping[str, float]:
+    """Read off the parameters of an action that is already in `convention`'s normalisation.
+
+    Raises:
+        ValueError: the field must be rescaled first; see `convert`.
+    """
+    known = _lookup(convention)
+    couplings = tuple(map(float, phi4.couplings()))
+    values = known.invert(ndim, *couplings)
+    if not all(
+        math.isclose(x, y, rel_tol=1e-12, abs_tol=1e-12)
+        for x, y in zip(known.couplings(ndim, *values), couplings, strict=True)
+    ):
+        raise ValueError(
+            f"(h, a, b) = {couplings} is not normalised as convention {convention!r}; "
+            "convert() gives the field scale"
+        )
+    return dict(zip(known.keys, values, strict=True))
+
+
+def convert(phi4: Phi4, convention: str, ndim: int) -> tuple[Phi4, float]:
+    """Rescale the field into `convention`: the new action and s, where phi_old = s phi_new.
+
+    Raises:
+        ValueError: h <= 0 has no form with h = 1 or 2.
+    """
+    h, a, b = map(float, phi4.couplings())
+    known = _lookup(convention)
+    if h <= 0 and convention in ("standard", "standard24", "nohalf"):
+        raise ValueError(f"convention {convention!r} needs a positive hopping term, got {h = }")
+    squared = known.scale_squared(h, a, b)
+    new = Phi4(
+        *known.couplings(ndim, *known.invert(ndim, squared * h, squared * a, squared**2 * b))
+    )
+    return new, math.sqrt(squared)
+
+
+def _lookup(convention: Any) -> Convention:
+    if convention not in CONVENTIONS:
+        raise ValueError(
+            f"action.convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"
+        )
+    return CONVENTIONS[convention]
