@@ -1,0 +1,152 @@
+"""How a group of chains lies in memory: the one place that knows about the device.
+
+Chains are processed in groups small enough for the cache.  Within a group the chain index is
+innermost, so every site update is a vector operation over chains:
+
+* `lanes`: fields are `(*L, group)` with the group a multiple of 64 (measured: 16 or 32 lanes are
+  three times slower per site on AVX-512).
+* `merged`: for few chains the last lattice axis and the chains form one long contiguous axis,
+  `(*L[:-1], L[-1] * group)`; neighbours along it come from a copy with a halo.
+
+Both are views of the same memory, `(volume, group)`, and run the same arithmetic per site.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lattice_ml import randomness
+from lattice_ml.lattice import hop
+
+__all__ = ["Layout", "choose_layout", "single"]
+
+_LANES = 64
+_CACHE_SITES = 1 << 16  # sites x chains of a merged group: 256 KiB of float32 per field
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A lattice `shape` and the number of chains in a group; static under jit."""
+
+    shape: tuple[int, ...]
+    group: int
+    merged: bool = False
+
+    @property
+    def volume(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """Shape of the fields of one group."""
+        if self.merged:
+            return (*self.shape[:-1], self.shape[-1] * self.group)
+        return (*self.shape, self.group)
+
+    def hop(self, phi: jax.Array) -> jax.Array:
+        """Sum of the nearest neighbours of a group's fields, as `lattice.hop`."""
+        if not self.merged:
+            return hop(phi, len(self.shape))
+        axis, width, halo = len(self.shape) - 1, phi.shape[-1], self.group
+        ends = lax.slice_in_dim(phi, width - halo, width, axis=axis)
+        starts = lax.slice_in_dim(phi, 0, halo, axis=axis)
+        # The barrier keeps XLA from turning the halo copy into a select per element.
+        wide = lax.optimization_barrier(lax.concatenate([ends, phi, starts], axis))
+        forward = lax.slice_in_dim(wide, 2 * halo, width + 2 * halo, axis=axis)
+        pair = forward + lax.slice_in_dim(wide, 0, width, axis=axis)
+        return hop(phi, axis) + pair if axis else pair
+
+    def site_sum(self, per_site: jax.Array) -> jax.Array:
+        """Sum over sites for each chain, `(group,)`: pairwise, in float64 where x64 is on.
+
+        Blocks of at most 16 are added by loops (XLA's own sum is scalar on a CPU, and a loop's
+        operand is computed once); the last rows are added in float64, or with compensation.
+        The error is that of a tree: rms 1e-4 for the energy change of a 512^2 lattice in float32.
+        """
+        width = self.field_shape[len(self.shape) - 1 :]  # a row: the last axis and the chains
+        row = _tree_sum(per_site.reshape(-1, *width))
+        rest = _tree_sum(row.reshape(-1, self.group), until=_LANES)
+        return _accurate_sum(rest)
+
+    def spread(self, per_chain: jax.Array) -> jax.Array:
+        """Make a `(group,)` array broadcast against fields."""
+        return jnp.tile(per_chain, self.shape[-1]) if self.merged else per_chain
+
+    def normals(self, keys: randomness.Keys, trajectory: jax.Array, stream: int = 0) -> jax.Array:
+        """One standard normal per site and chain (see `randomness.normals`)."""
+        noise = randomness.normals(keys, trajectory, self.volume, stream)
+        return noise.reshape(self.field_shape)
+
+    def map_chains(self, function: Callable[[jax.Array], jax.Array], phi: jax.Array) -> jax.Array:
+        """Apply `function` of one configuration `(*L)` to every chain of the group."""
+        fields = phi.reshape(*self.shape, self.group)
+        out = jax.vmap(function, in_axes=-1, out_axes=-1)(fields)
+        return out.reshape(phi.shape) if out.size == phi.size else out
+
+    def pack(self, fields: np.ndarray) -> np.ndarray:
+        """Lay out `(n_chains, *L)` as `(n_groups, *field_shape)`; n_chains fills the groups."""
+        rows = fields.reshape(-1, self.group, self.volume).swapaxes(1, 2)
+        return np.ascontiguousarray(rows).reshape(-1, *self.field_shape)
+
+    def unpack(self, fields: np.ndarray) -> np.ndarray:
+        """Invert `pack`: `(n_groups, ..., *field_shape)` to `(..., n_chains, *L)`."""
+        lead = fields.shape[1 : fields.ndim - len(self.field_shape)]
+        rows = fields.reshape(fields.shape[0], *lead, self.volume, self.group)
+        chains = np.moveaxis(rows, (0, -1), (-3, -2))  # (..., n_groups, group, volume)
+        return np.ascontiguousarray(chains).reshape(*lead, -1, *self.shape)
+
+
+def single(shape: tuple[int, ...], n_chains: int = 1) -> Layout:
+    """The plain layout `(*L, n_chains)` for a handful of fields."""
+    return Layout(tuple(shape), n_chains)
+
+
+def choose_layout(shape: tuple[int, ...], n_chains: int, n_devices: int, backend: str) -> Layout:
+    """Pick the layout that is fastest for `n_chains` chains spread over `n_devices`."""
+    share = -(-n_chains // n_devices)
+    if backend != "cpu":  # a GPU or TPU wants all chains in flight
+        return Layout(shape, share)
+    padded = -(-share // _LANES) * _LANES
+    if padded <= 1.4 * share:
+        return Layout(shape, _LANES)
+    fits = max(1, _CACHE_SITES // math.prod(shape))
+    return Layout(shape, min(share, fits), merged=True)
+
+
+def _tree_sum(x: jax.Array, until: int = 1) -> jax.Array:
+    """Add the rows of `x` in blocks of at most 16 until at most `until` are left."""
+    while x.shape[0] > until:
+        rows = x.shape[0]
+        block = next((b for b in range(16, 1, -1) if rows % b == 0), rows)
+        x = _add(x.reshape(block, rows // block, *x.shape[1:]))
+    return x if until > 1 else x[0]
+
+
+def _add(x: jax.Array) -> jax.Array:
+    """Sum over the first axis by a loop."""
+
+    def add(i: jax.Array, total: jax.Array) -> jax.Array:
+        return total + lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
+
+    return lax.fori_loop(0, x.shape[0], add, jnp.zeros(x.shape[1:], x.dtype))
+
+
+def _accurate_sum(x: jax.Array) -> jax.Array:
+    """Sum over the first axis in float64, or in float32 with Knuth's two-sum."""
+    if jax.config.jax_enable_x64:
+        return _add(x.astype(jnp.float64))
+
+    def add(i: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        total, carry = pair
+        y = lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
+        new = total + y
+        rest = new - total
+        return new, carry + ((total - (new - rest)) + (y - rest))
+
+    total, carry = lax.fori_loop(0, x.shape[0], add, (jnp.zeros_like(x[0]), jnp.zeros_like(x[0])))
+    return total + carry

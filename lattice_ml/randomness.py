@@ -1,0 +1,114 @@
+"""Counter-based random numbers: every chain, trajectory and site has its own, whatever runs them.
+
+A chain's key is `fold_in(key, chain)`; a number is threefry-2x32 (Salmon et al., SC11) of that key
+and the counter (site, trajectory).  So the numbers depend neither on how chains are grouped or
+spread over devices, nor on the block length, nor on where a run was resumed, and nothing random
+needs to be stored.  Normals come in pairs by Box-Muller from the two words of one block, in single
+precision (24 bits, |z| < 5.9) and are cast up for float64 dynamics.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+__all__ = ["Keys", "chain_keys", "normals", "uniforms"]
+
+Keys = tuple[jax.Array, jax.Array]  # two uint32 words per chain, each (n_chains,)
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_SMALL_DRAWS = 0xFFFFFF00  # counters reserved for per-chain numbers
+_PAIRS_PER_ROW = 4096
+
+
+def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
+    """Keys of chains `first ... first + n_chains - 1`: two words of shape `(n_chains,)`."""
+    chains = jnp.arange(first, first + n_chains, dtype=jnp.uint32)
+    words = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, chains))
+    return words[:, 0], words[:, 1]
+
+
+def uniforms(keys: Keys, trajectory: jax.Array, n: int) -> jax.Array:
+    """Draw `n` uniforms per chain for a trajectory, independent of all `normals`.
+
+    Args:
+        keys: words of shape `(n_chains,)`.
+        trajectory: a number or `(n_trajectories,)`.
+        n: at most 256.
+
+    Returns:
+        float32 in (0, 1), `(n, *trajectory.shape, n_chains)`.
+    """
+    counter = jnp.uint32(_SMALL_DRAWS) + jnp.arange(n, dtype=jnp.uint32)
+    counter = counter.reshape(-1, *(1,) * (trajectory.ndim + 1))
+    word, _ = threefry(keys, counter, trajectory.astype(jnp.uint32)[..., None])
+    return _open_uniform(word)
+
+
+def normals(keys: Keys, trajectory: jax.Array, volume: int, stream: int = 0) -> jax.Array:
+    """Draw one standard normal per site and chain.
+
+    Args:
+        keys: words of shape `(n_chains,)`.
+        trajectory: the counter, a scalar.
+        volume: sites of the lattice, fewer than 2^29.
+        stream: 0 to 7, for updates that need several fields of noise per trajectory.
+
+    Returns:
+        float32 `(volume, n_chains)`; sites s and s + ceil(volume/2) share one threefry block.
+    """
+    if not (0 <= stream < 8 and volume < 2**29):
+        raise ValueError(f"need 0 <= stream < 8 and volume < 2^29, got {stream=}, {volume=}")
+    n_chains, n_pairs = keys[0].size, (volume + 1) // 2
+    sites = _sites_per_row(n_pairs, n_chains)
+    lane = np.repeat(np.arange(sites, dtype=np.uint32), n_chains) + np.uint32(stream << 28)
+    row_keys = jnp.tile(keys[0], sites), jnp.tile(keys[1], sites)
+
+    def row(carry: None, first: jax.Array) -> tuple[None, jax.Array]:
+        # One complex output, because two outputs would each draw all the bits again.
+        return carry, lax.complex(*_box_muller(*threefry(row_keys, first + lane, trajectory)))
+
+    # The scan is over at least two rows where the volume allows: XLA inlines a loop of one trip
+    # and then computes every block of random bits once per consumer.
+    _, pairs = lax.scan(row, None, jnp.arange(0, n_pairs, sites, dtype=jnp.uint32))
+    halves = [pairs.real.reshape(n_pairs, n_chains), pairs.imag.reshape(n_pairs, n_chains)]
+    return jnp.concatenate(halves)[:volume]
+
+
+def threefry(keys: Keys, counter0: jax.Array, counter1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Threefry-2x32 with 20 rounds of the broadcast (keys, counters): two uint32 words."""
+    schedule = (*keys, keys[0] ^ keys[1] ^ np.uint32(0x1BD11BDA))
+    x0 = counter0 + keys[0]
+    x1 = counter1.astype(jnp.uint32) + keys[1]
+    for group in range(5):
+        for distance in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = ((x1 << np.uint32(distance)) | (x1 >> np.uint32(32 - distance))) ^ x0
+        x0 = x0 + schedule[(group + 1) % 3]
+        x1 = x1 + schedule[(group + 2) % 3] + np.uint32(group + 1)
+    return x0, x1
+
+
+def _open_uniform(word: jax.Array) -> jax.Array:
+    """Top 24 bits to the middle of one of 2^24 bins of (0, 1)."""
+    return ((word >> np.uint32(8)).astype(jnp.float32) + np.float32(0.5)) * np.float32(2**-24)
+
+
+def _box_muller(word0: jax.Array, word1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two independent standard normals; the angle is 2 theta with theta in [-pi/2, pi/2)."""
+    radius = jnp.sqrt(np.float32(-2) * jnp.log(_open_uniform(word0)))
+    turns = lax.bitcast_convert_type(word1, jnp.int32).astype(jnp.float32) * np.float32(2**-32)
+    theta = turns * np.float32(np.pi)
+    square = theta * theta
+    series = np.float32(-1 / 39916800)
+    for factorial in (362880, -5040, 120, -6, 1):
+        series = series * square + np.float32(1 / factorial)
+    sine = series * theta
+    cosine = jnp.sqrt(jnp.maximum(np.float32(0), 1 - sine * sine))
+    return radius * (2 * sine * cosine), radius * (1 - 2 * sine * sine)
+
+
+def _sites_per_row(n_pairs: int, n_chains: int) -> int:
+    """Largest divisor of `n_pairs` that keeps a row in cache and leaves at least two rows."""
+    limit = max(1, min(_PAIRS_PER_ROW // n_chains, n_pairs // 2))
+    return next(k for k in range(limit, 0, -1) if n_pairs % k == 0)

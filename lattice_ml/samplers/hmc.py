@@ -1,0 +1,183 @@
+r"""Hybrid Monte Carlo (Duane, Kennedy, Pendleton, Roweth, Phys. Lett. B 195 (1987) 216).
+
+One update draws momenta pi ~ N(0, 1), integrates the Hamiltonian 1/2 sum pi^2 + S(phi) for about
+`trajectory_length`, and accepts with probability min(1, exp(-dH)).  The step size of every
+trajectory and chain is multiplied by 1 + jitter u, u uniform in (-1, 1): with a fixed length some
+mode of a free field returns to its start and HMC is not ergodic.  Where the action is symmetric
+under phi -> -phi a global sign flip, always accepted, follows with probability 1/2.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lattice_ml import actions, integrators, randomness
+from lattice_ml._pytree import pytree, static
+from lattice_ml.lattice import Lattice
+from lattice_ml.layout import Layout
+from lattice_ml.samplers.tuning import Lengths, Tuner
+
+__all__ = ["HMC", "Info", "State"]
+
+
+class State(NamedTuple):
+    """What the next update needs: the fields of a group of chains."""
+
+    phi: jax.Array
+
+
+class Draws(NamedTuple):
+    """Per-chain random numbers of one trajectory, drawn outside the loop over trajectories."""
+
+    stretch: jax.Array  # factor on the step size
+    threshold: jax.Array  # accept where dH < threshold = -log u
+    sign: jax.Array  # +1 or -1
+
+
+class Info(NamedTuple):
+    """What one trajectory reports per chain; `max_` is maximised over trajectories, else mean."""
+
+    acceptance: jax.Array  # min(1, exp(-dH))
+    exp_minus_dh: jax.Array  # its mean is 1 in equilibrium
+    dh: jax.Array
+    dh_negative: jax.Array  # P(dH < 0) = <acceptance>/2 in equilibrium
+    max_abs_dh: jax.Array
+    divergent: jax.Array  # |dH| > 1000
+
+
+@pytree
+class HMC:
+    """Hybrid Monte Carlo for `action`.
+
+    Args:
+        action: a pytree with `__call__(phi)`; see `actions`.
+        trajectory_length: in units of the molecular-dynamics time; "auto" takes a quarter period
+            of the slowest mode, (pi/2) max_p G_conn(p)^(1/2), measured in warm-up.
+        n_steps, step_size: what is given stays, what is "auto" follows from the other and from
+            the target acceptance.  Two of the three lengths fix the third.
+        integrator: "leapfrog", "omelyan2" or "omelyan4".
+        jitter: relative half width of the step size's uniform distribution, in [0, 1).
+        target_acceptance: of the warm-up, in (0, 1).
+        sign_flip: "auto" is on exactly where the action declares `z2`.
+    """
+
+    action: Any
+    trajectory_length: float | Literal["auto"] = "auto"
+    n_steps: int | Literal["auto"] = "auto"
+    step_size: float | Literal["auto"] = "auto"
+    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static("leapfrog")
+    jitter: float = 0.2
+    target_acceptance: float = 0.8
+    sign_flip: bool | Literal["auto"] = static("auto")
+
+    def start(self, phi: jax.Array) -> State:
+        return State(phi)
+
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+        """Per-chain draws of the given trajectories: arrays `(*trajectory.shape, group)`."""
+        u = randomness.uniforms(keys, trajectory, 3)
+        flip = self.sign_flip is True or (
+            self.sign_flip == "auto" and getattr(self.action, "z2", False)
+        )
+        sign = jnp.where(u[2] < 0.5, -1, 1) if flip else jnp.ones_like(u[2])
+        return Draws(1 + self.jitter * (2 * u[0] - 1), -jnp.log(u[1]), sign)
+
+    def step(
+        self,
+        layout: Layout,
+        keys: randomness.Keys,
+        trajectory: jax.Array,
+        draws: Draws,
+        state: State,
+    ) -> tuple[State, Info]:
+        """One trajectory of a group of chains."""
+        phi, spread = state.phi, layout.spread
+        pi = layout.normals(keys, trajectory).astype(phi.dtype)
+        new_phi, new_pi = integrators.integrate(
+            lambda x: actions.force(self.action, x, layout),
+            phi,
+            pi,
+            spread((self.step_size * draws.stretch).astype(phi.dtype)),
+            self.n_steps,
+            _scheme(self.integrator),
+        )
+        kinetic = 0.5 * (new_pi - pi) * (new_pi + pi)
+        dh = layout.site_sum(actions.difference(self.action, new_phi, phi, layout) + kinetic)
+        dh = jnp.where(jnp.isnan(dh), jnp.inf, dh)
+        accept = dh < draws.threshold
+        phi = jnp.where(spread(accept), new_phi, phi) * spread(draws.sign.astype(phi.dtype))
+        weight = jnp.exp(-dh)
+        info = Info(
+            acceptance=jnp.minimum(1, weight),
+            exp_minus_dh=weight,
+            dh=dh,
+            dh_negative=(dh < 0).astype(weight.dtype),
+            max_abs_dh=jnp.abs(dh),
+            divergent=(jnp.abs(dh) > 1000).astype(weight.dtype),
+        )
+        return State(phi), info
+
+    @property
+    def forces(self) -> int:
+        """Force evaluations per trajectory."""
+        return self.n_steps * len(_scheme(self.integrator).drifts) + 1
+
+    def check(self) -> Lengths:
+        """Refuse settings that make no sense.
+
+        Raises:
+            ValueError: naming the setting, its value and what is allowed.
+        """
+        _scheme(self.integrator)
+        for name, low, high in (("jitter", 0, 1), ("target_acceptance", 1e-9, 1)):
+            if not low <= getattr(self, name) < high:
+                allowed = f"in {'[' if low == 0 else '('}0, 1)"
+                raise ValueError(f"sampler.{name} must be {allowed}, got {getattr(self, name)}")
+        if self.sign_flip not in (True, False, "auto"):
+            raise ValueError(f"sampler.sign_flip must be true, false or auto, got {self.sign_flip}")
+        given = {}
+        for name in ("trajectory_length", "n_steps", "step_size"):
+            value = getattr(self, name)
+            given[name] = None if value == "auto" else value
+            if value != "auto" and not (0 < value < math.inf):
+                raise ValueError(f"sampler.{name} must be auto or positive and finite, got {value}")
+        length, n_steps, step = given.values()
+        if None not in given.values() and not math.isclose(n_steps * step, length, rel_tol=1e-6):
+            raise ValueError(
+                f"sampler.trajectory_length = {length} is not n_steps x step_size = {n_steps} x "
+                f"{step}; leave one of the three out"
+            )
+        return Lengths(**given)
+
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
+        """What adapts the "auto" settings in the warm-up."""
+        return Tuner(self, self.check(), lattice, n_thermalise)
+
+    def tuned(self) -> dict[str, float]:
+        """The settings that the warm-up fixed."""
+        names = ("trajectory_length", "n_steps", "step_size")
+        return {name: getattr(self, name) for name in names}
+
+    def diagnose(self, means: Mapping[str, float]) -> str | None:
+        """Say what is wrong, from the averages of all histories so far."""
+        if means["divergent"] <= 0.01:
+            return None
+        return (
+            f"{100 * means['divergent']:.1f} % of the trajectories have |dH| > 1000 (allowed: "
+            f"1 %) at step_size = {self.step_size:.4g}, n_steps = {self.n_steps}"
+        )
+
+    def remedy(self) -> str:
+        """What a user can do when `diagnose` finds something."""
+        return "make sampler.step_size smaller or leave it to auto with a longer n_thermalise"
+
+
+def _scheme(name: str) -> integrators.Integrator:
+    known = {k: getattr(integrators, k) for k in integrators.__all__}
+    schemes = {k: v for k, v in known.items() if isinstance(v, integrators.Integrator)}
+    if name not in schemes:
+        raise ValueError(f"sampler.integrator must be one of {', '.join(schemes)}, got {name!r}")
+    return schemes[name]

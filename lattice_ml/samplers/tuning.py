@@ -1,0 +1,144 @@
+"""Warm-up of HMC: step size by dual averaging, trajectory length by the slowest mode.
+
+Step size: Nesterov's dual averaging of log(step size) towards the target acceptance, as in
+Hoffman and Gelman, arXiv:1111.4246, eq. (6), fed with the acceptance averaged over all chains.
+Trajectory length: a quarter period of the slowest mode, tau = (pi/2)/omega_min, where
+1/omega_min^2 = max_p G_conn(p) is measured in windows of doubling length, so that what was
+measured far from equilibrium is forgotten.  The last quarter of the warm-up runs with the final
+values; they do not change after it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lattice_ml.lattice import Lattice
+
+__all__ = ["Lengths", "Tuner"]
+
+_MEASUREMENTS = 16  # of the propagator, at equal distances
+_MAX_STEPS = 1024
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The user's trajectory length, number of steps and step size; None where left to us."""
+
+    trajectory_length: float | None
+    n_steps: int | None
+    step_size: float | None
+
+    @property
+    def tunes_length(self) -> bool:
+        return self.trajectory_length is None and self.n_steps is None
+
+    @property
+    def tunes_step(self) -> bool:
+        return self.step_size is None and (self.trajectory_length is None or self.n_steps is None)
+
+    def resolve(self, length: float, step: float) -> tuple[float, int, float]:
+        """(trajectory_length, n_steps, step_size) from the current estimates of what is free."""
+        if self.step_size is not None:
+            step = self.step_size
+        if self.n_steps is not None:
+            n_steps = self.n_steps
+            if self.trajectory_length is not None:
+                step = self.trajectory_length / n_steps
+            return n_steps * step, n_steps, step
+        length = self.trajectory_length or length
+        if self.step_size is not None:
+            n_steps = max(1, round(length / step))
+            return n_steps * step, n_steps, step
+        n_steps = min(_MAX_STEPS, max(1, math.ceil(length / step)))
+        length = min(length, n_steps * step)
+        return length, n_steps, length / n_steps
+
+
+class Tuner:
+    """Holds the sampler as tuned so far in `sampler`; `update` after every chunk of trajectories."""
+
+    def __init__(self, sampler: Any, lengths: Lengths, lattice: Lattice, n_thermalise: int) -> None:
+        self._lengths = lengths
+        self._until = max(1, math.ceil(0.75 * n_thermalise))
+        self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
+        self._peak = _PropagatorPeak(getattr(sampler.action, "z2", False))
+        self._measured = 0
+        self._length = 1.0
+        self._set(sampler, self._step.current)
+
+    def update(
+        self, done: int, means: Mapping[str, float], fields: Callable[[], np.ndarray]
+    ) -> None:
+        """Learn from a chunk that ended at trajectory `done`.
+
+        Args:
+            done: trajectories so far.
+            means: history averages over the chunk and all chains.
+            fields: gives the current fields `(n_chains, *L)` when called.
+        """
+        if done > self._until:
+            return
+        if self._lengths.tunes_length and done * _MEASUREMENTS >= self._measured * self._until:
+            self._measured += 1
+            self._length = 0.5 * math.pi * math.sqrt(self._peak.update(fields()))
+        if self._lengths.tunes_step:
+            self._step.update(means["acceptance"])
+        last = done == self._until
+        self._set(self.sampler, self._step.average if last else self._step.current)
+
+    def _set(self, sampler: Any, step: float) -> None:
+        length, n_steps, step = self._lengths.resolve(self._length, step)
+        self.sampler = replace(sampler, trajectory_length=length, n_steps=n_steps, step_size=step)
+
+
+class _DualAveraging:
+    """arXiv:1111.4246, eq. (6): `current` explores, `average` is what to keep."""
+
+    shrinkage, offset, decay = 0.05, 10.0, 0.75
+
+    def __init__(self, guess: float, target: float) -> None:
+        self._target, self._centre = target, math.log(2 * guess)
+        self._log = self._log_average = math.log(guess)
+        self._error, self._count = 0.0, 0
+
+    @property
+    def current(self) -> float:
+        return math.exp(self._log)
+
+    @property
+    def average(self) -> float:
+        return math.exp(self._log_average)
+
+    def update(self, acceptance: float) -> None:
+        self._count += 1
+        weight = 1 / (self._count + self.offset)
+        self._error += weight * (self._target - acceptance - self._error)
+        self._log = self._centre - math.sqrt(self._count) / self.shrinkage * self._error
+        forget = self._count**-self.decay
+        self._log_average += forget * (self._log - self._log_average)
+
+
+class _PropagatorPeak:
+    """max_p of the connected propagator, averaged over chains and a window of measurements."""
+
+    def __init__(self, z2: bool) -> None:
+        self._z2, self._count, self._window = z2, 0, 1
+        self._power: Any = 0.0
+        self._centre = 0.0
+
+    def update(self, phi: np.ndarray) -> float:
+        """Add fields `(n_chains, *L)` and return the current estimate."""
+        if self._count == self._window:
+            self._window, self._count, self._power, self._centre = 2 * self._window, 0, 0.0, 0.0
+        modes = np.fft.rfftn(phi, axes=tuple(range(1, phi.ndim)))
+        volume = phi[0].size
+        zero = modes.reshape(len(phi), -1)[:, 0].real
+        self._power = self._power + np.mean(np.abs(modes) ** 2, axis=0) / volume
+        self._centre += float(np.mean(np.abs(zero) if self._z2 else zero))
+        self._count += 1
+        connected = np.array(self._power / self._count)
+        connected.flat[0] -= (self._centre / self._count) ** 2 / volume
+        return float(connected.max())
