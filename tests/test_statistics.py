@@ -1,0 +1,446 @@
+"""The Gamma method against pyerrors and closed forms; resampling; agreement of chains."""
+
+import dataclasses
+import math
+import sys
+
+import jax
+import numpy as np
+import pytest
+from scipy import signal
+
+from lattice_ml.statistics import (
+    Estimate,
+    autocorrelation,
+    bootstrap,
+    chain_agreement,
+    effective_sample_size,
+    estimate,
+    jackknife,
+    kish,
+    r_hat,
+)
+
+
+def ar1(seed, shape, a):
+    """x_{t+1} = a x_t + sqrt(1 - a^2) eta in equilibrium: unit variance, rho(t) = a^t."""
+    x = np.random.default_rng(seed).standard_normal(shape)
+    x[..., 1:] *= math.sqrt(1 - a * a)
+    return signal.lfilter([1], [1, -a], x, axis=-1)
+
+
+def exact_tau(a):
+    return 0.5 * (1 + a) / (1 - a)
+
+
+def binder(means):
+    return 1 - means[1] / (3 * means[0] ** 2)
+
+
+def moments(x):
+    """<x^2>, <x^4>: primaries (2, n_chains, n_configs)."""
+    return np.stack([x**2, x**4])
+
+
+# Oracle
+
+
+def as_pyerrors(series):
+    """Return an Obs with fluctuations about the mean over all replica, as is our convention."""
+    pyerrors = pytest.importorskip("pyerrors")
+    mean = series.mean()
+    names = [f"ensemble|r{chain:03d}" for chain in range(len(series))]
+    obs = pyerrors.Obs(list(series - mean), names, means=[mean] * len(series))
+    obs._value = mean
+    return obs
+
+
+def assert_equal_to_pyerrors(ours, obs):
+    obs.gamma_method()
+    (ensemble,) = obs.e_names
+    expected = {
+        "value": obs.value,
+        "error": obs.dvalue,
+        "error_error": obs.ddvalue,
+        "tau_int": obs.e_tauint[ensemble],
+        "tau_int_error": obs.e_dtauint[ensemble],
+        "window": obs.e_windowsize[ensemble],
+    }
+    got = {key: getattr(ours, key) for key in expected}
+    assert got == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("n_chains", "n_configs", "a"),
+    [(1, 5, 0.5), (1, 64, -0.5), (1, 2000, 0.9), (1, 1009, 0.0), (7, 501, 0.8), (64, 20, 0.5)],
+)
+def test_mean_equals_pyerrors(n_chains, n_configs, a):
+    series = 3 + ar1(1, (n_chains, n_configs), a)
+    assert_equal_to_pyerrors(estimate(series), as_pyerrors(series))
+
+
+@pytest.mark.parametrize(("n_chains", "n_configs"), [(1, 3000), (6, 500)])
+def test_function_of_means_equals_pyerrors(n_chains, n_configs):
+    primaries = moments(1 + ar1(2, (n_chains, n_configs), 0.8))
+    m2, m4 = map(as_pyerrors, primaries)
+    assert_equal_to_pyerrors(estimate(primaries, binder), 1 - m4 / (3 * m2**2))
+
+
+# Closed forms
+
+
+@pytest.mark.parametrize("a", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_ar1_has_its_exact_autocorrelation_time_and_error(a, seed):
+    result = estimate(ar1(seed, (8, 20_000), a))
+    tau = exact_tau(a)
+    assert abs(result.tau_int - tau) < 4.5 * max(result.tau_int_error, 1e-2)
+    assert abs(result.error - math.sqrt(2 * tau / 160_000)) < 4.5 * result.error_error
+    assert abs(result.value) < 4.5 * result.error
+
+
+@pytest.mark.parametrize(("n_chains", "n_configs", "a"), [(1, 2000, 0.8), (40, 100, 0.6)])
+def test_error_covers_one_sigma_in_two_cases_of_three(n_chains, n_configs, a):
+    ensembles = ar1(5, (200, n_chains, n_configs), a)
+    results = [estimate(series) for series in ensembles]
+    covered = np.mean([abs(result.value) < result.error for result in results])
+    assert abs(covered - 0.683) < 3.5 * math.sqrt(0.683 * 0.317 / 200)
+
+
+def test_thinning_changes_units_only():
+    series = ar1(6, (4, 4000), 0.8)
+    every, fifth = estimate(series), estimate(series, thin=5)
+    assert fifth.tau_int == 5 * every.tau_int
+    assert fifth.tau_int_error == 5 * every.tau_int_error
+    assert (fifth.error, fifth.short) == (every.error, every.short)
+    assert effective_sample_size(fifth) == pytest.approx(effective_sample_size(series))
+
+
+def test_effective_sample_size_is_that_of_independent_draws_with_the_same_error():
+    series = ar1(7, (4, 20_000), 0.5)
+    independent = series.var() / estimate(series).error ** 2
+    assert effective_sample_size(series) == pytest.approx(independent, rel=1e-3)
+
+
+def test_chains_at_different_values_enlarge_the_error():
+    # fluctuations about the mean of each chain would not see that the chains disagree
+    series = ar1(8, (8, 1000), 0.5) + 5 * np.arange(8)[:, None]
+    assert estimate(series).error > 10 * estimate(series - 5 * np.arange(8)[:, None]).error
+
+
+def test_fifty_times_tau_make_a_chain_long():
+    result = Estimate(0.0, 1.0, 0.1, 4.0, 0.1, 5, n=400, n_chains=4, thin=2)
+    assert not result.short  # tau_m = 2, 100 configurations
+    assert dataclasses.replace(result, n=396).short
+
+
+def test_constant_series_has_no_error():
+    result = estimate(np.full((3, 20), 0.1), thin=4)
+    assert (result.value, result.error, result.tau_int) == (0.1, 0.0, 2.0)
+    weighted = estimate(np.full((3, 20), 0.1), log_weights=ar1(9, (3, 20), 0.0))
+    assert (weighted.value, weighted.error) == (0.1, 0.0)
+
+
+def test_function_that_is_not_finite_at_the_means_gives_nan():
+    def root(means):
+        return jax.numpy.sqrt(means[0] - 10)
+
+    primaries = moments(ar1(10, (2, 100), 0.5))
+    assert math.isnan(estimate(primaries, root).value)
+    assert math.isnan(estimate(primaries, root).error)
+    assert all(map(math.isnan, jackknife(primaries, root)))
+    with pytest.raises(ValueError, match="fluctuating, finite"):
+        autocorrelation(primaries, root)
+
+
+def test_results_do_not_depend_on_the_precision_of_jax():
+    primaries = moments(1 + ar1(11, (3, 200), 0.5))
+    results = []
+    for enabled in (False, True):
+        with jax.enable_x64(enabled):
+            results.append((estimate(primaries, binder), jackknife(primaries, binder)))
+            assert jax.config.read("jax_enable_x64") is enabled
+    assert results[0] == results[1]
+    means = primaries.mean(axis=(1, 2))
+    assert results[0][0].value == pytest.approx(binder(means), rel=1e-14)
+
+
+def test_single_precision_series_are_averaged_in_double():
+    series = (1e4 + ar1(12, (2, 5000), 0.5)).astype(np.float32)
+    assert estimate(series) == estimate(series.astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1.23451, 0.0067, "1.2345(67)"),
+        (-0.5, 0.0996, "-0.50(10)"),
+        (12.34, 4.46, "12.3(4.5)"),
+        (1234.5, 56.7, "1234(57)"),
+        (7.0, 0.0, "7(0)"),
+        (1.5e-7, 2.3e-8, "0.000000150(23)"),
+        (math.nan, math.nan, "nan(nan)"),
+    ],
+)
+def test_estimate_prints_two_digits_of_its_error(value, error, text):
+    assert str(Estimate(value, error, 0.0, 0.5, 0.0, 1, 100, 1)) == text
+
+
+# Weights
+
+
+def test_reweighting_a_gaussian_gives_the_shifted_mean():
+    # exp(s x - s^2/2) takes N(0, 1) to N(s, 1)
+    for seed in (13, 14):
+        x = ar1(seed, (8, 5000), 0.7)
+        first = estimate(x, log_weights=0.5 * x)
+        assert abs(first.value - 0.5) < 4.5 * first.error
+        assert first.error < 0.03
+        variance = estimate(
+            np.stack([x, x**2]), lambda m: m[1] - m[0] ** 2, log_weights=0.5 * x + 700
+        )
+        assert abs(variance.value - 1) < 4.5 * variance.error
+
+
+def test_error_of_a_reweighted_mean_is_its_spread():
+    ensembles = ar1(15, (200, 2, 1000), 0.5)
+    results = [estimate(x, log_weights=0.5 * x) for x in ensembles]
+    spread = np.std([result.value for result in results])
+    assert np.mean([result.error for result in results]) == pytest.approx(spread, rel=0.17)
+
+
+def test_constant_weights_change_nothing():
+    primaries = moments(1 + ar1(16, (3, 300), 0.5))
+    constant = np.full((3, 300), -812.3)
+    assert estimate(primaries, binder, log_weights=constant) == estimate(primaries, binder)
+    assert jackknife(primaries, binder, log_weights=constant) == jackknife(primaries, binder)
+    assert chain_agreement(primaries[0], constant) == chain_agreement(primaries[0])
+
+
+def test_kish_counts_equal_weights_and_a_dominant_one():
+    assert kish(np.full(10, 1e4)) == pytest.approx(10)
+    assert kish([[0.0, -800.0], [-800.0, -800.0]]) == pytest.approx(1)
+    assert kish(np.log([3.0, 1.0])) == pytest.approx(16 / 10)
+
+
+# Autocorrelation function
+
+
+def test_autocorrelation_of_ar1_is_a_power_within_errors():
+    rho, error = autocorrelation(ar1(17, (16, 20_000), 0.8))
+    pulls = (rho - 0.8 ** np.arange(len(rho)))[1:] / error[1:]
+    assert (rho[0], error[0]) == (1, 0)
+    assert len(rho) > 30
+    assert np.all(np.abs(pulls) < 4.5)
+
+
+def test_error_of_the_autocorrelation_is_its_spread():
+    curves = [autocorrelation(series) for series in ar1(18, (200, 1, 2000), 0.5)]
+    lags = slice(1, 8)
+    spread = np.std([curve.rho[lags] for curve in curves], axis=0)
+    expected = np.mean([curve.error[lags] for curve in curves], axis=0)
+    np.testing.assert_allclose(expected, spread, rtol=0.2)
+
+
+def test_autocorrelation_sums_to_tau():
+    series = ar1(19, (4, 500), 0.6)
+    result, rho = estimate(series), autocorrelation(series).rho
+    n, width = result.n, 2 * result.window + 1
+    tau = 0.5 + rho[1 : result.window + 1].sum()
+    assert result.tau_int == pytest.approx(tau * (1 + width / n) / (1 + 1 / n), rel=1e-13)
+
+
+# Resampling
+
+
+@pytest.mark.parametrize("a", [0.0, 0.5, 0.9])
+def test_resampling_agrees_with_the_gamma_method(a):
+    primaries = moments(1 + ar1(20, (4, 10_000), a))
+    gamma = estimate(primaries, binder)
+    for result in (jackknife(primaries, binder), bootstrap(1, primaries, binder)):
+        assert result.value == pytest.approx(gamma.value, rel=1e-12)
+        assert result.error == pytest.approx(gamma.error, rel=0.15)
+
+
+def test_jackknife_of_a_mean_is_the_spread_of_bins():
+    series = ar1(21, (2, 1000), 0.5)
+    bins = series.reshape(-1, 50).mean(axis=1)
+    expected = np.std(bins, ddof=1) / math.sqrt(len(bins))
+    assert jackknife(series, bin_size=50).error == pytest.approx(expected, rel=1e-12)
+
+
+def test_resampling_reweights():
+    x = ar1(22, (4, 5000), 0.5)
+    gamma = estimate(x, log_weights=0.5 * x)
+    for result in (jackknife(x, log_weights=0.5 * x), bootstrap(2, x, log_weights=0.5 * x)):
+        assert result.value == pytest.approx(gamma.value, rel=1e-12)
+        assert result.error == pytest.approx(gamma.error, rel=0.15)
+
+
+def test_no_configuration_is_dropped_where_bins_do_not_fit():
+    series = ar1(23, (2, 103), 0.0)
+    series[:, -1] = 50
+    assert jackknife(series, bin_size=10).value == pytest.approx(series.mean())
+
+
+def test_bootstrap_is_fixed_by_its_seed():
+    series = ar1(24, (2, 500), 0.5)
+    key = jax.random.key_data(jax.random.key(1))
+    assert bootstrap(1, series) == bootstrap(1, series) != bootstrap(2, series)
+    assert bootstrap(np.asarray(key), series).value == bootstrap(1, series).value
+
+
+# Agreement of chains
+
+
+def test_r_hat_is_one_for_mixed_chains_and_large_for_stuck_ones():
+    series = ar1(25, (8, 4001), 0.5)
+    assert r_hat(series) == pytest.approx(1, abs=0.005)
+    assert r_hat(series + np.arange(8)[:, None]) > 1.5
+    assert r_hat(series[:1] + np.linspace(0, 4, 4001)) > 1.2  # the halves disagree
+    assert r_hat(np.ones((2, 8))) == 1
+    assert r_hat(np.arange(2)[:, None] * np.ones((2, 8))) == math.inf
+
+
+def test_r_hat_is_the_closed_form_of_bda3():
+    halves = np.array([[0.0, 2.0], [1.0, 3.0], [2.0, 6.0], [3.0, 5.0]])  # W = 3.5, B/n = 2.25
+    series = halves.reshape(2, 4)
+    assert r_hat(series) == pytest.approx(math.sqrt((0.5 * 3.5 + 2.25) / 3.5), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n_chains", "n_configs", "a"), [(2, 50, 0.0), (2, 450, 0.8), (8, 225, 0.8), (64, 100, 1 / 3)]
+)
+def test_p_values_of_agreeing_chains_are_uniform_enough(n_chains, n_configs, a):
+    ensembles = ar1(26, (600, n_chains, n_configs), a)
+    p = np.array([chain_agreement(series).p_value for series in ensembles])
+    p = p[~np.isnan(p)]
+    assert len(p) > 570
+    for level, fewest in ((1e-4, 0), (0.02, 1), (0.2, 35), (0.5, 120)):
+        expected = level * len(p)
+        assert fewest <= np.sum(p < level) < 1.2 * expected + 4 * math.sqrt(expected)
+
+
+def test_skewed_observables_do_not_raise_false_alarms():
+    # squares of AR(1) have tau = (1 + a^2) / (1 - a^2) / 2 = 2.27: 50 tau is 114
+    p = [chain_agreement(x).p_value for x in ar1(27, (300, 64, 114), 0.8) ** 2]
+    assert np.sum(np.array(p) < 0.01) < 12
+
+
+def test_one_chain_of_64_shifted_by_six_errors_is_found():
+    for seed in (28, 29):
+        series = ar1(seed, (64, 3000), 0.5)
+        error = math.sqrt(2 * exact_tau(0.5) / 3000)
+        assert chain_agreement(series).p_value > 1e-3
+        series[7] += 6 * error - series[7].mean() + np.delete(series, 7, axis=0).mean()
+        assert chain_agreement(series).p_value < 1e-4
+
+
+def test_many_slightly_shifted_chains_are_found():
+    series = ar1(30, (64, 3000), 0.5)
+    error = math.sqrt(2 * exact_tau(0.5) / 3000)
+    shifts = np.where(np.arange(64) % 2, error, -error)[:, None]
+    chi2, dof, p_value = chain_agreement(series + 1.5 * shifts)
+    assert dof == 63
+    assert chi2 == pytest.approx(64 * (1 + 1.5**2), rel=0.35)
+    assert p_value < 1e-4
+
+
+def test_chains_frozen_apart_are_found_and_identical_ones_agree():
+    frozen = np.arange(4.0)[:, None] * np.ones((4, 30))
+    assert chain_agreement(frozen) == (math.inf, 3, 0.0)
+    assert chain_agreement(np.ones((4, 30))) == (0.0, 3, 1.0)
+    same = np.repeat(ar1(31, (1, 400), 0.3), 4, axis=0)
+    assert chain_agreement(same).p_value == pytest.approx(1)
+
+
+@pytest.mark.parametrize("n_chains", [2, 64])
+def test_chains_shorter_than_twenty_tau_give_no_verdict(n_chains):
+    ensembles = ar1(32, (100, n_chains, 95), 0.9)  # ten tau
+    verdicts = [chain_agreement(series).p_value for series in ensembles]
+    assert np.mean(np.isnan(verdicts)) > 0.7
+
+
+def test_a_weighted_chain_agrees_by_its_weighted_mean():
+    x = ar1(33, (16, 4000), 0.5)
+    x[3] += 0.5  # drawn from N(0.5, 1) and reweighted to N(0, 1)
+    log_weights = np.where(np.arange(16)[:, None] == 3, -0.5 * x + 0.125, 0.0)
+    assert chain_agreement(x).p_value < 1e-4
+    assert chain_agreement(x, log_weights).p_value > 1e-2
+
+
+# Errors
+
+
+def a_nan_at(chain, config):
+    series = np.zeros((2, 10))
+    series[chain, config] = math.nan
+    return series
+
+
+@pytest.mark.parametrize(
+    ("series", "message"),
+    [
+        (np.zeros(10), r"shape \(n_chains, n_configs\), got \(10,\); a single chain"),
+        (np.zeros((2, 0)), r"got \(2, 0\)"),
+        (np.zeros((5, 3)), "too few configurations: 3 per chain, at least 4 needed"),
+        (a_nan_at(1, 7), "series must be finite, got nan in chain 1, configuration 7"),
+        (a_nan_at(0, 2) - np.inf, "got -inf in chain 0, configuration 0"),
+    ],
+)
+@pytest.mark.parametrize("function", [estimate, autocorrelation, jackknife, chain_agreement, r_hat])
+def test_bad_series_are_refused(function, series, message):
+    with pytest.raises(ValueError, match=message):
+        function(series)
+
+
+def test_complex_series_are_refused():
+    with pytest.raises(TypeError, match="series must be real, got complex128"):
+        estimate(np.zeros((2, 10), dtype=complex))
+
+
+def test_bad_primaries_and_functions_are_refused():
+    with pytest.raises(ValueError, match=r"\(n_primaries, n_chains, n_configs\), got \(2, 10\)"):
+        estimate(np.zeros((2, 10)), binder)
+    with pytest.raises(ValueError, match=r"function must return one number, got shape \(2,\)"):
+        estimate(np.zeros((2, 2, 10)), lambda m: m)
+
+
+def test_bad_weights_are_refused():
+    series = np.zeros((2, 10))
+    with pytest.raises(ValueError, match=r"log_weights must have the shape \(2, 10\).*got \(10,\)"):
+        estimate(series, log_weights=np.zeros(10))
+    with pytest.raises(ValueError, match="log_weights must be finite, got nan in chain 1"):
+        estimate(series, log_weights=a_nan_at(1, 3))
+    with pytest.raises(ValueError, match=r"finite and not empty, got shape \(0,\)"):
+        kish([])
+    with pytest.raises(ValueError, match="log_weights must be finite"):
+        kish([0.0, math.inf])
+
+
+def test_bad_numbers_are_refused():
+    series = ar1(34, (2, 10), 0.0)
+    with pytest.raises(ValueError, match=r"thin must be at least 1.*got thin=0"):
+        estimate(series, thin=0)
+    with pytest.raises(ValueError, match=r"window_parameter must be positive, got.*-1"):
+        estimate(series, window_parameter=-1.0)
+    with pytest.raises(ValueError, match=r"at least two bins.*got bin_size=0 for n_chains=2"):
+        jackknife(series, bin_size=0)
+    with pytest.raises(ValueError, match=r"at least two bins.*got bin_size=6 for n_chains=1"):
+        jackknife(series[:1], bin_size=6)
+    with pytest.raises(ValueError, match="n_resamples >= 2 for a spread, got n_resamples=1"):
+        bootstrap(0, series, n_resamples=1)
+    with pytest.raises(ValueError, match="at least 2 chains, got n_chains=1"):
+        chain_agreement(series[:1])
+    with pytest.raises(ValueError, match="fluctuating, finite quantity, got variance 0"):
+        autocorrelation(np.ones((2, 10)))
+
+
+def test_plain_means_need_no_jax(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)  # importing it raises ImportError
+    series = ar1(35, (2, 100), 0.5)
+    assert estimate(series).error > 0
+    assert jackknife(series).error > 0
+    assert chain_agreement(series).dof == 1
+    with pytest.raises(ImportError):
+        estimate(moments(series), binder)
