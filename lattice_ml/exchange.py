@@ -1,0 +1,210 @@
+"""Taking an ensemble from a plain array file, and to one."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lattice_ml import files
+from lattice_ml.ensemble import BLOCK_BYTES, Ensemble, open_ensemble, rows_in
+from lattice_ml.files import StorageError
+from lattice_ml.storage import open_run
+
+__all__ = ["export_array", "import_array"]
+
+Array = npt.NDArray[Any]
+
+
+def import_array(
+    file: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    sample_axis: int = 0,
+    n_chains: int = 1,
+) -> Ensemble:
+    """Make an ensemble of the configurations in a .npy, .npz or .h5 file.
+
+    The file is read in blocks (a member of an .npz is read whole), twice: it is checked before
+    anything is written. The ensemble's parent is the sha256 of the numbers, sample first.
+
+    Args:
+        file: holds a float32 or float64 array, kept in its dtype.
+        out: directory of the ensemble, new or empty.
+        config: sections `action` and so on. `lattice.shape` is checked where given and taken from
+            the file otherwise; the sizes in `chain` and the `output` are those of the file.
+        provenance: what is to be kept on where the file comes from.
+        dataset: which array of an .npz or .h5; by default `cfgs`, or the only one.
+        sample_axis: axis of the array that counts samples.
+        n_chains: number of chains; samples are configuration-major, all chains together.
+
+    Raises:
+        StorageError: the file is not such an array, or holds a number that is not finite.
+    """
+    file = Path(file)
+    with ExitStack() as stack:
+        source = _open_array(file, dataset, stack)
+        shape = _checked_shape(file, source, sample_axis, config.get("lattice", {}).get("shape"))
+        n_samples = source.shape[sample_axis]
+        if n_chains < 1 or not n_samples or n_samples % n_chains:
+            raise StorageError(f"{file}: {n_samples} samples cannot be {n_chains} chains")
+        rows = n_chains * rows_in(BLOCK_BYTES // n_chains, shape, source.dtype)
+        digest = hashlib.sha256()
+        for first, fields in _samples(source, sample_axis, rows):
+            _check_finite(file, fields, first)
+            digest.update(fields.data)
+        sizes = {
+            "lattice": {"shape": shape},
+            "chain": {"n_chains": n_chains, "n_configs": n_samples // n_chains},
+            "output": {"dtype": source.dtype.name, "save_configs": True},
+        }
+        full = dict(config) | {name: {**config.get(name, {}), **sizes[name]} for name in sizes}
+        made_by = {"imported": file.name, **(provenance or {})}
+        with open_run(out, full, provenance=made_by, parent=digest.hexdigest()) as run:
+            for first, fields in _samples(source, sample_axis, rows, run.n_done * n_chains):
+                cfgs = fields.reshape(-1, n_chains, *shape)
+                run.append(first // n_chains + np.arange(len(cfgs)), cfgs, {}, {})
+            run.finish()
+    return open_ensemble(out)
+
+
+def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
+    """Write an ensemble as one file, in blocks.
+
+    An .h5 has the layout and attributes of `ensemble.h5`, an .npz the same arrays without the
+    attributes, and an .npy the configurations alone.
+
+    Raises:
+        StorageError: the file exists, or its name ends differently.
+    """
+    file = Path(file)
+    writers = {".h5": _write_h5, ".npz": _write_npz, ".npy": _write_npy}
+    if file.suffix not in writers:
+        raise StorageError(f"cannot export to {file}: the name must end in .h5, .npz or .npy")
+    if file.exists():
+        raise StorageError(f"{file} exists and is not overwritten; remove it or name another")
+    with files.replacing(file) as temporary:
+        writers[file.suffix](ensemble, temporary)
+
+
+def _open_array(file: Path, dataset: str | None, stack: ExitStack) -> Any:
+    """Open the array in a file, on disk where the format allows, until the stack is closed."""
+    if not file.is_file():
+        raise StorageError(f"cannot import {file}: there is no such file")
+    if file.suffix not in (".npy", ".npz", ".h5"):
+        raise StorageError(f"cannot import {file}: the name must end in .npy, .npz or .h5")
+    try:
+        if file.suffix == ".npy":
+            return np.lib.format.open_memmap(file, mode="r")
+        if file.suffix == ".npz":
+            archive = np.lib.npyio.NpzFile(stack.enter_context(file.open("rb")))
+            return archive[_choose(file, archive.files, dataset)]
+        opened = stack.enter_context(h5py.File(file))
+        return opened[_choose(file, list(files.datasets(opened)), dataset)]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise StorageError(
+            f"cannot read {file}: {error} (only plain numbers are read; pickled Python objects "
+            f"are refused, because reading them can run any code)"
+        ) from error
+
+
+def _choose(file: Path, names: Sequence[str], dataset: str | None) -> str:
+    """Return the name of the array to import."""
+    default = "cfgs" if "cfgs" in names or len(names) != 1 else names[0]
+    name = default if dataset is None else dataset
+    if name not in names:
+        raise StorageError(f"{file} has no array {name!r}; name one of {', '.join(names)}")
+    return name
+
+
+def _checked_shape(
+    file: Path, source: Any, sample_axis: int, asked: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Return the shape of one configuration, after checking the array against it."""
+    if source.dtype.kind != "f" or source.dtype.itemsize not in (4, 8):
+        raise StorageError(f"{file} holds {source.dtype}; a field is float32 or float64: cast it")
+    if not 2 <= source.ndim <= 5:
+        raise StorageError(
+            f"{file} has shape {source.shape}; asked for one axis of samples and 1 to 4 of space"
+        )
+    if not -source.ndim <= sample_axis < source.ndim:
+        raise StorageError(f"{file} has shape {source.shape}, so no sample axis {sample_axis}")
+    shapes = [source.shape[:axis] + source.shape[axis + 1 :] for axis in range(source.ndim)]
+    shape: tuple[int, ...] = shapes[sample_axis]
+    if asked is not None and shape != tuple(asked):
+        fitting = [axis for axis, other in enumerate(shapes) if other == tuple(asked)]
+        remedy = f"sample axis {fitting[0]} would fit" if fitting else "no other sample axis fits"
+        raise StorageError(
+            f"{file} has shape {source.shape}: with sample axis {sample_axis} a configuration is "
+            f"{shape}, but lattice.shape asks for {tuple(asked)}; {remedy}"
+        )
+    return shape
+
+
+def _samples(source: Any, axis: int, rows: int, start: int = 0) -> Iterator[tuple[int, Array]]:
+    """Yield (first sample, (n, *shape)) in blocks from `start` on, in the machine's byte order."""
+    part = [slice(None)] * source.ndim
+    for first in range(start, source.shape[axis], rows):
+        part[axis] = slice(first, first + rows)
+        fields = np.moveaxis(source[tuple(part)], axis, 0)
+        yield first, np.ascontiguousarray(fields, source.dtype.newbyteorder("="))
+
+
+def _check_finite(file: Path, fields: Array, first: int) -> None:
+    if not np.isfinite(fields).all():
+        sample, *site = np.argwhere(~np.isfinite(fields))[0].tolist()
+        value = fields[sample, *site]
+        raise StorageError(f"{file}: sample {first + sample} is {value} at site {tuple(site)}")
+
+
+def _write_h5(ensemble: Ensemble, path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs.update(files.attributes(ensemble.config, ensemble.n_configs))
+        for name, (dtype, row) in ensemble.columns.items():
+            shape = (ensemble.n_configs * ensemble.n_chains, *row)
+            dataset = files.create_dataset(file, name, shape, dtype)
+            start = 0
+            for part in _parts(ensemble, name):
+                dataset[start : start + len(part)] = part
+                start += len(part)
+
+
+def _write_npz(ensemble: Ensemble, path: Path) -> None:
+    n_samples = ensemble.n_configs * ensemble.n_chains
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, (dtype, row) in ensemble.columns.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                _write_array(file, dtype, (n_samples, *row), _parts(ensemble, name))
+
+
+def _write_npy(ensemble: Ensemble, path: Path) -> None:
+    with path.open("wb") as file:
+        _write_array(file, ensemble.cfgs.dtype, ensemble.cfgs.shape, _parts(ensemble, "cfgs"))
+
+
+def _write_array(
+    file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterator[Array]
+) -> None:
+    """Write an array in NumPy's format, without holding it in memory."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for part in parts:
+        file.write(part.data)
+
+
+def _parts(ensemble: Ensemble, name: str) -> Iterator[Array]:
+    """Yield a column in blocks."""
+    if name == "cfgs":
+        yield from (fields for _, fields in ensemble.blocks())
+    else:
+        yield ensemble.column(name)

@@ -1,0 +1,343 @@
+"""The files of an ensemble: each is written once, renamed into place, and never touched again.
+
+A shard holds consecutive configurations of all chains, sample first and configuration-major (all
+chains of one configuration together), with N = n_configs * n_chains rows::
+
+    /cfgs (N, *shape)   /chain (N,)   /trajectory (N,)   /history/<name> (N,)
+    /log_prob (N,)   /log_weight (N,)       where a model made the samples
+    /state/<name>                           the sampler's state after the last row
+
+The index `ensemble.h5` shows the rows of all shards as one file, by virtual datasets whose
+relative paths survive a move of the directory; a missing shard reads as NaN (-1 for integers).
+Checksums are on, compression is off, and nothing depends on the clock: equal runs are equal byte
+for byte.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import socket
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "FORMAT_VERSION",
+    "StorageError",
+    "attributes",
+    "check_shards",
+    "columns",
+    "create_dataset",
+    "datasets",
+    "describe_folder",
+    "read_manifest",
+    "read_state",
+    "release_lock",
+    "replacing",
+    "take_lock",
+    "unrecorded_shards",
+    "write_index",
+    "write_manifest",
+    "write_shard",
+]
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+INDEX = "ensemble.h5"
+SHARDS = "shards"
+LOCK = "lock"
+TEMPORARY = ".tmp"
+
+_NAME = re.compile(r"c(\d{8,})-n0000\.h5")  # first configuration, first chain
+_CHUNK_BYTES = 2**20
+
+Array = npt.NDArray[Any]
+
+
+class StorageError(Exception):
+    """A directory or file that is not what was asked for."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; once written it is synchronised and renamed to `path`.
+
+    Another process sees the old file or the complete new one. If the writing fails, the temporary
+    file is removed and the old file stays.
+    """
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return what `manifest.json` holds.
+
+    Raises:
+        StorageError: there is none, or it is not one that this version reads.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise StorageError(
+            f"{directory} holds no ensemble: no {MANIFEST}, {describe_folder(directory)}"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is altered: not an ensemble's manifest ({error})") from error
+    if version != FORMAT_VERSION:
+        raise StorageError(f"{path} has format version {version}, this reads {FORMAT_VERSION}")
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Replace `manifest.json`."""
+    with replacing(directory / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def write_shard(
+    directory: Path, first: int, rows: Mapping[str, Array], state: Mapping[str, Array]
+) -> dict[str, Any]:
+    """Commit one shard and return its entry for the manifest.
+
+    Args:
+        directory: the ensemble's.
+        first: number of the first configuration.
+        rows: (N, ...) per dataset name; needs `chain`.
+        state: arrays of any shape.
+    """
+    image = io.BytesIO()  # in memory first: HDF5 does not survive a full disk
+    with h5py.File(image, "w") as file:
+        file.create_group("state")
+        datasets = dict(rows) | {f"state/{name}": array for name, array in state.items()}
+        for name, array in sorted(datasets.items()):
+            create_dataset(file, name, array.shape, array.dtype)[...] = array
+    path = directory / SHARDS / f"c{first:08d}-n0000.h5"
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(image.getbuffer())
+    return _entry(path, first, rows["chain"])
+
+
+def create_dataset(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike
+) -> h5py.Dataset:
+    """Create a dataset with checksums and chunks of about 1 MiB, whole rows where they fit."""
+    options: dict[str, Any] = {"track_times": False}
+    if shape and 0 not in shape:  # HDF5 cannot chunk a scalar or nothing
+        options |= {"chunks": _chunks(shape, np.dtype(dtype).itemsize), "fletcher32": True}
+    return group.create_dataset(name, shape, dtype, **options)
+
+
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return all datasets of an open file by their full names."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+
+    file.visititems(note)
+    return found
+
+
+def columns(shard: Path) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Return the dtype and the shape of one row of each dataset, the state's left out."""
+    with h5py.File(shard) as file:
+        rows = {n: (d.dtype, d.shape[1:]) for n, d in datasets(file).items()}
+    return {name: row for name, row in rows.items() if not name.startswith("state/")}
+
+
+def read_state(shard: Path) -> dict[str, Array]:
+    """Return the sampler state after the last row of a shard."""
+    with h5py.File(shard) as file:
+        return {name: np.asarray(value[()]) for name, value in file["state"].items()}
+
+
+def check_shards(directory: Path, entries: Sequence[Mapping[str, Any]], *, hashes: bool) -> None:
+    """Check that every shard of the manifest is there with its size, and with its sha256.
+
+    Raises:
+        StorageError: naming the first shard that is missing or altered.
+    """
+    for entry in entries:
+        path = directory / SHARDS / entry["file"]
+        if not path.is_file():
+            raise StorageError(f"{path} is missing; copy it back from where the ensemble came from")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise StorageError(f"{path} is altered: it has {size} bytes, not {entry['bytes']}")
+        if hashes and _sha256(path) != entry["sha256"]:
+            raise StorageError(f"{path} is altered: its sha256 is not {entry['sha256']}")
+
+
+def unrecorded_shards(
+    directory: Path, entries: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return entries for shards that were renamed just before the process died.
+
+    Raises:
+        StorageError: a shard does not begin where the one before it ends, or is damaged.
+    """
+    known, found = list(entries), []
+    n_done = sum(entry["n_configs"] for entry in known)
+    names = {match[0]: int(match[1]) for match in _matches(directory)}
+    for name in sorted(names.keys() - {entry["file"] for entry in known}, key=names.__getitem__):
+        path = directory / SHARDS / name
+        if names[name] != n_done:
+            raise StorageError(
+                f"{path} begins at configuration {names[name]}, but the shards before it end "
+                f"at {n_done}: a shard is missing"
+            )
+        found.append(_entry(path, n_done, _readable_chains(path)))
+        n_done += found[-1]["n_configs"]
+    return found
+
+
+def attributes(config: Mapping[str, Any], n_configs: int) -> dict[str, Any]:
+    """Return the HDF5 attributes of an ensemble: couplings that are set, shape, sizes, format."""
+    couplings = {key: value for key, value in config.get("action", {}).items() if value is not None}
+    return couplings | {
+        "shape": config["lattice"]["shape"],
+        "dtype": config["output"]["dtype"],
+        "n_chains": config["chain"]["n_chains"],
+        "n_configs": n_configs,
+        "format_version": FORMAT_VERSION,
+    }
+
+
+def write_index(
+    directory: Path, config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write `ensemble.h5`, the rows of all shards as one file, anew."""
+    n_chains = config["chain"]["n_chains"]
+    stops = np.cumsum([entry["n_configs"] * n_chains for entry in entries], dtype=int).tolist()
+    sources = [f"{SHARDS}/{entry['file']}" for entry in entries]
+    layout = columns(directory / sources[0]) if sources else {}
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs.update(attributes(config, sum(entry["n_configs"] for entry in entries)))
+        for name, (dtype, row) in layout.items():
+            virtual = h5py.VirtualLayout((stops[-1], *row), dtype)
+            virtual.dcpl.set_obj_track_times(False)
+            for source, start, stop in zip(sources, [0, *stops], stops, strict=False):
+                virtual[start:stop] = h5py.VirtualSource(source, name, (stop - start, *row))
+            fill = np.nan if dtype.kind == "f" else -1
+            file.create_virtual_dataset(name, virtual, fillvalue=fill)
+    with replacing(directory / INDEX) as temporary:
+        temporary.write_bytes(image.getbuffer())
+
+
+def describe_folder(directory: Path) -> str:
+    """Describe what a directory holds."""
+    if not directory.is_dir():
+        return "it is a file" if directory.exists() else "no such directory"
+    names = sorted(path.name for path in directory.iterdir())
+    return "found " + (", ".join(names[:5]) + ", ..." * (len(names) > 5) if names else "nothing")
+
+
+def take_lock(directory: Path) -> TextIO:
+    """Open and lock the lock file; the system drops the lock of a process that has died.
+
+    Raises:
+        StorageError: a live process holds it.
+    """
+    path = directory / LOCK
+    while True:
+        lock = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with lock:
+                lock.seek(0)
+                owner = lock.read().strip()
+            raise StorageError(
+                f"{directory} is being written by {owner}; wait or stop it"
+            ) from None
+        except OSError as error:  # Lustre mounted without flock
+            warnings.warn(f"{path}: {error}; do not start this run twice", stacklevel=3)
+        if os.fstat(lock.fileno()).st_nlink:
+            break
+        lock.close()  # its owner removed it between our two calls
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
+
+
+def release_lock(lock: TextIO) -> None:
+    """Remove the lock file and let go of it."""
+    with lock:
+        Path(lock.name).unlink(missing_ok=True)
+
+
+def _entry(path: Path, first: int, chain: Array) -> dict[str, Any]:
+    """Return what the manifest keeps of a shard."""
+    return {
+        "file": path.name,
+        "first_config": first,
+        "n_configs": len(chain) // (int(chain[-1]) + 1),
+        "bytes": path.stat().st_size,
+        "sha256": _sha256(path),
+    }
+
+
+def _matches(directory: Path) -> Iterator[re.Match[str]]:
+    folder = directory / SHARDS
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := _NAME.fullmatch(path.name):
+            yield match
+
+
+def _readable_chains(path: Path) -> Array:
+    """Read a whole shard, so that its checksums are checked, and return its chain numbers."""
+    try:
+        with h5py.File(path) as file:
+            for dataset in datasets(file).values():
+                dataset[()]
+            return np.asarray(file["chain"])
+    except (OSError, KeyError) as error:
+        raise StorageError(f"{path} is damaged ({error}); delete it to compute it anew") from error
+
+
+def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the longest run of rows of at most 1 MiB, or of sub-rows where one row is longer."""
+    chunk = list(shape)
+    for axis in range(len(shape)):
+        below = math.prod(chunk[axis + 1 :]) * itemsize
+        chunk[axis] = max(1, min(shape[axis], _CHUNK_BYTES // below))
+        if below <= _CHUNK_BYTES:
+            break
+    return tuple(chunk)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

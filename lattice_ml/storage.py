@@ -1,0 +1,311 @@
+"""Writing an ensemble so that what is committed cannot be lost.
+
+A single HDF5 file that grows can be lost whole when the machine stops between two of its writes,
+so a run is a directory of files that are each written once (`files.py`)::
+
+    DIR/manifest.json       config, provenance, tuned parameters; size and sha256 of every shard
+    DIR/shards/*.h5         configurations, histories and the sampler state after them
+    DIR/ensemble.h5         all shards as one file, for other programs
+    DIR/lock                there while a process writes
+
+The set of complete shards is the commit log. `append` renames a shard into place and then enters
+it in the manifest; a shard whose entry is missing because the process died in between belongs to
+the run. A run killed anywhere and opened again goes on from `Run.state` after its last shard.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from lattice_ml import files
+from lattice_ml.files import FORMAT_VERSION, StorageError
+
+__all__ = ["Run", "StorageError", "open_run"]
+
+Array = npt.NDArray[Any]
+
+
+def open_run(
+    directory: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    provenance: Mapping[str, Any],
+    parent: str | None = None,
+    growable: Sequence[str] = ("chain.n_configs",),
+    free: Sequence[str] = (),
+) -> "Run":
+    """Start a run in a new or empty directory, or continue the run found there.
+
+    Args:
+        directory: where the run lives; made if it does not exist.
+        config: resolved config, nested sections of JSON values. Needs `lattice.shape`,
+            `chain.n_chains` and `output.dtype`. A key that is absent equals one that is None.
+        provenance: what makes the numbers (versions, device). It may change from one resume to
+            the next; each is kept with the first configuration it made.
+        parent: hash of the data or model that the numbers come from.
+        growable: dotted keys of numbers that may grow, never shrink, when a run is continued.
+        free: dotted keys, or sections, that leave the numbers alone and may change.
+
+    Returns:
+        The run, which holds the lock of the directory: use it in a `with` statement.
+
+    Raises:
+        StorageError: the directory holds something else, another process writes to it, the config
+            or the parent differs, or a committed shard is missing or altered.
+        OSError: the file system refuses.
+    """
+    directory = Path(directory)
+    asked: dict[str, Any] = {"config": _json("config", config), "parent": parent}
+    _check_layout(asked["config"])
+    _check_not_foreign(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = files.take_lock(directory)
+    try:
+        manifest = _resumed(directory, asked, _json("provenance", provenance), growable, free)
+        return Run(directory, manifest, lock)
+    except BaseException:
+        files.release_lock(lock)
+        raise
+
+
+class Run:
+    """A directory being written: `append` commits configurations, `state` is where to go on.
+
+    Attributes:
+        directory: where the run lives.
+        manifest: what `manifest.json` holds.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], lock: TextIO) -> None:
+        """Continue from a checked manifest, holding the lock; `open_run` does this."""
+        self.directory = directory
+        self.manifest = manifest
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release the lock; what is committed stays."""
+        files.release_lock(self._lock)
+
+    @property
+    def n_done(self) -> int:
+        """Configurations per chain on disk."""
+        return sum(shard["n_configs"] for shard in self.manifest["shards"])
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """Sampler parameters frozen after the warm-up, as given to `record`."""
+        return dict(self.manifest["tuned"])
+
+    def state(self) -> dict[str, Array] | None:
+        """Return the sampler state after the last configuration, None before the first."""
+        return files.read_state(self._shard(-1)) if self.n_done else None
+
+    def record(self, **entries: object) -> None:
+        """Keep tuned parameters (numbers, strings, lists) in the manifest, at once."""
+        self._update(tuned=self.tuned | _json("tuned parameters", entries))
+
+    def append(
+        self,
+        trajectory: npt.ArrayLike,
+        cfgs: npt.ArrayLike | None,
+        history: Mapping[str, npt.ArrayLike],
+        state: Mapping[str, npt.ArrayLike],
+        *,
+        log_prob: npt.ArrayLike | None = None,
+        log_weight: npt.ArrayLike | None = None,
+    ) -> None:
+        """Commit the next n configurations of every chain as one shard.
+
+        Args:
+            trajectory: (n,) number of the trajectory after which each configuration was kept.
+            cfgs: (n, n_chains, *shape) in the dtype of the config, or None to keep none.
+            history: (n, n_chains) per name, stored as float64.
+            state: sampler state after the last configuration, arrays of any shape.
+            log_prob: (n, n_chains) log density of the model.
+            log_weight: (n, n_chains) log weight, not normalised.
+
+        Raises:
+            ValueError: a shape or dtype is not the config's, or the names are not those of the
+                shards before.
+            OSError: the file system refuses; what was committed before is intact.
+        """
+        scalars = {f"history/{name}": values for name, values in history.items()}
+        if log_prob is not None:
+            scalars["log_prob"] = log_prob
+        if log_weight is not None:
+            scalars["log_weight"] = log_weight
+        rows = self._rows(np.asarray(trajectory, dtype=np.int64), cfgs, scalars)
+        if self.n_done and (before := set(files.columns(self._shard(0)))) != set(rows):
+            raise ValueError(
+                f"got {sorted(rows)}, but the shards before hold {sorted(before)}: "
+                f"every shard of a run holds the same names"
+            )
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        entry = files.write_shard(self.directory, self.n_done, rows, arrays)
+        self._update(shards=[*self.manifest["shards"], entry])
+
+    def finish(self) -> None:
+        """Write `ensemble.h5` anew, which shows all shards as one file; may be called any time."""
+        files.write_index(self.directory, self.manifest["config"], self.manifest["shards"])
+
+    def _rows(
+        self, trajectory: Array, cfgs: npt.ArrayLike | None, scalars: Mapping[str, npt.ArrayLike]
+    ) -> dict[str, Array]:
+        """Check the arrays of one shard and merge (n, n_chains) into one axis of rows."""
+        if trajectory.ndim != 1 or not trajectory.size:
+            raise ValueError(f"asked for trajectory (n,) with n >= 1, got {trajectory.shape=}")
+        config = self.manifest["config"]
+        n, n_chains = len(trajectory), config["chain"]["n_chains"]
+        arrays = {name: np.asarray(values, dtype=np.float64) for name, values in scalars.items()}
+        expected = {name: (np.dtype(np.float64), (n, n_chains)) for name in scalars}
+        if cfgs is not None:
+            shape = (n, n_chains, *config["lattice"]["shape"])
+            arrays["cfgs"] = np.asarray(cfgs)
+            expected["cfgs"] = (np.dtype(config["output"]["dtype"]), shape)
+        for name, array in arrays.items():
+            dtype, shape = expected[name]
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise ValueError(
+                    f"{name}: got {array.dtype} {array.shape}, the config and the trajectory "
+                    f"numbers ask for {dtype} {shape}"
+                )
+        rows = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
+        rows["chain"] = np.tile(np.arange(n_chains), n)
+        rows["trajectory"] = np.repeat(trajectory, n_chains)
+        return rows
+
+    def _shard(self, index: int) -> Path:
+        return self.directory / files.SHARDS / str(self.manifest["shards"][index]["file"])
+
+    def _update(self, **entries: object) -> None:
+        manifest = self.manifest | entries
+        files.write_manifest(self.directory, manifest)
+        self.manifest = manifest
+
+
+def _resumed(
+    directory: Path,
+    asked: dict[str, Any],
+    made_by: dict[str, Any],
+    growable: Sequence[str],
+    free: Sequence[str],
+) -> dict[str, Any]:
+    """Return the manifest to go on from, after checking everything that it names."""
+    for stray in _strays(directory):
+        stray.unlink()
+    recorded = {
+        "format_version": FORMAT_VERSION,
+        **asked,
+        "provenance": [],
+        "tuned": {},
+        "shards": [],
+    }
+    if (directory / files.MANIFEST).exists():
+        recorded = files.read_manifest(directory)
+        _check_same(directory, recorded, asked, growable, free)
+        files.check_shards(directory, recorded["shards"], hashes=True)
+    committed = recorded["shards"] + files.unrecorded_shards(directory, recorded["shards"])
+    provenance = _provenance(recorded["provenance"], made_by, committed)
+    manifest = recorded | asked | {"provenance": provenance, "shards": committed}
+    if manifest != recorded:
+        files.write_manifest(directory, manifest)
+    return manifest
+
+
+def _provenance(
+    entries: list[dict[str, Any]], made_by: dict[str, Any], committed: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Say who makes what comes now; who opened the run and committed nothing is forgotten."""
+    n_done = sum(shard["n_configs"] for shard in committed)
+    kept = [entry for entry in entries if entry["first_config"] < n_done]
+    if kept and kept[-1]["made_by"] == made_by:
+        return kept
+    return [*kept, {"first_config": n_done, "made_by": made_by}]
+
+
+def _check_same(
+    directory: Path,
+    recorded: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    growable: Sequence[str],
+    free: Sequence[str],
+) -> None:
+    """Refuse to continue a run with other parameters."""
+    old, new = (_flat(m["config"]) | {"parent": m["parent"]} for m in (recorded, asked))
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if before == now or any(f"{key}.".startswith(f"{prefix}.") for prefix in free):
+            continue
+        if key not in growable:
+            raise StorageError(
+                f"{key}: the run in {directory} was made with {before!r}, asked {now!r}; "
+                f"set it back or choose another directory"
+            )
+        if now is None or before is None or now < before:
+            raise StorageError(
+                f"{key}: the run in {directory} has {before}, asked {now}; it may only grow"
+            )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return {"section.key": value} of nested sections."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _json(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy that is what will be read back: tuples become lists."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{what}: got {error}; allowed are finite numbers, strings, booleans, None, and "
+            f"lists and tables of them"
+        ) from error
+    return copy
+
+
+def _check_layout(config: Mapping[str, Any]) -> None:
+    """Check that the config says what a shard looks like."""
+    for section, key in [("lattice", "shape"), ("chain", "n_chains"), ("output", "dtype")]:
+        if config.get(section, {}).get(key) is None:
+            raise ValueError(f"the config needs {section}.{key}, got {sorted(_flat(config))}")
+
+
+def _check_not_foreign(directory: Path) -> None:
+    """Refuse a directory that holds other things than a run."""
+    if directory.exists() and not directory.is_dir():
+        raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a run")
+    if not directory.exists() or (directory / files.MANIFEST).exists():
+        return
+    ours = {directory / files.LOCK, *_strays(directory)}
+    if not ours.issuperset(directory.iterdir()):
+        raise StorageError(
+            f"{directory} is neither empty nor a run: {files.describe_folder(directory)}, "
+            f"no {files.MANIFEST}; choose another directory"
+        )
+
+
+def _strays(directory: Path) -> list[Path]:
+    """Return the temporary files that a process left when it died."""
+    strays = [directory / (name + files.TEMPORARY) for name in (files.MANIFEST, files.INDEX)]
+    strays += (directory / files.SHARDS).glob("*" + files.TEMPORARY)
+    return [path for path in strays if path.exists()]
