@@ -1,0 +1,89 @@
+"""`measure --out`: plots and one page of an ensemble and its measured numbers."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lattice_ml import conventions, statistics
+from lattice_ml.analysis import figures, report
+from lattice_ml.analysis.measurement import stored_series
+from lattice_ml.analysis.two_point import two_point
+from lattice_ml.statistics import Estimate
+
+__all__ = ["write"]
+
+
+def write(
+    ensemble: Any, estimates: Mapping[str, Estimate | None], folder: str | os.PathLike[str]
+) -> Path:
+    """Write `index.html` and PNG files to `folder`; returns the page's path.
+
+    Args:
+        ensemble: from `open_ensemble`; without stored configurations the figures that need them
+            are left out.
+        estimates: from `measure`.
+        folder: made if it does not exist.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    series = stored_series(ensemble)
+    magnetisation = series["magnetisation"]
+    drawn = [
+        (
+            "history",
+            figures.history(magnetisation, name="$M$"),
+            "Monte Carlo history of the magnetisation; the lowest panel is the running mean.",
+        ),
+        (
+            "histogram",
+            figures.histogram(magnetisation, name="$M$"),
+            "Distribution of the magnetisation, with errors from the spread between chains.",
+        ),
+    ]
+    if (tau := estimates["m2"]) is not None and tau.error > 0:
+        rho = statistics.autocorrelation(magnetisation**2)
+        figure = figures.autocorrelation(
+            rho.rho,
+            rho.error,
+            tau.window,
+            tau.tau_int,
+            tau.tau_int_error,
+            name="$M^2$",
+            thin=ensemble.thin,
+        )
+        caption = "Autocorrelation of M^2 and its running integral; the line marks the window."
+        drawn.append(("autocorrelation", figure, caption))
+    if "cfgs" in getattr(ensemble, "columns", ()):
+        shells = two_point(ensemble).shells()
+        caption = "Two-point function per momentum shell; 1/G is a straight line for a free field."
+        drawn.append(("two_point", figures.propagator(*shells), caption))
+        shown = np.linspace(0, len(ensemble.cfgs) - 1, 8).astype(int)
+        figure = figures.configurations(np.asarray(ensemble.cfgs[np.unique(shown)]))
+        drawn.append(("configurations", figure, "Configurations along the run."))
+    rows = [
+        (name, str(e), f"{e.tau_int:.2f} +- {e.tau_int_error:.2f}") if e else (name, "-", "-")
+        for name, e in estimates.items()
+    ]
+    page = folder / "index.html"
+    report.write_page(
+        page,
+        title=f"Ensemble {Path(ensemble.directory).name}",
+        summary=_summary(ensemble),
+        tables=[report.Table("Observables", ("observable", "value", "tau_int"), rows)],
+        figures=drawn,
+    )
+    return page
+
+
+def _summary(ensemble: Any) -> list[tuple[str, str]]:
+    action = conventions.describe(ensemble.config["action"], len(ensemble.shape))
+    return [
+        ("lattice", " x ".join(map(str, ensemble.shape))),
+        ("action", action[0]),
+        ("couplings", action[1]),
+        ("chains", f"{ensemble.n_chains} x {ensemble.n_configs} configurations"),
+        ("sampler", str(ensemble.config.get("sampler", {}).get("kind", "imported"))),
+    ]

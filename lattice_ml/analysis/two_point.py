@@ -1,0 +1,127 @@
+r"""The two-point function: G(p) = <|phi(p)|^2>/V at every momentum, and its time slices.
+
+C(t) = (1/L_0) sum_p G(p, 0, ..., 0) exp(i p t) is the correlator of fields averaged over all axes
+but the first, times the spatial volume.  Errors are those of the jackknife over bins of
+consecutive configurations, so that non-linear functions of G have honest errors too.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lattice_ml.lattice import Lattice
+
+__all__ = ["TwoPoint", "two_point"]
+
+_BINS = 64  # at least this many bins where there are as many configurations
+
+
+@dataclass(frozen=True)
+class TwoPoint:
+    """Bin averages of G(p), and what follows from them with errors.
+
+    Attributes:
+        lattice: the lattice.
+        bins: `(n_bins, *L)` averages of |phi(p)|^2 / V over bins of equal weight.
+    """
+
+    lattice: Lattice
+    bins: np.ndarray
+
+    def momentum(self) -> tuple[np.ndarray, np.ndarray]:
+        """G(p) and its error, `(*L)` each in FFT order."""
+        return self._jackknife(lambda g: g)
+
+    def shells(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """p_hat^2 of every shell, G averaged over the shell, and its error: `(n_shells,)` each."""
+        values, index = self.lattice.shells
+        sizes = np.bincount(index.ravel())
+        mean, error = self._jackknife(
+            lambda g: np.bincount(index.ravel(), weights=g.ravel()) / sizes
+        )
+        return values, mean, error
+
+    def time_slices(self) -> tuple[np.ndarray, np.ndarray]:
+        """C(t) for t = 0 ... L_0 - 1 along the first axis, and its error."""
+        return self._jackknife(self._correlator)
+
+    def correlation_length(self) -> tuple[float, float]:
+        """1/m from the cosh effective mass of C(t), averaged over a plateau, with its error.
+
+        m(t) = arcosh[(C(t-1) + C(t+1)) / (2 C(t))] is averaged with inverse variances over all t
+        between 1 and L_0/2 where C(t) is known to 5 % and m(t) is real; nan without such t.
+        The lowest t carry excited states: a definition for comparisons, not for spectroscopy.
+        """
+        correlator, error = self.time_slices()
+        times = np.arange(1, max(2, self.lattice.shape[0] // 2))
+        masses, spread = self._jackknife(lambda g: _effective_mass(self._correlator(g), times))
+        good = (error[times] < 0.05 * correlator[times]) & np.isfinite(masses) & (spread > 0)
+        if not good.any():
+            return math.nan, math.nan
+        weights = np.where(good, 1 / np.where(good, spread, 1) ** 2, 0)
+        mean, spread = self._jackknife(
+            lambda g: (
+                np.sum(weights) / np.nansum(weights * _effective_mass(self._correlator(g), times))
+            )
+        )
+        return float(mean), float(spread)
+
+    def _correlator(self, g: np.ndarray) -> np.ndarray:
+        line = g[(slice(None), *(0,) * (g.ndim - 1))]
+        correlator: np.ndarray = np.fft.ifft(line).real
+        return correlator
+
+    def _jackknife(
+        self, function: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        n = len(self.bins)
+        mean = self.bins.mean(axis=0)
+        left_out = np.array([function((n * mean - one) / (n - 1)) for one in self.bins])
+        error = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
+        return function(mean), error
+
+
+def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True) -> TwoPoint:
+    """Measure G(p) of all configurations, read in blocks.
+
+    Args:
+        ensemble: with `cfgs` and `blocks()`, or arrays in memory.
+        n_bins: bins of consecutive configurations of all chains; by default one bin per chain and
+            part of a chain such that there are about 64 or more.
+        weights: use the ensemble's `log_weight` where it has one.
+
+    Raises:
+        ValueError: fewer than two bins.
+    """
+    lattice = Lattice(ensemble.shape)
+    n_chains, n_configs = ensemble.n_chains, ensemble.n_configs
+    parts = min(n_configs, -(-(n_bins or _BINS) // n_chains))
+    if parts * n_chains < 2:
+        raise ValueError(
+            f"errors of G(p) need at least two bins, got {n_chains} chains x {parts} parts"
+        )
+    log_weight = getattr(ensemble, "log_weight", None) if weights else None
+    weight = np.ones((n_chains, n_configs))
+    if log_weight is not None:
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.mean()
+    flat = weight.T.reshape(-1)
+    total = np.zeros((parts * n_chains, *lattice.shape))
+    for start, fields in ensemble.blocks():
+        modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
+        sample = start + np.arange(len(fields))
+        power = np.abs(modes) ** 2 * flat[sample].reshape(-1, *(1,) * lattice.ndim)
+        part = (sample // n_chains) * parts // n_configs
+        np.add.at(total, part * n_chains + sample % n_chains, power)
+    lengths = np.bincount(np.arange(n_configs) * parts // n_configs, minlength=parts)
+    sizes = np.repeat(lengths, n_chains).reshape(-1, *(1,) * lattice.ndim)
+    return TwoPoint(lattice, total / (sizes * lattice.volume))
+
+
+def _effective_mass(correlator: np.ndarray, times: np.ndarray) -> np.ndarray:
+    neighbours = correlator[times - 1] + np.take(correlator, times + 1, mode="wrap")
+    ratio = neighbours / (2 * correlator[times])
+    return np.arccosh(np.where(ratio > 1, ratio, np.nan))
