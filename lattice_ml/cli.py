@@ -1,0 +1,60 @@
+"""The command line: parse, call, print.  `lattice-ml --help` imports neither JAX nor NumPy."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+__all__ = ["VERBS", "main"]
+
+VERBS = {
+    "generate": "run Markov chains of a config into an ensemble; resumes what was interrupted",
+    "measure": "observables of ensembles with errors and autocorrelation times",
+    "import": "make an ensemble of an array in a .npy, .npz or .h5 file",
+    "export": "write an ensemble to one .h5, .npz or .npy file",
+    "info": "what an ensemble is and where it came from",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `lattice-ml`; returns the exit status.
+
+    0 good; 1 a check or comparison failed; 2 bad usage or input; 3 failed while running;
+    130 or 143 interrupted with everything committed.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"lattice-ml {version('lattice-ml')}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(
+            f"lattice-ml: unknown command {verb}{hint} (allowed: {', '.join(VERBS)})",
+            file=sys.stderr,
+        )
+        return 2
+    commands = importlib.import_module("lattice_ml.commands")
+    return commands.run(verb, rest)
+
+
+def _usage() -> str:
+    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: lattice-ml COMMAND [arguments]      lattice-ml COMMAND --help",
+            "",
+            "Lattice field theory sampling with machine learning: from couplings to a verdict.",
+            "",
+            *lines,
+            "",
+            "  --version  the version          --help  this page",
+        ]
+    )

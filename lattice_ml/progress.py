@@ -1,0 +1,87 @@
+"""How a run tells its user where it is: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lattice_ml import generate, statistics
+
+__all__ = ["Reporter"]
+
+_EVERY = 10.0  # seconds between plain lines
+_RECENT = 4096  # configurations that the running tau_int looks at
+
+
+class Reporter:
+    """Shows `generate.Progress` events: phase, rate, time left, acceptance and a running tau_int."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = Console(stderr=True)
+        self._live = self._console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[details]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._phase, self._task = "", None
+        self._series: list[np.ndarray] = []
+        self._begin = (time.monotonic(), 0)
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: generate.Progress) -> None:
+        """Show one event."""
+        now = time.monotonic()
+        if event.phase != self._phase:
+            self._phase = event.phase
+            self._begin = (now, event.done)
+            self._task = self._bar.add_task(
+                f"{self._title} {event.phase}", total=event.total, details=""
+            )
+        details = self._details(event, now)
+        self._bar.update(self._task, completed=event.done, details=details)
+        if not self._live and (now - self._spoke > _EVERY or event.done == event.total):
+            self._spoke = now
+            print(
+                f"{self._title} {event.phase} {event.done}/{event.total} {details}",
+                file=self._console.file,
+                flush=True,
+            )
+
+    def _details(self, event: generate.Progress, now: float) -> str:
+        begin, done = self._begin
+        words = []
+        if event.done > done:
+            words.append(f"{(event.done - done) / max(now - begin, 1e-9):.3g}/s")
+        for name in ("acceptance", "n_steps", "step_size"):
+            if name in event.details:
+                words.append(f"{name} {event.details[name]:.3g}")
+        if event.magnetisation is not None:
+            self._series.append(event.magnetisation**2)
+            series = np.concatenate(self._series)[-_RECENT:]
+            self._series = [series]
+            if len(series) >= statistics.MIN_CONFIGS:
+                found = statistics.estimate(series.T)
+                words.append(f"tau_int(M^2) {found.tau_int:.2g} configurations")
+        return ", ".join(words)
