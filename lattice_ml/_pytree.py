@@ -10,8 +10,8 @@ __all__ = ["pytree", "static"]
 T = TypeVar("T")
 
 
-def static(default: Any = ...) -> Any:
-    """Declare a field that is part of the tree's structure: hashable, and a new value recompiles."""
+def static(*, default: Any = ...) -> Any:
+    """Declare a field of the tree's structure: hashable, and a new value recompiles."""
     if default is ...:
         return field(metadata={"static": True})
     return field(default=default, metadata={"static": True})

@@ -25,7 +25,7 @@ import numpy as np
 
 from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice, hop
-from lattice_ml.layout import Layout
+from lattice_ml.layout import Layout, widest
 
 __all__ = ["Action", "FreeField", "Phi4", "difference", "force", "total"]
 
@@ -60,7 +60,7 @@ class _NearestNeighbour:
         return h * hop(phi) - phi * (2 * a + 4 * b * phi * phi)
 
     def __call__(self, phi: jax.Array) -> jax.Array:
-        return jnp.sum(self.density(jnp.asarray(phi, _widest(phi.dtype))))
+        return jnp.sum(self.density(jnp.asarray(phi, widest(phi.dtype))))
 
     def site_width(self) -> float:
         """Root mean square of phi under the site term exp(-a phi^2 - b phi^4) alone."""
@@ -148,7 +148,7 @@ def total(action: Action, phi: jax.Array, layout: Layout) -> jax.Array:
     """S of every chain of a group, `(group,)`, summed accurately."""
     if hasattr(action, "density"):
         return layout.site_sum(action.density(phi, layout.hop))
-    wide = phi.astype(_widest(phi.dtype))
+    wide = phi.astype(widest(phi.dtype))
     return layout.map_chains(lambda x: jnp.sum(action(x)), wide)
 
 
@@ -163,8 +163,3 @@ def difference(action: Action, new: jax.Array, old: jax.Array, layout: Layout) -
     change = total(action, new, layout) - total(action, old, layout)
     sites = jnp.zeros((layout.volume, layout.group), change.dtype).at[0].set(change)
     return sites.reshape(layout.field_shape)
-
-
-def _widest(dtype: Any) -> Any:
-    """float64 where x64 is on, else `dtype`."""
-    return jnp.float64 if jax.config.jax_enable_x64 else dtype

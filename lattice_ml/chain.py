@@ -1,8 +1,6 @@
-"""Running Markov chains: starts, warm-up, production; the only jit + scan + batch of the samplers.
+"""Running Markov chains: warm-up, production block by block, and everything in memory.
 
-Chains are grouped as `layout.py` says, groups are spread over devices, and one compiled program
-advances every chain by any number of kept configurations: couplings, step sizes, `n_steps`,
-`thin` and the number of configurations are traced, so none of them compiles anew.
+`run` is for notebooks and tests; `generate` writes what `blocks` yields to disk.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,21 +9,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lattice_ml import observables, randomness
+from lattice_ml.engine import Engine
 from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout, choose_layout
 
 __all__ = ["Block", "Chains", "RunError", "blocks", "run"]
-
-_START = 2**32 - 1  # the trajectory number that draws hot starts
-_BLOCK_BYTES = 1 << 26  # configurations of one call
-_BLOCK_FORCES = 1 << 32  # forces on sites in one call: some seconds
-_BLOCK_TRAJECTORIES = 4096
 
 
 class RunError(RuntimeError):
@@ -60,7 +49,7 @@ class Chains:
 
     @property
     def n_configs(self) -> int:
-        return next(iter(self.histories.values())).shape[1]
+        return int(next(iter(self.histories.values())).shape[1])
 
     @property
     def history(self) -> tuple[str, ...]:
@@ -69,6 +58,10 @@ class Chains:
     def series(self, name: str) -> np.ndarray:
         """History `name`, `(n_chains, n_configs)`."""
         return self.histories[name]
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first sample, configurations), as an ensemble on disk yields them."""
+        yield 0, self.cfgs
 
 
 def run(
@@ -149,7 +142,7 @@ def blocks(
         on_warm_up: called with the trajectories done and the sampler as tuned so far.
     """
     _check(n_chains=n_chains, n_configs=n_configs, thin=thin, n_thermalise=n_thermalise)
-    engine = _Engine(key, lattice, n_chains, dtype)
+    engine = Engine(key, lattice, n_chains, dtype)
     if resume is None:
         done, state = 0, engine.start(sampler, start)
         sampler, state = _warm_up(engine, sampler, state, n_thermalise, on_warm_up)
@@ -173,202 +166,8 @@ def blocks(
         done += n
 
 
-class _Engine:
-    """Layout, devices and keys of a run; moves chains between the host's order and the device's."""
-
-    def __init__(self, key: jax.Array, lattice: Lattice, n_chains: int, dtype: str) -> None:
-        if dtype not in ("float32", "float64"):
-            raise ValueError(f"output.dtype must be float32 or float64, got {dtype!r}")
-        if dtype == "float64" and not jax.config.jax_enable_x64:
-            raise ValueError(
-                "float64 dynamics need JAX's x64 mode: jax.config.update('jax_enable_x64', True)"
-            )
-        self.lattice, self.n_chains, self.dtype = lattice, n_chains, dtype
-        devices = jax.devices()
-        self.layout = choose_layout(lattice.shape, n_chains, len(devices), devices[0].platform)
-        n_groups = -(-n_chains // self.layout.group)
-        devices = devices[: min(len(devices), n_groups)]
-        self.n_groups = -(-n_groups // len(devices)) * len(devices)
-        self.mesh = Mesh(np.array(devices), ("chains",))
-        self.sharding = NamedSharding(self.mesh, PartitionSpec("chains"))
-        words = randomness.chain_keys(key, self.n_groups * self.layout.group)
-        self.keys = jax.device_put(
-            tuple(word.reshape(self.n_groups, -1) for word in words), self.sharding
-        )
-
-    def buffer_configs(self, thin: int, save: bool) -> int:
-        """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
-        sites = self.lattice.volume * self.n_chains if save else 1
-        fits = _BLOCK_BYTES // (sites * np.dtype(self.dtype).itemsize)
-        return max(1, min(fits, _BLOCK_TRAJECTORIES // thin))
-
-    def block_configs(self, forces: int) -> int:
-        """Configurations per chain that take some seconds, at `forces` per configuration."""
-        return max(1, _BLOCK_FORCES // (self.lattice.volume * self.n_chains * forces))
-
-    def start(self, sampler: Any, start: str | np.ndarray) -> Any:
-        """State of all chains at their start."""
-        shape = (self.n_chains, *self.lattice.shape)
-        if isinstance(start, np.ndarray):
-            if start.shape[1:] != self.lattice.shape or not len(start):
-                raise ValueError(
-                    f"chain.start: fields of shape {start.shape} cannot start chains on a lattice "
-                    f"{self.lattice.shape}; expected (n, *shape)"
-                )
-            fields = start[np.arange(self.n_chains) % len(start)]
-        elif start == "hot":
-            width = getattr(sampler.action, "site_width", lambda: 1.0)()
-            noise = _hot(self.keys, layout=self.layout)
-            fields = width * self.layout.unpack(np.asarray(noise))[: self.n_chains]
-        elif start == "cold":
-            minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(self.lattice.ndim)
-            signs = np.where(np.arange(self.n_chains) % 2 == 0, 1.0, -1.0)
-            fields = np.broadcast_to(minimum * signs.reshape(-1, *(1,) * self.lattice.ndim), shape)
-        else:
-            raise ValueError(
-                f"chain.start must be hot, cold or the path of an ensemble, got {start!r}"
-            )
-        return sampler.start(self._to_device(fields))
-
-    def load(self, sampler: Any, arrays: dict[str, np.ndarray]) -> Any:
-        """Rebuild a state from the host's arrays."""
-        template = sampler.start(np.zeros(0))
-        return type(template)(**{name: self._to_device(arrays[name]) for name in template._fields})
-
-    def unload(self, state: Any) -> dict[str, np.ndarray]:
-        """Every field of the state as `(n_chains, *L)`."""
-        return {
-            name: self.layout.unpack(np.asarray(value))[: self.n_chains]
-            for name, value in state._asdict().items()
-        }
-
-    def fields(self, state: Any) -> np.ndarray:
-        """The fields of all chains, `(n_chains, *L)`."""
-        return self.unload(state)["phi"]
-
-    def advance(
-        self,
-        sampler: Any,
-        state: Any,
-        first: int,
-        n: int,
-        thin: int,
-        *,
-        size: int,
-        save: bool,
-        slots: int | None = None,
-    ) -> tuple[Any, np.ndarray | None, dict[str, np.ndarray]]:
-        """Advance all chains by `n <= size` kept configurations of `thin` trajectories each."""
-        state, cfgs, history = _advance(
-            sampler,
-            state,
-            self.keys,
-            first,
-            n,
-            thin,
-            slots=slots or size * thin,
-            size=size,
-            save=save,
-            layout=self.layout,
-            mesh=self.mesh,
-        )
-        series = {name: self._series(value, n) for name, value in history.items()}
-        if cfgs is None:
-            return state, None, series
-        fields = self.layout.unpack(np.asarray(cfgs)[:, :n])
-        return state, fields[:, : self.n_chains], series
-
-    def _series(self, value: jax.Array, n: int) -> np.ndarray:
-        """`(n_groups, size, group)` to `(n, n_chains)` in float64."""
-        by_config = np.asarray(value, np.float64)[:, :n].swapaxes(0, 1)
-        return np.ascontiguousarray(by_config.reshape(n, -1)[:, : self.n_chains])
-
-    def _to_device(self, fields: np.ndarray) -> jax.Array:
-        """`(n_chains, *L)` to groups; chains that only fill a group up repeat the last one."""
-        spare = self.n_groups * self.layout.group - self.n_chains
-        padded = np.concatenate([fields, np.repeat(fields[-1:], spare, axis=0)])
-        return jax.device_put(self.layout.pack(padded.astype(self.dtype)), self.sharding)
-
-
-@partial(jax.jit, static_argnames="layout")
-def _hot(keys: randomness.Keys, *, layout: Layout) -> jax.Array:
-    return lax.map(lambda k: layout.normals(k, jnp.uint32(_START)), keys)
-
-
-@partial(
-    jax.jit,
-    static_argnames=("slots", "size", "save", "layout", "mesh"),
-    donate_argnames="state",
-)
-def _advance(
-    sampler: Any,
-    state: Any,
-    keys: randomness.Keys,
-    first: jax.Array,
-    n: jax.Array,
-    thin: jax.Array,
-    *,
-    slots: int,
-    size: int,
-    save: bool,
-    layout: Layout,
-    mesh: Mesh,
-) -> tuple[Any, jax.Array | None, dict[str, jax.Array]]:
-    """Advance every group; leaves of `state`, fields and histories lead with the group axis."""
-    # Small random numbers of all trajectories are drawn before the loop: inside it XLA would
-    # fuse them into the field updates and draw them again for every site.
-    trajectories = jnp.asarray(first, jnp.uint32) + jnp.arange(slots, dtype=jnp.uint32)
-
-    def group(args: tuple[Any, randomness.Keys]) -> tuple[Any, Any, Any]:
-        state, keys = args
-        draws = sampler.draw(keys, trajectories)
-
-        def keep(k: jax.Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            state, cfgs, history = carry
-
-            def trajectory(j: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-                state, record = carry
-                slot = k * thin + j
-                drawn = jax.tree.map(lambda x: x[slot], draws)
-                state, info = sampler.step(layout, keys, trajectories[slot], drawn, state)
-                return state, _accumulate(record, info, thin)
-
-            state, record = lax.fori_loop(0, thin, trajectory, (state, blank))
-            record |= observables.primaries(sampler.action, state.phi, layout)
-            history = {name: history[name].at[k].set(record[name]) for name in history}
-            cfgs = cfgs.at[k].set(state.phi) if save else None
-            return state, cfgs, history
-
-        sample = partial(sampler.step, layout, keys, trajectories[0])
-        info = jax.eval_shape(sample, jax.tree.map(lambda x: x[0], draws), state)[1]
-        blank = {name: jnp.zeros(x.shape, x.dtype) for name, x in info._asdict().items()}
-        names = (*blank, *observables.PRIMARIES)
-        wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-        history = {name: jnp.zeros((size, layout.group), wide) for name in names}
-        cfgs = jnp.zeros((size, *layout.field_shape), state.phi.dtype) if save else None
-        return lax.fori_loop(0, n, keep, (state, cfgs, history))
-
-    def all_groups(state: Any, keys: randomness.Keys) -> tuple[Any, Any, Any]:
-        return lax.map(group, (state, keys))
-
-    spec = PartitionSpec("chains")
-    return jax.shard_map(
-        all_groups, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False
-    )(state, keys)
-
-
-def _accumulate(record: dict[str, jax.Array], info: Any, thin: jax.Array) -> dict[str, jax.Array]:
-    """Average what trajectories report over the ones since the last kept configuration."""
-    return {
-        name: jnp.maximum(record[name], value)
-        if name.startswith("max_")
-        else record[name] + value / thin
-        for name, value in info._asdict().items()
-    }
-
-
 def _warm_up(
-    engine: _Engine,
+    engine: Engine,
     sampler: Any,
     state: Any,
     n_thermalise: int,
@@ -394,7 +193,9 @@ class _Watch:
     """Stops a run whose dynamics have failed, judged by all that was produced so far."""
 
     def __init__(self, sampler: Any) -> None:
-        self.sampler, self.total, self.count = sampler, {}, 0
+        self.sampler = sampler
+        self.total: dict[str, float] = {}
+        self.count = 0
 
     def check(self, history: dict[str, np.ndarray], trajectory: np.ndarray) -> None:
         bad = np.argwhere(~np.isfinite(history["action"]))

@@ -19,7 +19,10 @@ from typing import Any
 
 from lattice_ml.actions import FreeField, Phi4
 
-__all__ = ["CONVENTIONS", "Convention", "action", "convert", "from_config", "parameters"]
+__all__ = ["CONVENTIONS", "KINDS", "Convention", "action", "convert", "from_config", "parameters"]
+
+
+KINDS = {cls.__name__: cls for cls in (Phi4, FreeField)}
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,15 @@ def from_config(section: Mapping[str, Any], ndim: int) -> Phi4 | FreeField:
     Raises:
         ValueError: unknown kind or convention, or couplings that do not define a theory.
     """
-    values = {key: value for key, value in section.items() if key != "kind"}
-    if section["kind"] == "Phi4":
+    values = dict(section)
+    kind = values.pop("kind")
+    if kind not in KINDS:
+        raise ValueError(f"action.kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "Phi4":
         return action(values.pop("convention"), ndim, **values)
-    if section["kind"] == "FreeField":
-        free = FreeField(float(values["mass_squared"]), ndim)
-        free.check(ndim)
-        return free
-    raise ValueError(f"action.kind must be Phi4 or FreeField, got {section['kind']!r}")
+    free = FreeField(**values, ndim=ndim)
+    free.check(ndim)
+    return free
 
 
 def describe(section: Mapping[str, Any], ndim: int) -> list[str]:

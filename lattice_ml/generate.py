@@ -140,7 +140,7 @@ def _warm(
 
 
 def _start(start: str) -> str | np.ndarray:
-    """ "hot", "cold", or the last configuration of every chain of an ensemble."""
+    """Resolve chain.start: hot, cold, or the last configurations of an ensemble."""
     if start in ("hot", "cold"):
         return start
     ensemble = open_ensemble(start)
@@ -149,7 +149,7 @@ def _start(start: str) -> str | np.ndarray:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM so that a block is finished and committed; the second one kills."""
+    """Collect SIGINT and SIGTERM, so that a block is finished and committed; a second one kills."""
     caught: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
@@ -157,7 +157,7 @@ def _signals() -> Iterator[list[int]]:
         signal.signal(signum, before[signum])
 
     try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {int(s): signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: signals are the caller's business
         before = {}
     try:

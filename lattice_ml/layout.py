@@ -14,6 +14,7 @@ Both are views of the same memory, `(volume, group)`, and run the same arithmeti
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jax import lax
 from lattice_ml import randomness
 from lattice_ml.lattice import hop
 
-__all__ = ["Layout", "choose_layout", "single"]
+__all__ = ["Layout", "choose_layout", "single", "widest"]
 
 _LANES = 64
 _CACHE_SITES = 1 << 16  # sites x chains of a merged group: 256 KiB of float32 per field
@@ -118,6 +119,11 @@ def choose_layout(shape: tuple[int, ...], n_chains: int, n_devices: int, backend
     return Layout(shape, min(share, fits), merged=True)
 
 
+def widest(dtype: Any) -> Any:
+    """float64 where x64 is on, else `dtype`."""
+    return jnp.promote_types(jax.dtypes.canonicalize_dtype(np.float64), dtype)
+
+
 def _tree_sum(x: jax.Array, until: int = 1) -> jax.Array:
     """Add the rows of `x` in blocks of at most 16 until at most `until` are left."""
     while x.shape[0] > until:
@@ -138,7 +144,7 @@ def _add(x: jax.Array) -> jax.Array:
 
 def _accurate_sum(x: jax.Array) -> jax.Array:
     """Sum over the first axis in float64, or in float32 with Knuth's two-sum."""
-    if jax.config.jax_enable_x64:
+    if widest(x.dtype) == jnp.float64:
         return _add(x.astype(jnp.float64))
 
     def add(i: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

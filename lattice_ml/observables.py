@@ -48,13 +48,14 @@ class Fields:
             self.layout.site_sum(phi * wave.astype(phi.dtype).reshape(shape))
             for wave in (np.cos(angle), np.sin(angle))
         )
-        return sum(part * part for part in parts) / sites
+        cosine, sine = parts
+        return (cosine**2 + sine**2) / sites
 
 
 def two_point_min(fields: Fields) -> jax.Array:
     """|phi(p_min)|^2 / V averaged over the longest axes."""
     axes = Lattice(fields.layout.shape).longest_axes
-    return sum(fields.mode(axis) for axis in axes) / len(axes)
+    return jnp.mean(jnp.stack([fields.mode(axis) for axis in axes]), axis=0)
 
 
 def schwinger_dyson(fields: Fields) -> jax.Array:

@@ -6,7 +6,14 @@ from typing import Self
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lattice_ml import generate, statistics
 
@@ -17,7 +24,7 @@ _RECENT = 4096  # configurations that the running tau_int looks at
 
 
 class Reporter:
-    """Shows `generate.Progress` events: phase, rate, time left, acceptance and a running tau_int."""
+    """Shows `generate.Progress` events: phase, rate, time left, acceptance, running tau_int."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -33,7 +40,7 @@ class Reporter:
             console=self._console,
             disable=not self._live,
         )
-        self._phase, self._task = "", None
+        self._phase, self._task = "", TaskID(0)
         self._series: list[np.ndarray] = []
         self._begin = (time.monotonic(), 0)
         self._spoke = time.monotonic()

@@ -100,7 +100,7 @@ def _box_muller(word0: jax.Array, word1: jax.Array) -> tuple[jax.Array, jax.Arra
     turns = lax.bitcast_convert_type(word1, jnp.int32).astype(jnp.float32) * np.float32(2**-32)
     theta = turns * np.float32(np.pi)
     square = theta * theta
-    series = np.float32(-1 / 39916800)
+    series = jnp.float32(-1 / 39916800)
     for factorial in (362880, -5040, 120, -6, 1):
         series = series * square + np.float32(1 / factorial)
     sine = series * theta

@@ -70,7 +70,7 @@ class TwoPoint:
         return float(mean), float(spread)
 
     def _correlator(self, g: np.ndarray) -> np.ndarray:
-        line = g[(slice(None), *(0,) * (g.ndim - 1))]
+        line = g.reshape(len(g), -1)[:, 0]
         correlator: np.ndarray = np.fft.ifft(line).real
         return correlator
 

@@ -2,4 +2,6 @@
 
 from lattice_ml.samplers.hmc import HMC
 
-__all__ = ["HMC"]
+__all__ = ["HMC", "KINDS"]
+
+KINDS = {cls.__name__: cls for cls in (HMC,)}

@@ -68,10 +68,10 @@ class HMC:
     trajectory_length: float | Literal["auto"] = "auto"
     n_steps: int | Literal["auto"] = "auto"
     step_size: float | Literal["auto"] = "auto"
-    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static("leapfrog")
+    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="leapfrog")
     jitter: float = 0.2
     target_acceptance: float = 0.8
-    sign_flip: bool | Literal["auto"] = static("auto")
+    sign_flip: bool | Literal["auto"] = static(default="auto")
 
     def start(self, phi: jax.Array) -> State:
         return State(phi)
@@ -95,13 +95,14 @@ class HMC:
     ) -> tuple[State, Info]:
         """One trajectory of a group of chains."""
         phi, spread = state.phi, layout.spread
+        step_size, n_steps = self._numbers()
         pi = layout.normals(keys, trajectory).astype(phi.dtype)
         new_phi, new_pi = integrators.integrate(
             lambda x: actions.force(self.action, x, layout),
             phi,
             pi,
-            spread((self.step_size * draws.stretch).astype(phi.dtype)),
-            self.n_steps,
+            spread((step_size * draws.stretch).astype(phi.dtype)),
+            n_steps,
             _scheme(self.integrator),
         )
         kinetic = 0.5 * (new_pi - pi) * (new_pi + pi)
@@ -123,7 +124,7 @@ class HMC:
     @property
     def forces(self) -> int:
         """Force evaluations per trajectory."""
-        return self.n_steps * len(_scheme(self.integrator).drifts) + 1
+        return int(self._numbers()[1]) * len(_scheme(self.integrator).drifts) + 1
 
     def check(self) -> Lengths:
         """Refuse settings that make no sense.
@@ -138,19 +139,19 @@ class HMC:
                 raise ValueError(f"sampler.{name} must be {allowed}, got {getattr(self, name)}")
         if self.sign_flip not in (True, False, "auto"):
             raise ValueError(f"sampler.sign_flip must be true, false or auto, got {self.sign_flip}")
-        given = {}
+        given: dict[str, Any] = {}
         for name in ("trajectory_length", "n_steps", "step_size"):
             value = getattr(self, name)
             given[name] = None if value == "auto" else value
             if value != "auto" and not (0 < value < math.inf):
                 raise ValueError(f"sampler.{name} must be auto or positive and finite, got {value}")
-        length, n_steps, step = given.values()
-        if None not in given.values() and not math.isclose(n_steps * step, length, rel_tol=1e-6):
-            raise ValueError(
-                f"sampler.trajectory_length = {length} is not n_steps x step_size = {n_steps} x "
-                f"{step}; leave one of the three out"
-            )
-        return Lengths(**given)
+        lengths = Lengths(**given)
+        lengths.check()
+        return lengths
+
+    def _numbers(self) -> tuple[Any, Any]:
+        """(step_size, n_steps) of a tuned sampler, traced under jit."""
+        return self.step_size, self.n_steps
 
     def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
         """What adapts the "auto" settings in the warm-up."""

@@ -31,6 +31,17 @@ class Lengths:
     n_steps: int | None
     step_size: float | None
 
+    def check(self) -> None:
+        """Refuse three lengths that contradict each other."""
+        length, n_steps, step = self.trajectory_length, self.n_steps, self.step_size
+        if length is None or n_steps is None or step is None:
+            return
+        if not math.isclose(n_steps * step, length, rel_tol=1e-6):
+            raise ValueError(
+                f"sampler.trajectory_length = {length} is not n_steps x step_size = {n_steps} x "
+                f"{step}; leave one of the three out"
+            )
+
     @property
     def tunes_length(self) -> bool:
         return self.trajectory_length is None and self.n_steps is None
@@ -58,7 +69,7 @@ class Lengths:
 
 
 class Tuner:
-    """Holds the sampler as tuned so far in `sampler`; `update` after every chunk of trajectories."""
+    """Holds the sampler as tuned so far; `update` it after every chunk of trajectories."""
 
     def __init__(self, sampler: Any, lengths: Lengths, lattice: Lattice, n_thermalise: int) -> None:
         self._lengths = lengths

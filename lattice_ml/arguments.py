@@ -1,0 +1,179 @@
+"""Arguments: a TOML file flattened to them, keys checked against a schema, words typed by tyro.
+
+A schema is a list of (name, type, default) as `dataclasses.make_dataclass` takes it; a section is
+a field whose type is a dataclass.  Knows nothing of physics; `config.py` says which keys exist.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+__all__ = [
+    "ConfigError",
+    "Fields",
+    "check_keys",
+    "print_help",
+    "read_arguments",
+    "type_arguments",
+    "unknown",
+    "word",
+]
+
+Fields = list[tuple[str, Any, Any]]
+_TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False
+
+
+class ConfigError(ValueError):
+    """The config or the command line asks for something that does not exist or cannot be."""
+
+
+def read_arguments(file: str | Path) -> list[str]:
+    """Flatten a TOML file to command-line arguments, e.g. `--lattice.shape 32 32`.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML.
+    """
+    try:
+        with open(file, "rb") as stream:
+            table = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    return [word for key, value in _flatten(table) for word in (f"--{key}", *_words(value))]
+
+
+def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
+    """Type the arguments: an object with one attribute per field of the schema.
+
+    Raises:
+        ConfigError: the first required key that is missing, or a value of the wrong type.
+    """
+    schema = _schema(fields)
+    try:
+        return tyro.cli(schema, args=list(arguments), config=_TYRO, console_outputs=False)
+    except SystemExit as stop:
+        raise ConfigError(_explain(schema, arguments)) from stop
+
+
+def print_help(fields: Fields, prog: str) -> None:
+    """Print every key with its type and default, and exit."""
+    tyro.cli(_schema(fields), args=["--help"], prog=prog, config=_TYRO)
+
+
+def check_keys(
+    fields: Fields,
+    arguments: Sequence[str],
+    file: str | Path | None = None,
+    not_in_file: Iterable[str] = (),
+) -> None:
+    """Refuse unknown keys, naming the nearest valid one and where the key came from.
+
+    Args:
+        fields: the schema.
+        arguments: those of `file` and the user's own.
+        file: a TOML file, or None.
+        not_in_file: keys that only the command line may set.
+
+    Raises:
+        ConfigError: naming the first unknown key.
+    """
+    known = list(_leaves(_schema(fields)))
+    in_file = _group(read_arguments(file)) if file else {}
+    for key in in_file:
+        allowed = [name for name in known if name not in not_in_file]
+        if key not in allowed:
+            raise ConfigError(unknown(f"key in {file}", key, allowed))
+    for key in _group(arguments):
+        if key not in known:
+            raise ConfigError(unknown("key on the command line", key, known))
+
+
+def unknown(what: str, got: str, allowed: Iterable[str]) -> str:
+    """The sentence for a name that does not exist: what was got, the nearest, what is allowed."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(got, allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    section = got.partition(".")[0] + "."
+    shown = [a for a in allowed if a.startswith(section)] or allowed
+    return f"unknown {what}: {got}{hint} (allowed: {', '.join(shown)})"
+
+
+def word(arguments: Sequence[str], key: str, default: str) -> str:
+    """The (last) value of a key among the arguments, before anything is typed."""
+    words = _group(arguments).get(key, [default])
+    return words[0] if words else default
+
+
+def _schema(fields: Fields) -> Any:
+    return dataclasses.make_dataclass("Config", fields, kw_only=True)
+
+
+def _explain(schema: Any, arguments: Sequence[str]) -> str:
+    """Find the required key that is missing or the key whose value has the wrong type."""
+    given = _group(arguments)
+    for name, field in _leaves(schema).items():
+        if name not in given and field.default is field.default_factory is dataclasses.MISSING:
+            return f"{name} is required and was not given"
+    for name, words in given.items():
+        kind = _leaves(schema)[name].type
+        one: Any = dataclasses.make_dataclass("One", [("value", kind)])
+        try:
+            tyro.cli(one, args=["--value", *words], config=_TYRO, console_outputs=False)
+        except SystemExit:
+            return f"{name} must be {_describe(kind)}, got {' '.join(words) or 'nothing'}"
+    return f"cannot understand {' '.join(arguments)}"
+
+
+def _leaves(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    """Dotted name to field, of all keys that take a value."""
+    leaves: dict[str, dataclasses.Field[Any]] = {}
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.type):
+            leaves |= _leaves(field.type, f"{prefix}{field.name}.")
+        else:
+            leaves[prefix + field.name] = field
+    return leaves
+
+
+def _describe(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+    if kind == tuple[int, ...]:
+        return "whole numbers"
+    if kind in names:
+        return names[kind]
+    parts = getattr(kind, "__args__", ())
+    return " or ".join(p if isinstance(p, str) else _describe(p) for p in parts)
+
+
+def _group(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Dotted key to its words, the last occurrence winning."""
+    grouped: dict[str, list[str]] = {}
+    key = None
+    for word in arguments:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            grouped[key] = [value] if equals else []
+        elif key is None:
+            raise ConfigError(f"expected --section.key VALUE, got {word}")
+        else:
+            grouped[key].append(word)
+    return grouped
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _words(value: Any) -> list[str]:
+    return [str(v) for v in value] if isinstance(value, list) else [str(value)]

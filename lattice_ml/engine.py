@@ -1,0 +1,219 @@
+"""The compiled part of a run: one program that advances all chains, and its data on the devices.
+
+Chains are grouped as `layout.py` says and groups are spread over devices with shard_map.  The
+program advances every chain by any number of kept configurations: couplings, step sizes,
+`n_steps`, `thin` and the number of configurations are traced, so none of them compiles anew.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lattice_ml import observables, randomness
+from lattice_ml.lattice import Lattice
+from lattice_ml.layout import Layout, choose_layout, widest
+
+__all__ = ["Engine"]
+
+_START = 2**32 - 1  # the trajectory number that draws hot starts
+_BLOCK_BYTES = 1 << 26  # configurations of one call
+_BLOCK_FORCES = 1 << 32  # forces on sites in one call: some seconds
+_BLOCK_TRAJECTORIES = 4096
+
+
+class Engine:
+    """Layout, devices and keys of a run; moves chains between the host's order and the device's."""
+
+    def __init__(self, key: jax.Array, lattice: Lattice, n_chains: int, dtype: str) -> None:
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"output.dtype must be float32 or float64, got {dtype!r}")
+        if dtype == "float64" and widest("float32") != np.float64:
+            raise ValueError(
+                "float64 dynamics need JAX's x64 mode: jax.config.update('jax_enable_x64', True)"
+            )
+        self.lattice, self.n_chains, self.dtype = lattice, n_chains, dtype
+        devices = jax.devices()
+        self.layout = choose_layout(lattice.shape, n_chains, len(devices), devices[0].platform)
+        n_groups = -(-n_chains // self.layout.group)
+        devices = devices[: min(len(devices), n_groups)]
+        self.n_groups = -(-n_groups // len(devices)) * len(devices)
+        self.mesh = Mesh(np.array(devices), ("chains",))
+        self.sharding = NamedSharding(self.mesh, PartitionSpec("chains"))
+        words = randomness.chain_keys(key, self.n_groups * self.layout.group)
+        self.keys = jax.device_put(
+            tuple(word.reshape(self.n_groups, -1) for word in words), self.sharding
+        )
+
+    def buffer_configs(self, thin: int, save: bool) -> int:
+        """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
+        sites = self.lattice.volume * self.n_chains if save else 1
+        fits = _BLOCK_BYTES // (sites * np.dtype(self.dtype).itemsize)
+        return max(1, min(fits, _BLOCK_TRAJECTORIES // thin))
+
+    def block_configs(self, forces: int) -> int:
+        """Configurations per chain that take some seconds, at `forces` per configuration."""
+        return max(1, _BLOCK_FORCES // (self.lattice.volume * self.n_chains * forces))
+
+    def start(self, sampler: Any, start: str | np.ndarray) -> Any:
+        """State of all chains at their start."""
+        shape = (self.n_chains, *self.lattice.shape)
+        if isinstance(start, np.ndarray):
+            if start.shape[1:] != self.lattice.shape or not len(start):
+                raise ValueError(
+                    f"chain.start: fields of shape {start.shape} cannot start chains on a lattice "
+                    f"{self.lattice.shape}; expected (n, *shape)"
+                )
+            fields = start[np.arange(self.n_chains) % len(start)]
+        elif start == "hot":
+            width = getattr(sampler.action, "site_width", lambda: 1.0)()
+            noise = _hot(self.keys, layout=self.layout)
+            fields = width * self.layout.unpack(np.asarray(noise))[: self.n_chains]
+        elif start == "cold":
+            minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(self.lattice.ndim)
+            signs = np.where(np.arange(self.n_chains) % 2 == 0, 1.0, -1.0)
+            fields = np.broadcast_to(minimum * signs.reshape(-1, *(1,) * self.lattice.ndim), shape)
+        else:
+            raise ValueError(
+                f"chain.start must be hot, cold or the path of an ensemble, got {start!r}"
+            )
+        return sampler.start(self._to_device(fields))
+
+    def load(self, sampler: Any, arrays: dict[str, np.ndarray]) -> Any:
+        """Rebuild a state from the host's arrays."""
+        template = sampler.start(np.zeros(0))
+        return type(template)(**{name: self._to_device(arrays[name]) for name in template._fields})
+
+    def unload(self, state: Any) -> dict[str, np.ndarray]:
+        """Every field of the state as `(n_chains, *L)`."""
+        return {
+            name: self.layout.unpack(np.asarray(value))[: self.n_chains]
+            for name, value in state._asdict().items()
+        }
+
+    def fields(self, state: Any) -> np.ndarray:
+        """The fields of all chains, `(n_chains, *L)`."""
+        return self.unload(state)["phi"]
+
+    def advance(
+        self,
+        sampler: Any,
+        state: Any,
+        first: int,
+        n: int,
+        thin: int,
+        *,
+        size: int,
+        save: bool,
+        slots: int | None = None,
+    ) -> tuple[Any, np.ndarray | None, dict[str, np.ndarray]]:
+        """Advance all chains by `n <= size` kept configurations of `thin` trajectories each."""
+        state, cfgs, history = _advance(
+            sampler,
+            state,
+            self.keys,
+            first,
+            n,
+            thin,
+            slots=slots or size * thin,
+            size=size,
+            save=save,
+            layout=self.layout,
+            mesh=self.mesh,
+        )
+        series = {name: self._series(value, n) for name, value in history.items()}
+        if cfgs is None:
+            return state, None, series
+        fields = self.layout.unpack(np.asarray(cfgs)[:, :n])
+        return state, fields[:, : self.n_chains], series
+
+    def _series(self, value: jax.Array, n: int) -> np.ndarray:
+        """`(n_groups, size, group)` to `(n, n_chains)` in float64."""
+        by_config = np.asarray(value, np.float64)[:, :n].swapaxes(0, 1)
+        return np.ascontiguousarray(by_config.reshape(n, -1)[:, : self.n_chains])
+
+    def _to_device(self, fields: np.ndarray) -> jax.Array:
+        """`(n_chains, *L)` to groups; chains that only fill a group up repeat the last one."""
+        spare = self.n_groups * self.layout.group - self.n_chains
+        padded = np.concatenate([fields, np.repeat(fields[-1:], spare, axis=0)])
+        return jax.device_put(self.layout.pack(padded.astype(self.dtype)), self.sharding)
+
+
+@partial(jax.jit, static_argnames="layout")
+def _hot(keys: randomness.Keys, *, layout: Layout) -> jax.Array:
+    return lax.map(lambda k: layout.normals(k, jnp.uint32(_START)), keys)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("slots", "size", "save", "layout", "mesh"),
+    donate_argnames="state",
+)
+def _advance(
+    sampler: Any,
+    state: Any,
+    keys: randomness.Keys,
+    first: jax.Array,
+    n: jax.Array,
+    thin: jax.Array,
+    *,
+    slots: int,
+    size: int,
+    save: bool,
+    layout: Layout,
+    mesh: Mesh,
+) -> tuple[Any, jax.Array | None, dict[str, jax.Array]]:
+    """Advance every group; leaves of `state`, fields and histories lead with the group axis."""
+    # Small random numbers of all trajectories are drawn before the loop: inside it XLA would
+    # fuse them into the field updates and draw them again for every site.
+    trajectories = jnp.asarray(first, jnp.uint32) + jnp.arange(slots, dtype=jnp.uint32)
+
+    def group(args: tuple[Any, randomness.Keys]) -> tuple[Any, Any, Any]:
+        state, keys = args
+        draws = sampler.draw(keys, trajectories)
+
+        def keep(k: jax.Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+            state, cfgs, history = carry
+
+            def trajectory(j: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+                state, record = carry
+                slot = k * thin + j
+                drawn = jax.tree.map(lambda x: x[slot], draws)
+                state, info = sampler.step(layout, keys, trajectories[slot], drawn, state)
+                return state, _accumulate(record, info, thin)
+
+            state, record = lax.fori_loop(0, thin, trajectory, (state, blank))
+            record |= observables.primaries(sampler.action, state.phi, layout)
+            history = {name: history[name].at[k].set(record[name]) for name in history}
+            cfgs = cfgs.at[k].set(state.phi) if save else None
+            return state, cfgs, history
+
+        sample = partial(sampler.step, layout, keys, trajectories[0])
+        info = jax.eval_shape(sample, jax.tree.map(lambda x: x[0], draws), state)[1]
+        blank = {name: jnp.zeros(x.shape, x.dtype) for name, x in info._asdict().items()}
+        names = (*blank, *observables.PRIMARIES)
+        history = {name: jnp.zeros((size, layout.group), widest(jnp.float32)) for name in names}
+        cfgs = jnp.zeros((size, *layout.field_shape), state.phi.dtype) if save else None
+        return lax.fori_loop(0, n, keep, (state, cfgs, history))
+
+    def all_groups(state: Any, keys: randomness.Keys) -> tuple[Any, Any, Any]:
+        return lax.map(group, (state, keys))
+
+    spec = PartitionSpec("chains")
+    return jax.shard_map(
+        all_groups, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False
+    )(state, keys)
+
+
+def _accumulate(record: dict[str, jax.Array], info: Any, thin: jax.Array) -> dict[str, jax.Array]:
+    """Average what trajectories report over the ones since the last kept configuration."""
+    return {
+        name: jnp.maximum(record[name], value)
+        if name.startswith("max_")
+        else record[name] + value / thin
+        for name, value in info._asdict().items()
+    }
