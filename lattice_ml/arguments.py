@@ -4,8 +4,10 @@ A schema is a list of (name, type, default) as `dataclasses.make_dataclass` take
 a field whose type is a dataclass.  Knows nothing of physics; `config.py` says which keys exist.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -56,7 +58,7 @@ def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
     """
     schema = _schema(fields)
     try:
-        return tyro.cli(schema, args=list(arguments), config=_TYRO, console_outputs=False)
+        return _parse(schema, arguments)
     except SystemExit as stop:
         raise ConfigError(_explain(schema, arguments)) from stop
 
@@ -114,6 +116,12 @@ def _schema(fields: Fields) -> Any:
     return dataclasses.make_dataclass("Config", fields, kw_only=True)
 
 
+def _parse(schema: Any, arguments: Sequence[str]) -> Any:
+    """Let tyro type the arguments; its own message is replaced by `_explain`."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        return tyro.cli(schema, args=list(arguments), config=_TYRO)
+
+
 def _explain(schema: Any, arguments: Sequence[str]) -> str:
     """Find the required key that is missing or the key whose value has the wrong type."""
     given = _group(arguments)
@@ -124,7 +132,7 @@ def _explain(schema: Any, arguments: Sequence[str]) -> str:
         kind = _leaves(schema)[name].type
         one: Any = dataclasses.make_dataclass("One", [("value", kind)])
         try:
-            tyro.cli(one, args=["--value", *words], config=_TYRO, console_outputs=False)
+            _parse(one, ["--value", *words])
         except SystemExit:
             return f"{name} must be {_describe(kind)}, got {' '.join(words) or 'nothing'}"
     return f"cannot understand {' '.join(arguments)}"

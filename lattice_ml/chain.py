@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lattice_ml.engine import Engine
+from lattice_ml.engine import Engine, Program
 from lattice_ml.lattice import Lattice
 
 __all__ = ["Block", "Chains", "RunError", "blocks", "run"]
+
+
+_CHUNKS = 100  # of the warm-up; the tuner learns after each
+_SMALL = 1 << 22  # bytes that a call may clear without being felt
 
 
 class RunError(RuntimeError):
@@ -143,23 +147,22 @@ def blocks(
     """
     _check(n_chains=n_chains, n_configs=n_configs, thin=thin, n_thermalise=n_thermalise)
     engine = Engine(key, lattice, n_chains, dtype)
+    size = min(engine.buffer_configs(thin, save_configs), n_configs)
+    program = engine.program(size=size, slots=size * thin, save=save_configs)
     if resume is None:
         done, state = 0, engine.start(sampler, start)
-        sampler, state = _warm_up(engine, sampler, state, n_thermalise, on_warm_up)
+        sampler, state = _warm_up(engine, program, sampler, state, n_thermalise, on_warm_up)
         tuned = sampler.tuned()
     else:
         done, arrays, tuned = resume
         sampler = replace(sampler, **tuned)
         state = engine.load(sampler, arrays)
-    size = min(engine.buffer_configs(thin, save_configs), n_configs)
     step = min(block_configs or engine.block_configs(thin * sampler.forces), size)
     watch = _Watch(sampler)
     while done < n_configs:
         n = min(step - done % step, n_configs - done)
         first = n_thermalise + done * thin
-        state, cfgs, history = engine.advance(
-            sampler, state, first, n, thin, size=size, save=save_configs
-        )
+        state, cfgs, history = program(sampler, state, first, n, thin)
         trajectory = first + thin * np.arange(1, n + 1)
         watch.check(history, trajectory)
         yield Block(done, trajectory, cfgs, history, engine.unload(state), tuned)
@@ -168,20 +171,21 @@ def blocks(
 
 def _warm_up(
     engine: Engine,
+    program: Program,
     sampler: Any,
     state: Any,
     n_thermalise: int,
     report: Callable[[int, Any], None],
 ) -> tuple[Any, Any]:
-    """Thermalise and tune; what comes back is frozen."""
+    """Thermalise and tune; the sampler that comes back is frozen."""
     tuner = sampler.tuner(engine.lattice, n_thermalise)
-    chunk = max(1, n_thermalise // 100)
+    chunk = max(1, n_thermalise // _CHUNKS)
+    if program.slots < chunk or program.bytes > _SMALL:  # else one compilation serves both
+        program = engine.program(size=1, slots=chunk, save=False)
     done = 0
     while done < n_thermalise:
         n = min(chunk, n_thermalise - done)
-        state, _, history = engine.advance(
-            tuner.sampler, state, done, 1, n, size=1, save=False, slots=chunk
-        )
+        state, _, history = program(tuner.sampler, state, done, 1, n)
         done += n
         means = {name: float(np.mean(value)) for name, value in history.items()}
         tuner.update(done, means, partial(engine.fields, state))

@@ -193,8 +193,11 @@ def _fields(arguments: Sequence[str], names: Sequence[str], options: type | None
 
 def _dependent(section: str, arguments: Sequence[str]) -> type:
     """The sections whose keys follow from their kind: the fields of the class it names."""
-    known: Mapping[str, Any] = {"action": conventions.KINDS, "sampler": samplers.KINDS}[section]
-    default = {"action": "Phi4", "sampler": "HMC"}[section]
+    kinds: dict[str, Mapping[str, Any]] = {
+        "action": conventions.KINDS,
+        "sampler": samplers.KINDS,
+    }
+    known, default = kinds[section], {"action": "Phi4", "sampler": "HMC"}[section]
     kind = word(arguments, f"{section}.kind", default)
     if kind not in known:
         raise ConfigError(unknown(f"{section}.kind", kind, known))

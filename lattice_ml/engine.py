@@ -5,6 +5,7 @@ program advances every chain by any number of kept configurations: couplings, st
 `n_steps`, `thin` and the number of configurations are traced, so none of them compiles anew.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from lattice_ml import observables, randomness
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, choose_layout, widest
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Program"]
 
 _START = 2**32 - 1  # the trajectory number that draws hot starts
 _BLOCK_BYTES = 1 << 26  # configurations of one call
@@ -44,10 +45,8 @@ class Engine:
         self.n_groups = -(-n_groups // len(devices)) * len(devices)
         self.mesh = Mesh(np.array(devices), ("chains",))
         self.sharding = NamedSharding(self.mesh, PartitionSpec("chains"))
-        words = randomness.chain_keys(key, self.n_groups * self.layout.group)
-        self.keys = jax.device_put(
-            tuple(word.reshape(self.n_groups, -1) for word in words), self.sharding
-        )
+        keys = _keys(key, n_groups=self.n_groups, group=self.layout.group)
+        self.keys = jax.device_put(keys, self.sharding)
 
     def buffer_configs(self, thin: int, save: bool) -> int:
         """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
@@ -99,39 +98,11 @@ class Engine:
         """The fields of all chains, `(n_chains, *L)`."""
         return self.unload(state)["phi"]
 
-    def advance(
-        self,
-        sampler: Any,
-        state: Any,
-        first: int,
-        n: int,
-        thin: int,
-        *,
-        size: int,
-        save: bool,
-        slots: int | None = None,
-    ) -> tuple[Any, np.ndarray | None, dict[str, np.ndarray]]:
-        """Advance all chains by `n <= size` kept configurations of `thin` trajectories each."""
-        state, cfgs, history = _advance(
-            sampler,
-            state,
-            self.keys,
-            first,
-            n,
-            thin,
-            slots=slots or size * thin,
-            size=size,
-            save=save,
-            layout=self.layout,
-            mesh=self.mesh,
-        )
-        series = {name: self._series(value, n) for name, value in history.items()}
-        if cfgs is None:
-            return state, None, series
-        fields = self.layout.unpack(np.asarray(cfgs)[:, :n])
-        return state, fields[:, : self.n_chains], series
+    def program(self, *, size: int, slots: int, save: bool) -> "Program":
+        """The compiled update with room for `size` configurations and `slots` trajectories."""
+        return Program(self, size, slots, save)
 
-    def _series(self, value: jax.Array, n: int) -> np.ndarray:
+    def series(self, value: jax.Array, n: int) -> np.ndarray:
         """`(n_groups, size, group)` to `(n, n_chains)` in float64."""
         by_config = np.asarray(value, np.float64)[:, :n].swapaxes(0, 1)
         return np.ascontiguousarray(by_config.reshape(n, -1)[:, : self.n_chains])
@@ -141,6 +112,57 @@ class Engine:
         spare = self.n_groups * self.layout.group - self.n_chains
         padded = np.concatenate([fields, np.repeat(fields[-1:], spare, axis=0)])
         return jax.device_put(self.layout.pack(padded.astype(self.dtype)), self.sharding)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Advances all chains; instances of equal size share one compilation."""
+
+    engine: Engine
+    size: int
+    slots: int
+    save: bool
+
+    @property
+    def bytes(self) -> int:
+        """Memory for the configurations of one call."""
+        itemsize = np.dtype(self.engine.dtype).itemsize if self.save else 0
+        return self.size * self.engine.n_chains * self.engine.lattice.volume * itemsize
+
+    def __call__(
+        self, sampler: Any, state: Any, first: int, n: int, thin: int
+    ) -> tuple[Any, np.ndarray | None, dict[str, np.ndarray]]:
+        """Keep `n <= size` configurations, one after every `thin` trajectories from `first` on.
+
+        Returns:
+            The new state (the old one is consumed), the configurations `(n, n_chains, *L)` or
+            None, and the histories `(n, n_chains)`.
+        """
+        engine = self.engine
+        state, cfgs, history = _advance(
+            sampler,
+            state,
+            engine.keys,
+            first,
+            n,
+            thin,
+            slots=self.slots,
+            size=self.size,
+            save=self.save,
+            layout=engine.layout,
+            mesh=engine.mesh,
+        )
+        series = {name: engine.series(value, n) for name, value in history.items()}
+        if cfgs is None:
+            return state, None, series
+        fields = engine.layout.unpack(np.asarray(cfgs)[:, :n])
+        return state, fields[:, : engine.n_chains], series
+
+
+@partial(jax.jit, static_argnames=("n_groups", "group"))
+def _keys(key: jax.Array, *, n_groups: int, group: int) -> randomness.Keys:
+    words = randomness.chain_keys(key, n_groups * group)
+    return words[0].reshape(n_groups, group), words[1].reshape(n_groups, group)
 
 
 @partial(jax.jit, static_argnames="layout")
