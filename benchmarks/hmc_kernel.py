@@ -62,9 +62,9 @@ def ours(shape: tuple[int, ...], n_chains: int) -> Callable[[int], Any]:
 
     def advance(n: int) -> Any:
         nonlocal state, done
-        state, _, history = program(sampler, state, done, 1, n)
+        state, output = program(sampler, state, done, 1, n)
         done += n
-        return history["magnetisation"]
+        return program.collect(output)[1]["magnetisation"]
 
     return advance
 

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -159,14 +160,28 @@ def blocks(
         state = engine.load(sampler, arrays)
     step = min(block_configs or engine.block_configs(thin * sampler.forces), size)
     watch = _Watch(sampler)
-    while done < n_configs:
-        n = min(step - done % step, n_configs - done)
+
+    def launch(state: Any, done: int, n: int) -> tuple[Any, Any]:
         first = n_thermalise + done * thin
-        state, cfgs, history = program(sampler, state, first, n, thin)
-        trajectory = first + thin * np.arange(1, n + 1)
+        state, output = program(sampler, state, first, n, thin)
+        return state, (done, first + thin * np.arange(1, n + 1), output)
+
+    spans = _spans(done, n_configs, step)
+    if spans:
+        state, running = launch(state, *spans[0])
+    for position in range(len(spans)):
+        (index, trajectory, output), arrays = running, engine.unload(state)
+        if position + 1 < len(spans):  # the devices go on while this block is stored
+            state, running = launch(state, *spans[position + 1])
+        cfgs, history = program.collect(output)
         watch.check(history, trajectory)
-        yield Block(done, trajectory, cfgs, history, engine.unload(state), tuned)
-        done += n
+        yield Block(index, trajectory, cfgs, history, arrays, tuned)
+
+
+def _spans(done: int, n_configs: int, step: int) -> list[tuple[int, int]]:
+    """(first configuration, number) of the blocks still to do; they end at multiples of `step`."""
+    edges = [done, *range(done - done % step + step, n_configs, step), n_configs]
+    return [(a, b - a) for a, b in pairwise(edges) if b > a]
 
 
 def _warm_up(
@@ -185,7 +200,8 @@ def _warm_up(
     done = 0
     while done < n_thermalise:
         n = min(chunk, n_thermalise - done)
-        state, _, history = program(tuner.sampler, state, done, 1, n)
+        state, output = program(tuner.sampler, state, done, 1, n)
+        _, history = program.collect(output)
         done += n
         means = {name: float(np.mean(value)) for name, value in history.items()}
         tuner.update(done, means, partial(engine.fields, state))

@@ -129,14 +129,12 @@ class Program:
         itemsize = np.dtype(self.engine.dtype).itemsize if self.save else 0
         return self.size * self.engine.n_chains * self.engine.lattice.volume * itemsize
 
-    def __call__(
-        self, sampler: Any, state: Any, first: int, n: int, thin: int
-    ) -> tuple[Any, np.ndarray | None, dict[str, np.ndarray]]:
-        """Keep `n <= size` configurations, one after every `thin` trajectories from `first` on.
+    def __call__(self, sampler: Any, state: Any, first: int, n: int, thin: int) -> tuple[Any, Any]:
+        """Start keeping `n <= size` configurations, one per `thin` trajectories from `first` on.
 
         Returns:
-            The new state (the old one is consumed), the configurations `(n, n_chains, *L)` or
-            None, and the histories `(n, n_chains)`.
+            The new state (the old one is consumed) and what `collect` makes arrays of, both still
+            being computed.
         """
         engine = self.engine
         state, cfgs, history = _advance(
@@ -152,11 +150,16 @@ class Program:
             layout=engine.layout,
             mesh=engine.mesh,
         )
+        return state, (n, cfgs, history)
+
+    def collect(self, output: Any) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+        """Wait for configurations `(n, n_chains, *L)`, or None, and histories `(n, n_chains)`."""
+        n, cfgs, history = output
+        engine = self.engine
         series = {name: engine.series(value, n) for name, value in history.items()}
         if cfgs is None:
-            return state, None, series
-        fields = engine.layout.unpack(np.asarray(cfgs)[:, :n])
-        return state, fields[:, : engine.n_chains], series
+            return None, series
+        return engine.layout.unpack(np.asarray(cfgs)[:, :n])[:, : engine.n_chains], series
 
 
 @partial(jax.jit, static_argnames=("n_groups", "group"))

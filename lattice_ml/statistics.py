@@ -420,10 +420,11 @@ def _autocovariance(delta: Array) -> Array:
     n_chains, n = delta.shape
     n_lags = n // 2
     padded = 1 << (n + n_lags - 1).bit_length()
-    gamma: Array = np.zeros(n_lags)
-    for chain in delta:
-        gamma += np.fft.irfft(np.abs(np.fft.rfft(chain, padded)) ** 2, padded)[:n_lags]
-    gamma /= n_chains * (n - np.arange(n_lags))
+    power = np.zeros(padded // 2 + 1)
+    for chain in delta:  # one at a time, to need little memory
+        power += np.abs(np.fft.rfft(chain, padded)) ** 2
+    pairs = n_chains * (n - np.arange(n_lags))
+    gamma: Array = np.fft.irfft(power, padded)[:n_lags] / pairs
     return gamma
 
 
