@@ -165,8 +165,9 @@ def test_results_do_not_depend_on_the_precision_of_jax():
     assert results[0][0].value == pytest.approx(binder(means), rel=1e-14)
 
 
-def test_single_precision_series_are_averaged_in_double():
-    series = (1e4 + ar1(12, (2, 5000), 0.5)).astype(np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_series_of_any_type_are_averaged_in_double(dtype):
+    series = (100 + 10 * ar1(12, (2, 5000), 0.5)).astype(dtype)
     assert estimate(series) == estimate(series.astype(np.float64))
 
 
@@ -309,22 +310,22 @@ def test_r_hat_is_the_closed_form_of_bda3():
 
 
 @pytest.mark.parametrize(
-    ("n_chains", "n_configs", "a"), [(2, 50, 0.0), (2, 450, 0.8), (8, 225, 0.8), (64, 100, 1 / 3)]
+    ("n_chains", "n_configs", "a"), [(2, 50, 0.0), (2, 450, 0.8), (8, 225, 0.8), (32, 100, 1 / 3)]
 )
 def test_p_values_of_agreeing_chains_are_uniform_enough(n_chains, n_configs, a):
     ensembles = ar1(26, (600, n_chains, n_configs), a)
     p = np.array([chain_agreement(series).p_value for series in ensembles])
     p = p[~np.isnan(p)]
     assert len(p) > 570
-    for level, fewest in ((1e-4, 0), (0.02, 1), (0.2, 35), (0.5, 120)):
-        expected = level * len(p)
-        assert fewest <= np.sum(p < level) < 1.2 * expected + 4 * math.sqrt(expected)
+    assert np.sum(p < 1e-4) <= 1
+    for level, fewest in ((0.02, 1), (0.2, 35), (0.5, 120)):
+        assert fewest <= np.sum(p < level) <= level * len(p) + 2 * math.sqrt(level * len(p))
 
 
 def test_skewed_observables_do_not_raise_false_alarms():
     # squares of AR(1) have tau = (1 + a^2) / (1 - a^2) / 2 = 2.27: 50 tau is 114
-    p = [chain_agreement(x).p_value for x in ar1(27, (300, 64, 114), 0.8) ** 2]
-    assert np.sum(np.array(p) < 0.01) < 12
+    p = [chain_agreement(x).p_value for x in ar1(27, (200, 64, 114), 0.8) ** 2]
+    assert np.sum(np.array(p) < 0.01) < 9
 
 
 def test_one_chain_of_64_shifted_by_six_errors_is_found():
@@ -350,6 +351,8 @@ def test_chains_frozen_apart_are_found_and_identical_ones_agree():
     frozen = np.arange(4.0)[:, None] * np.ones((4, 30))
     assert chain_agreement(frozen) == (math.inf, 3, 0.0)
     assert chain_agreement(np.ones((4, 30))) == (0.0, 3, 1.0)
+    trembling = ar1(31, (4, 400), 0.3) + 10 * np.arange(4)[:, None]
+    assert chain_agreement(trembling).p_value < 1e-9
     same = np.repeat(ar1(31, (1, 400), 0.3), 4, axis=0)
     assert chain_agreement(same).p_value == pytest.approx(1)
 

@@ -1,0 +1,49 @@
+"""Errors of Markov chain averages: Gamma method, resampling, and whether the chains agree.
+
+A series is an array (n_chains, n_configs) of one number per stored configuration. With
+
+    Gamma(t) = <delta_s delta_{s+t}>,  rho = Gamma / Gamma(0),  tau_m = 1/2 + sum_{t=1}^{W} rho(t),
+
+the error of a mean over N configurations is error^2 = 2 tau_m Gamma(0) / N (U. Wolff,
+hep-lat/0306017). Everything else is brought to this case by linearisation: a weighted mean
+sum w a / sum w fluctuates like w (a - mean) / <w>, and a function f of the means of several
+primaries like sum_i (df/dmean_i) delta_i. Fluctuations are taken about the mean over *all*
+chains, which is right for many short chains; only `chain_agreement` and `r_hat` ask what each
+chain sees by itself. All is float64 on the host, whatever JAX's global precision.
+
+The same arguments everywhere:
+    series: (n_chains, n_configs), or with `function` (n_primaries, n_chains, n_configs).
+    function: Map of the means (n_primaries,) to a number, differentiable, in JAX operations,
+        such as ``lambda m: 1 - m[1] / (3 * m[0] ** 2)``.
+    log_weights: (n_chains, n_configs), up to a constant.
+Wrong shapes, values that are not finite and fewer than 4 configurations per chain are refused
+with a ValueError. Where `function` is not finite at the means, the result is NaN.
+"""
+
+from lattice_ml.statistics.agreement import ChainAgreement, chain_agreement, r_hat
+from lattice_ml.statistics.gamma import (
+    Autocorrelation,
+    Estimate,
+    autocorrelation,
+    effective_sample_size,
+    estimate,
+    kish,
+)
+from lattice_ml.statistics.resampling import Resampled, bootstrap, jackknife
+from lattice_ml.statistics.series import MIN_CONFIGS
+
+__all__ = [
+    "MIN_CONFIGS",
+    "Autocorrelation",
+    "ChainAgreement",
+    "Estimate",
+    "Resampled",
+    "autocorrelation",
+    "bootstrap",
+    "chain_agreement",
+    "effective_sample_size",
+    "estimate",
+    "jackknife",
+    "kish",
+    "r_hat",
+]
