@@ -14,6 +14,7 @@ _HOMES = {
     "Lattice": "lattice",
     "Phi4": "actions",
     "action": "conventions",
+    "check": "analysis.certificates",
     "convert": "conventions",
     "estimate": "statistics",
     "export_array": "exchange",

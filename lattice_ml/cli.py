@@ -9,6 +9,7 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "generate": "run Markov chains of a config into an ensemble; resumes what was interrupted",
     "measure": "observables of ensembles with errors and autocorrelation times",
+    "check": "test ensembles against their own action, without a reference; exit 1 on failure",
     "import": "make an ensemble of an array in a .npy, .npz or .h5 file",
     "export": "write an ensemble to one .h5, .npz or .npy file",
     "info": "what an ensemble is and where it came from",

@@ -1,0 +1,346 @@
+r"""`check`: does an ensemble follow the action that it claims, and did its chains get there?
+
+No reference is needed.  A certificate is a number whose expectation is known exactly in
+equilibrium, or that has to be the same in all parts of an ensemble:
+
+* `schwinger_dyson`: <Re[phi(p)* (dS/dphi)(p)]>/V = 1 at every momentum, for any action;
+* `exp_minus_dh`, `acceptance`: <exp(-dH)> = 1 and <min(1, exp(-dH))> = 2 P(dH < 0), at any volume;
+* `chains_agree`, `halves_agree`: M^2, |M|, phi^2, the link sum and S have one mean in all chains,
+  and before and after the middle of the run;
+* `z2_balance`: <M> = 0, and M > 0 as often as M < 0, where the action declares `z2`;
+* `histories_agree`: what was stored while the chains ran is what the configurations give now;
+* `repeats`: a configuration follows itself no more often than proposals are rejected, and never
+  comes back, here or in another chain;
+* `chains_independent`: the action of no chain moves with that of another.
+
+The Schwinger-Dyson equations hold inside a well or around a frozen domain wall as well: what sees
+those are the chains, the halves and the balance.  Configurations are read in blocks and measured
+anew, so that data altered after the run are seen; histories are used where none were kept.
+
+Averages are judged over independent stretches of the chains, at least 10 tau_int long or whole
+chains: Student's t, or its correction for skewness (P. Hall, J. R. Stat. Soc. B 54 (1992) 221)
+where that is less significant.  Every certificate may fail a correct ensemble with probability
+1e-3 / 9, so all of them together with 1e-3 (`benchmarks/false_alarms.py`).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lattice_ml import statistics
+from lattice_ml.analysis.evidence import Evidence, Missing, gather
+
+__all__ = ["FALSE_ALARM_RATE", "Certificate", "check"]
+
+FALSE_ALARM_RATE = 1e-3  # of all certificates together
+
+_STRETCHES = 128  # wanted for an average
+_FEWEST_STRETCHES = 8
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One test of an ensemble; prints as one line.
+
+    Attributes:
+        name: which test.
+        verdict: "fail" where a correct ensemble would look like this too rarely.
+        value: what was found.
+        p_value: probability of as much or more in a correct ensemble; nan where not applicable.
+        meaning: what the verdict says about the ensemble, or why there is none.
+    """
+
+    name: str
+    verdict: Literal["pass", "fail", "not applicable"]
+    value: str
+    p_value: float
+    meaning: str
+
+    def __str__(self) -> str:
+        found = f"{self.value} (p = {self.p_value:.2g}): " if self.value else ""
+        return f"{self.verdict:<16}{self.name:<20}{found}{self.meaning}"
+
+
+def check(ensemble: Any, *, weights: bool = True) -> list[Certificate]:
+    """Test an ensemble against its own action and its own chains.
+
+    Args:
+        ensemble: from `open_ensemble` or `run`.
+        weights: use the ensemble's `log_weight` where it has one.
+
+    Returns:
+        One certificate per test, those that do not apply included.
+
+    Raises:
+        ValueError: a configuration is not finite.
+    """
+    evidence = gather(ensemble, weights=weights)
+    return [_certify(name, test, evidence) for name, test in _TESTS.items()]
+
+
+class _Test(NamedTuple):
+    """A test and the sentence for either verdict."""
+
+    judge: Callable[[Evidence], tuple[str, float]]  # what was found, and its p-value
+    passed: str
+    failed: str
+
+
+def _certify(name: str, test: _Test, evidence: Evidence) -> Certificate:
+    try:
+        value, p_value = test.judge(evidence)
+    except Missing as reason:
+        return Certificate(name, "not applicable", "", math.nan, str(reason))
+    failed = p_value < FALSE_ALARM_RATE / len(_TESTS)
+    return Certificate(
+        name,
+        "fail" if failed else "pass",
+        value,
+        p_value,
+        test.failed if failed else test.passed,
+    )
+
+
+# ------------------------------------------------------------------------ how it is judged
+
+
+class _Mean(NamedTuple):
+    """A mean that should be zero; `p_value` is nan where the chains are too short to tell."""
+
+    value: float
+    error: float
+    p_value: float
+
+    def show(self, expected: float = 0.0) -> str:
+        """The mean and its error, with what was subtracted from it added again."""
+        return f"{expected + self.value:.6g} +- {self.error:.2g}"
+
+
+def _zero(delta: Array) -> _Mean:
+    """Whether a series `(n_chains, n_configs)` has mean zero."""
+    return _judge(float(delta.mean()), _stretches(delta))
+
+
+def _equal_halves(delta: Array) -> _Mean:
+    """Whether a series has one mean before and after its middle.
+
+    The error is that of the second half, so that a drift in the first does not hide itself; where
+    only whole chains are independent, that of the differences within chains.
+    """
+    half = delta.shape[1] // 2
+    first, second = delta[:, :half], delta[:, -half:]
+    stretches = _stretches(second)
+    if len(stretches) == len(delta):
+        return _zero(first - second)
+    return _judge(float(first.mean() - second.mean()), math.sqrt(2) * stretches)
+
+
+def _judge(mean: float, stretches: Array) -> _Mean:
+    """Whether `mean` is zero, given independent numbers that fluctuate as its parts do."""
+    from scipy import special
+
+    count = len(stretches)
+    if count < _FEWEST_STRETCHES:
+        return _Mean(mean, math.nan, math.nan)
+    variance = float(np.var(stretches))
+    if variance == 0:
+        return _Mean(mean, 0.0, float(mean == 0))
+    error = math.sqrt(variance / (count - 1))
+    skewness = float(np.mean((stretches - stretches.mean()) ** 3)) / variance**1.5
+    pull, a = mean / error, skewness / math.sqrt(count)
+    corrected = pull + a * pull**2 / 3 + a**2 * pull**3 / 27 + a / 6
+    p_value = 2 * special.stdtr(count - 1, -min(abs(pull), abs(corrected)))
+    return _Mean(mean, error, float(p_value))
+
+
+def _stretches(delta: Array) -> Array:
+    """Averages over stretches that are independent of each other: whole chains, or 10 tau_int."""
+    n_chains, n = delta.shape
+    pieces = 1
+    if n_chains < _STRETCHES and n >= statistics.MIN_CONFIGS:
+        shortest = 10 * statistics.estimate(delta).tau_int
+        pieces = max(1, int(n / max(shortest, n_chains * n / _STRETCHES)))
+    starts = np.arange(pieces) * n // pieces
+    lengths = np.diff(starts, append=n)
+    return np.asarray(np.add.reduceat(delta, starts, axis=1) / lengths).ravel()
+
+
+def _worst(p_values: Mapping[str, float]) -> tuple[str, float]:
+    """The most significant of several tests, and the probability that any is so significant."""
+    judged = {name: p for name, p in p_values.items() if not math.isnan(p)}
+    if not judged:
+        raise Missing("the chains are too short, or too few, to tell: run longer")
+    worst = min(judged, key=lambda name: judged[name])
+    return worst, min(1.0, len(judged) * judged[worst])
+
+
+# ------------------------------------------------------------------------------ the tests
+
+
+def _schwinger_dyson(evidence: Evidence) -> tuple[str, float]:
+    terms = evidence.schwinger_dyson or {"all momenta": evidence.history("schwinger_dyson")}
+    means = {name: _zero(evidence.weights * (term - 1)) for name, term in terms.items()}
+    name, p_value = _worst({name: mean.p_value for name, mean in means.items()})
+    return f"{means[name].show(1)} at {name}", p_value
+
+
+def _exp_minus_dh(evidence: Evidence) -> tuple[str, float]:
+    mean = _zero(evidence.weights * (evidence.history("exp_minus_dh") - 1))
+    _, p_value = _worst({"": mean.p_value})
+    markov = 1 / max(1.0, 1 + mean.value)  # bounds the tail of any positive number with mean 1
+    return f"<exp(-dH)> = {mean.show(1)}", min(1.0, 2 * min(p_value, markov))
+
+
+def _acceptance(evidence: Evidence) -> tuple[str, float]:
+    difference = evidence.history("acceptance") - 2 * evidence.history("dh_negative")
+    mean = _zero(evidence.weights * difference)
+    _, p_value = _worst({"": mean.p_value})
+    return f"<acceptance> - 2 P(dH < 0) = {mean.show()}", p_value
+
+
+def _chains_agree(evidence: Evidence) -> tuple[str, float]:
+    series = evidence.quantities()
+    n_chains, n_configs = series["action"].shape
+    if n_chains < 2:
+        raise Missing("there is a single chain")
+    if n_configs < statistics.MIN_CONFIGS:
+        raise Missing(f"{n_configs} configurations per chain do not show its mean")
+    found = {k: statistics.chain_agreement(x, evidence.log_weights) for k, x in series.items()}
+    p_values = {name: agreement.p_value for name, agreement in found.items()}
+    if any(map(math.isnan, p_values.values())):  # the slowest mode is in all of them
+        raise Missing("chains are shorter than 20 tau_int of the slowest quantity: run longer")
+    name, p_value = _worst(p_values)
+    value = f"chi2 = {found[name].chi2:.1f} of {name} with {found[name].dof} degrees of freedom"
+    return f"{value}, R-hat {statistics.r_hat(series[name]):.3f}", p_value
+
+
+def _halves_agree(evidence: Evidence) -> tuple[str, float]:
+    means = {}
+    for name, series in evidence.quantities().items():
+        if series.shape[1] < 2:
+            raise Missing("there is one configuration per chain")
+        delta = evidence.weights * (series - np.mean(evidence.weights * series))
+        means[name] = _equal_halves(delta)
+    name, p_value = _worst({name: mean.p_value for name, mean in means.items()})
+    return f"{name} drops by {means[name].show()}", p_value
+
+
+def _z2_balance(evidence: Evidence) -> tuple[str, float]:
+    if not evidence.z2:
+        raise Missing("the action does not declare the symmetry phi -> -phi")
+    m = evidence.primary("magnetisation")
+    mean, sign = _zero(evidence.weights * m), _zero(evidence.weights * np.sign(m))
+    _, p_value = _worst({"M": mean.p_value, "sign": sign.p_value})
+    positive = 50 * (1 + sign.value)
+    return f"<M> = {mean.show()}, M > 0 in {positive:.1f} %", p_value
+
+
+def _histories_agree(evidence: Evidence) -> tuple[str, float]:
+    if not evidence.measured:
+        raise Missing("no configurations were kept")
+    names = ("action", "magnetisation")
+    bad = np.any([_differ(evidence.history(n), evidence.measured[n]) for n in names], axis=0)
+    return f"{np.sum(bad)} of {bad.size} configurations differ", float(not bad.any())
+
+
+def _differ(stored: Array, measured: Array) -> Array:
+    """Where two series differ by more than rounding, which is far below the fluctuations."""
+    return np.asarray(np.abs(stored - measured) > 1e-3 * stored.std() + 1e-5 * np.abs(stored))
+
+
+def _repeats(evidence: Evidence) -> tuple[str, float]:
+    if evidence.digests is None:
+        raise Missing("no configurations were kept")
+    repeats = evidence.digests[:, 1:] == evidence.digests[:, :-1]
+    first_seen = np.concatenate([evidence.digests[:, 0], evidence.digests[:, 1:][~repeats]])
+    returns = len(first_seen) - len(np.unique(first_seen))
+    value = f"{np.sum(repeats)} configurations follow themselves"
+    p_value = 1.0
+    if "acceptance" in evidence.stored and repeats.size:
+        rejected = (1 - evidence.stored["acceptance"][:, 1:]) ** evidence.thin
+        value += f", {np.sum(rejected):.0f} rejections"
+        p_value = _at_least(int(np.sum(repeats)), repeats.size, float(np.mean(rejected)))
+    return f"{value}; {returns} come back later or in another chain", 0.0 if returns else p_value
+
+
+def _at_least(k: int, n: int, p: float) -> float:
+    """Probability of k or more successes in n trials with probability p."""
+    from scipy import special
+
+    return float(special.betainc(k, n - k + 1, p)) if k else 1.0
+
+
+def _chains_independent(evidence: Evidence) -> tuple[str, float]:
+    from scipy import special
+
+    action = evidence.primary("action")
+    n_chains, n = action.shape
+    if n_chains < 2:
+        raise Missing("there is a single chain")
+    n_modes, n_pairs = (n - 2) // 2, n_chains * (n_chains - 1) // 2
+    if n_pairs * special.erfc(math.sqrt(max(n_modes, 0))) > FALSE_ALARM_RATE / len(_TESTS):
+        raise Missing("the chains are too short to tell: run longer")
+    # of the increments, because a drift gives all modes of its chain the phases of a jump
+    modes = np.fft.rfft(np.diff(action))[:, 1 : n_modes + 1]
+    phases = modes / np.maximum(np.abs(modes), np.finfo(float).tiny)
+    largest = max(np.max((phases[:c] @ phases[c].conj()).real) for c in range(1, n_chains))
+    # the real part of a sum of random phases: variance n_modes / 2, tails at most Gaussian
+    p_value = min(1.0, 0.5 * n_pairs * float(special.erfc(largest / math.sqrt(n_modes))))
+    return f"largest coherence of two chains {largest / n_modes:.2f}", p_value
+
+
+_TESTS = {
+    "schwinger_dyson": _Test(
+        _schwinger_dyson,
+        "at every momentum the fields answer to this action as they must",
+        "the configurations do not follow exp(-S) of this action: wrong couplings, convention, "
+        "boundary or scale, a biased sampler, or no equilibrium",
+    ),
+    "exp_minus_dh": _Test(
+        _exp_minus_dh,
+        "the dynamics conserves the measure that the chains are in",
+        "the chains are not in equilibrium, or the sampler is wrong",
+    ),
+    "acceptance": _Test(
+        _acceptance,
+        "a trajectory and its reverse are equally likely",
+        "the chains are not in equilibrium, or the sampler is wrong",
+    ),
+    "chains_agree": _Test(
+        _chains_agree,
+        "all chains have found the same distribution",
+        "the chains sample different distributions: frozen, or made with different couplings",
+    ),
+    "halves_agree": _Test(
+        _halves_agree,
+        "the run was stationary",
+        "the run drifted: it was still thermalising",
+    ),
+    "z2_balance": _Test(
+        _z2_balance,
+        "both signs of the magnetisation are sampled alike",
+        "one sign of the magnetisation is preferred: a well is missing",
+    ),
+    "histories_agree": _Test(
+        _histories_agree,
+        "the configurations are those of the run",
+        "the configurations, their order or the action were changed after the run",
+    ),
+    "repeats": _Test(
+        _repeats,
+        "no configuration is there more often than the sampler put it",
+        "configurations were duplicated, the chains have not left a common start, or their number "
+        "is not the one stated",
+    ),
+    "chains_independent": _Test(
+        _chains_independent,
+        "no two chains move together",
+        "chains move together: they drift, or share their random numbers",
+    ),
+}

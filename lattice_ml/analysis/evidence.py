@@ -1,0 +1,189 @@
+"""What `certificates` looks at: every series of an ensemble, measured from its configurations.
+
+Configurations are read in blocks, and of each only some numbers are kept: the primaries, the
+Schwinger-Dyson terms of some groups of momenta, and a hash.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from lattice_ml import actions
+from lattice_ml.ensemble import rows_in
+from lattice_ml.files import StorageError
+from lattice_ml.lattice import Lattice
+from lattice_ml.layout import single
+from lattice_ml.observables import measure_configurations
+
+__all__ = ["Evidence", "Missing", "gather"]
+
+_PIECE_BYTES = 8 * 2**20
+_LOWEST = 16  # momentum shells that are looked at one by one; the others in as many groups
+
+Array = npt.NDArray[Any]
+
+
+class Missing(Exception):
+    """The ensemble does not hold what a test needs; the message says what."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Series `(n_chains, n_configs)` of an ensemble, as far as it has them.
+
+    Attributes:
+        z2: whether the action declares the symmetry phi -> -phi.
+        thin: trajectories between configurations.
+        log_weights: not normalised; None where all configurations count alike.
+        stored: histories by name.
+        measured: primaries of the configurations by name; empty where none were kept.
+        schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over.
+        digests: 64-bit hashes of the configurations, equal for phi and -phi.
+    """
+
+    z2: bool
+    thin: int
+    log_weights: Array | None
+    stored: Mapping[str, Array]
+    measured: Mapping[str, Array]
+    schwinger_dyson: Mapping[str, Array]
+    digests: Array | None
+
+    @property
+    def weights(self) -> Array | float:
+        """Weights of mean one."""
+        if self.log_weights is None:
+            return 1.0
+        weights: Array = np.exp(self.log_weights - self.log_weights.max())
+        return weights / weights.mean()
+
+    def history(self, name: str) -> Array:
+        """What was stored while the chains ran."""
+        if name not in self.stored:
+            raise Missing(f"there is no history of {name}")
+        return self.stored[name]
+
+    def primary(self, name: str) -> Array:
+        """A primary of the configurations, or its history where they were not kept."""
+        return self.measured[name] if name in self.measured else self.history(name)
+
+    def quantities(self) -> dict[str, Array]:
+        """The quantities whose means should be the same in all parts of an ensemble."""
+        m = self.primary("magnetisation")
+        others = {name: self.primary(name) for name in ("phi2", "link_sum", "action")}
+        return {"M^2": m**2, "|M|": np.abs(m), **others}
+
+
+def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
+    """Read an ensemble once, from `open_ensemble` or `run`.
+
+    Raises:
+        ValueError: a configuration is not finite.
+    """
+    stored = {name: ensemble.series(name) for name in ensemble.history}
+    measured = _measure(ensemble) if _has_configurations(ensemble) else {}
+    terms = {"all momenta": stored["schwinger_dyson"]} if "schwinger_dyson" in stored else {}
+    if measured:
+        names = _Momenta(Lattice(ensemble.shape)).names
+        terms = dict(zip(names, np.moveaxis(measured.pop("terms"), -1, 0), strict=True))
+    return Evidence(
+        z2=getattr(ensemble.action, "z2", False),
+        thin=ensemble.thin,
+        log_weights=getattr(ensemble, "log_weight", None) if weights else None,
+        stored=stored,
+        digests=measured.pop("digests", None),
+        measured=measured,
+        schwinger_dyson=terms,
+    )
+
+
+def _has_configurations(ensemble: Any) -> bool:
+    try:
+        return len(ensemble.cfgs) > 0
+    except StorageError:
+        return False
+
+
+def _measure(ensemble: Any) -> dict[str, Array]:
+    """Primaries, `digests` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)` each."""
+    momenta = _Momenta(Lattice(ensemble.shape))
+    parts = [
+        measure_configurations(ensemble.action, fields)
+        | {"digests": _digests(fields), "terms": momenta.terms(ensemble.action, fields)}
+        for fields in _pieces(ensemble)
+    ]
+    flat = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if len(bad := np.flatnonzero(~np.isfinite(flat["action"]))):
+        config, chain = divmod(int(bad[0]), ensemble.n_chains)
+        raise ValueError(f"configuration {config} of chain {chain} is not finite")
+    return {
+        name: series.reshape(-1, ensemble.n_chains, *series.shape[1:]).swapaxes(0, 1)
+        for name, series in flat.items()
+    }
+
+
+def _pieces(ensemble: Any) -> Iterator[Array]:
+    """Configurations in order, few enough at a time for their Fourier transforms."""
+    for _, block in ensemble.blocks():
+        rows = rows_in(_PIECE_BYTES, ensemble.shape, block.dtype)
+        for first in range(0, len(block), rows):
+            yield block[first : first + rows]
+
+
+def _digests(fields: Array) -> Array:
+    """64-bit hashes of configurations `(n, *L)`, equal for phi and -phi."""
+    flat = fields.reshape(len(fields), -1)
+    signs = np.where(flat[:, :1] < 0, -1, 1).astype(flat.dtype)
+    rows = np.ascontiguousarray(flat * signs + 0)  # + 0 turns -0 into 0
+    hashes = (hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    return np.frombuffer(b"".join(hashes), np.int64)
+
+
+class _Momenta:
+    """The lowest momentum shells one by one, the others in groups, and all momenta together.
+
+    A real field has half of its modes, `(*L[:-1], L[-1] // 2 + 1)`; the others are their mirror
+    images, so that all but the first and, for even L[-1], the last plane count twice.
+    """
+
+    def __init__(self, lattice: Lattice) -> None:
+        values, shell = lattice.shells
+        groups = [np.array([i]) for i in range(len(values))[:_LOWEST]]
+        rest = np.arange(_LOWEST, len(values))
+        groups += np.array_split(rest, min(_LOWEST, len(rest))) if len(rest) else []
+        self.names = [*(_range(values[group]) for group in groups), "all momenta"]
+        group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[shell]
+        self._sizes = np.bincount(group_of.ravel())
+        extent = lattice.shape[-1]
+        plane = np.arange(extent // 2 + 1)
+        copies = np.where((plane == 0) | (2 * plane == extent), 1, 2)
+        half = group_of[..., : len(plane)]
+        self._order = np.argsort(half, axis=None, kind="stable")
+        self._starts = np.searchsorted(half.ravel()[self._order], np.arange(len(groups)))
+        copies = np.broadcast_to(copies, half.shape).ravel()[self._order]
+        self._weights = copies / lattice.volume
+
+    def terms(self, action: Any, fields: Array) -> Array:
+        """Re[phi(p)* (dS/dphi)(p)]/V of fields `(n, *L)`, averaged: `(n, n_names)`."""
+        layout = single(fields.shape[1:], len(fields))
+        force = layout.unpack(np.asarray(_force(action, layout.pack(fields)[0], layout))[None])
+        axes = tuple(range(1, fields.ndim))
+        phi, drift = (np.fft.rfftn(x, axes=axes).reshape(len(fields), -1) for x in (fields, force))
+        products = -(phi.real * drift.real + phi.imag * drift.imag)[:, self._order]
+        sums = np.add.reduceat(products * self._weights, self._starts, axis=1)
+        total = sums.sum(axis=1, keepdims=True) / self._sizes.sum()
+        return np.concatenate([sums / self._sizes, total], axis=1)
+
+
+_force = partial(jax.jit, static_argnames="layout")(actions.force)
+
+
+def _range(p_hat_squared: Array) -> str:
+    low, high = f"{p_hat_squared[0]:.3g}", f"{p_hat_squared[-1]:.3g}"
+    return f"p_hat^2 = {low}" if low == high else f"p_hat^2 = {low} ... {high}"

@@ -1,0 +1,38 @@
+"""The verbs of the command line: each parses its arguments, calls the library and prints."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from lattice_ml.storage import StorageError
+
+__all__ = ["run"]
+
+_HOMES = {
+    "generate": "generate",
+    "measure": "measure",
+    "check": "measure",
+    "import": "data",
+    "export": "data",
+    "info": "data",
+}
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """Run one verb and turn what goes wrong into one sentence and an exit status."""
+    home = importlib.import_module(f"lattice_ml.commands.{_HOMES[verb]}")
+    try:
+        return int(getattr(home, f"{verb}_command")(list(arguments)))
+    except SystemExit as stop:  # from the parser, which has printed its message
+        return int(stop.code or 0)
+    except (StorageError, ValueError, ImportError) as error:
+        return _fail(verb, error, 2)
+    except (OSError, RuntimeError) as error:
+        return _fail(verb, error, 3)
+    except KeyboardInterrupt:
+        return _fail(verb, "interrupted", 130)
+
+
+def _fail(verb: str, error: object, status: int) -> int:
+    print(f"lattice-ml {verb}: {error}", file=sys.stderr)
+    return status

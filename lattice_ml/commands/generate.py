@@ -1,0 +1,88 @@
+"""`lattice-ml generate`."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lattice_ml.commands.environment import configure_jax
+from lattice_ml.distributed import use_all_cores
+
+__all__ = ["generate_command"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """Options of `generate` beside the config's keys.
+
+    Args:
+        out: directory of the ensemble; runs/<name of the config> by default.
+        sweep: section.key V1 V2 ...: one ensemble OUT/<key>=<V> per value.
+        time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
+    """
+
+    out: str | None = None
+    sweep: tuple[str, ...] = ()
+    time_limit: str | None = None
+
+
+def generate_command(arguments: list[str]) -> int:
+    """Run the chains of a config, or of every value of a sweep."""
+    use_all_cores()
+    configure_jax()
+    from lattice_ml import config, generate, progress
+
+    file, words = config.split_file(arguments, "generate", GenerateOptions)
+    options = config.options(words, GenerateOptions, file)
+    limit = _seconds(options.time_limit) if options.time_limit else None
+    out = Path(options.out or Path("runs") / Path(file).stem)
+    jobs = _sweep(words, options.sweep, file, out)
+    try:
+        for job, directory in jobs:
+            with progress.Reporter(str(directory)) as reporter:
+                ensemble = generate.generate(job, directory, time_limit=limit, on_progress=reporter)
+            print(_summary(ensemble))
+    except generate.Interrupted as stop:
+        print(f"lattice-ml generate: {stop}", file=sys.stderr)
+        return 128 + stop.signum if stop.signum else 0
+    return 0
+
+
+def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list[tuple[Any, Path]]:
+    """The jobs of a sweep, or the one job; all are checked before the first runs."""
+    from lattice_ml import config
+
+    if not sweep:
+        return [(config.parse(words, file=file, options=GenerateOptions), out)]
+    key, *values = sweep
+    if not values:
+        raise ValueError(f"--sweep needs a key and its values, got {key} alone")
+    return [
+        (
+            config.parse([*words, f"--{key}", value], file=file, options=GenerateOptions),
+            out / f"{key}={value}",
+        )
+        for value in values
+    ]
+
+
+def _summary(ensemble: Any) -> str:
+    tuned = ensemble.manifest["tuned"]
+    settings = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
+    shape = " x ".join(map(str, ensemble.shape))
+    return (
+        f"{ensemble.directory}: {ensemble.n_chains} chains x {ensemble.n_configs} configurations "
+        f"of {shape}; acceptance {ensemble.series('acceptance').mean():.3f}, "
+        f"<exp(-dH)> {ensemble.series('exp_minus_dh').mean():.4f}; {settings}"
+    )
+
+
+def _seconds(text: str) -> float:
+    """`90s`, `30m`, `3h`, `1h30m` or a plain number of seconds."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    if not text or not match:
+        raise ValueError(f"--time-limit must look like 90s, 30m, 3h or 1h30m, got {text!r}")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(3600 * hours + 60 * minutes + seconds)
