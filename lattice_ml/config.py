@@ -127,7 +127,10 @@ def parse_sections(
 
 
 def options(
-    arguments: Sequence[str], kind: type, file: str | Path, names: Sequence[str] = SECTIONS
+    arguments: Sequence[str],
+    kind: type,
+    file: str | Path | None = None,
+    names: Sequence[str] = SECTIONS,
 ) -> Any:
     """The options of a verb, from arguments that hold config keys as well."""
     parsed = parse_sections(arguments, names, file=file, options=kind)
@@ -156,7 +159,7 @@ def split_file(
 
 def _build(parsed: Any) -> Job:
     """Check values and make the objects."""
-    config = dataclasses.asdict(parsed)
+    config = {k: v for k, v in dataclasses.asdict(parsed).items() if k in SECTIONS}
     config["lattice"]["shape"] = list(config["lattice"]["shape"])
     try:
         lattice = Lattice(parsed.lattice.shape)

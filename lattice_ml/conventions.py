@@ -114,9 +114,9 @@ def from_config(section: Mapping[str, Any], ndim: int) -> Phi4 | FreeField:
         raise ValueError(f"action.kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "Phi4":
         return action(values.pop("convention"), ndim, **values)
-    free = FreeField(**values, ndim=ndim)
-    free.check(ndim)
-    return free
+    built = KINDS[kind](**values, ndim=ndim)
+    built.check(ndim)
+    return built
 
 
 def describe(section: Mapping[str, Any], ndim: int) -> list[str]:

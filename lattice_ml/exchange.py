@@ -51,9 +51,13 @@ def import_array(
         StorageError: the file is not such an array, or holds a number that is not finite.
     """
     file = Path(file)
+    from lattice_ml import conventions  # imports JAX, which reading an array does not need
+
     with ExitStack() as stack:
         source = _open_array(file, dataset, stack)
         shape = _checked_shape(file, source, sample_axis, config.get("lattice", {}).get("shape"))
+        if "action" in config:  # refuse couplings that define no theory before writing anything
+            conventions.from_config(config["action"], len(shape))
         n_samples = source.shape[sample_axis]
         if n_chains < 1 or not n_samples or n_samples % n_chains:
             raise StorageError(f"{file}: {n_samples} samples cannot be {n_chains} chains")

@@ -1,6 +1,7 @@
 """The verbs of the command line: each parses its arguments, calls the library and prints."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,9 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         return int(getattr(home, f"{verb}_command")(list(arguments)))
     except SystemExit as stop:  # from the parser, which has printed its message
         return int(stop.code or 0)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (StorageError, ValueError, ImportError) as error:
         return _fail(verb, error, 2)
     except (OSError, RuntimeError) as error:

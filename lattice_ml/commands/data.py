@@ -16,12 +16,14 @@ class ImportOptions:
         sample_axis: axis of the array that counts samples.
         n_chains: samples are configuration-major, all chains of one configuration together.
         dataset: which array of an .npz or .h5 file.
+        shape: extents of the lattice, to be compared with the file's.
     """
 
     out: str
     sample_axis: int = 0
     n_chains: int = 1
     dataset: str | None = None
+    shape: tuple[int, ...] = ()
 
 
 def import_command(arguments: list[str]) -> int:
@@ -29,17 +31,19 @@ def import_command(arguments: list[str]) -> int:
     from lattice_ml import config, exchange
 
     file, words = config.split_file(arguments, "import", ImportOptions, ("action",))
-    options = config.options(words, ImportOptions, file, ("action",))
+    options = config.options(words, ImportOptions, names=("action",))
     sections = config.parse_sections(words, ("action",), options=ImportOptions)
     ensemble = exchange.import_array(
         file,
         options.out,
-        config={"action": dataclasses.asdict(sections.action)},
+        config={
+            "action": dataclasses.asdict(sections.action),
+            "lattice": {"shape": list(options.shape) or None},
+        },
         dataset=options.dataset,
         sample_axis=options.sample_axis,
         n_chains=options.n_chains,
     )
-    _ = ensemble.action  # refuses couplings that do not define a theory in this dimension
     print(
         f"{ensemble.directory}: {ensemble.n_chains} chains x {ensemble.n_configs} configurations "
         f"of {' x '.join(map(str, ensemble.shape))}"

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,17 @@ def generate_command(arguments: list[str]) -> int:
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     options = config.options(words, GenerateOptions, file)
-    limit = _seconds(options.time_limit) if options.time_limit else None
+    left = _seconds(options.time_limit) if options.time_limit else None
     out = Path(options.out or Path("runs") / Path(file).stem)
     jobs = _sweep(words, options.sweep, file, out)
     try:
         for job, directory in jobs:
+            begin = time.monotonic()
             with progress.Reporter(str(directory)) as reporter:
-                ensemble = generate.generate(job, directory, time_limit=limit, on_progress=reporter)
+                ensemble = generate.generate(job, directory, time_limit=left, on_progress=reporter)
             print(_summary(ensemble))
+            if left is not None:  # a sweep shares its time
+                left = max(1e-9, left - (time.monotonic() - begin))
     except generate.Interrupted as stop:
         print(f"lattice-ml generate: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0

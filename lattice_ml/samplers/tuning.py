@@ -76,7 +76,7 @@ class Tuner:
         self._until = max(1, math.ceil(0.75 * n_thermalise))
         self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
         self._peak = _PropagatorPeak(getattr(sampler.action, "z2", False))
-        self._measured = 0
+        self._measured, self._frozen = 0, False
         self._length = 1.0
         self._set(sampler, self._step.current)
 
@@ -90,15 +90,15 @@ class Tuner:
             means: history averages over the chunk and all chains.
             fields: gives the current fields `(n_chains, *L)` when called.
         """
-        if done > self._until:
+        if self._frozen:
             return
         if self._lengths.tunes_length and done * _MEASUREMENTS >= self._measured * self._until:
             self._measured += 1
             self._length = 0.5 * math.pi * math.sqrt(self._peak.update(fields()))
         if self._lengths.tunes_step:
             self._step.update(means["acceptance"])
-        last = done == self._until
-        self._set(self.sampler, self._step.average if last else self._step.current)
+        self._frozen = done >= self._until
+        self._set(self.sampler, self._step.average if self._frozen else self._step.current)
 
     def _set(self, sampler: Any, step: float) -> None:
         length, n_steps, step = self._lengths.resolve(self._length, step)

@@ -1,0 +1,81 @@
+"""The documentation is true: its code runs, its commands work, its links lead somewhere."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from lattice_ml import cli, observables
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+EVERY_PAGE = [*PAGES, CONTRIBUTING, ROOT / "CHANGELOG.md"]
+
+# Put between a config and the arguments that a page gives, which win.
+SMALL = shlex.split("--lattice.shape 8 8 --chain.n-configs 8 --chain.n-thermalise 10")
+
+
+def blocks(page):
+    """(language, code) of every fenced block; the code keeps its line numbers in the page."""
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield found[1], "\n" * text.count("\n", 0, found.start(2)) + found[2]
+
+
+def python_blocks(page):
+    return [compile(code, page, "exec") for language, code in blocks(page) if language == "python"]
+
+
+def run_commands(script):
+    """Run the `lattice-ml` lines of a shell script; `# exit 2` states the status, else it is 0."""
+    for line in script.replace("\\\n", " ").splitlines():
+        program, *words = shlex.split(line, comments=True) or [""]
+        if program != "lattice-ml":
+            continue
+        if words[0] == "generate":
+            words[2:2] = SMALL
+        expected = re.search(r"# exit (\d+)", line)
+        assert cli.main(words) == (int(expected[1]) if expected else 0), line
+
+
+def anchors(page):
+    """The anchors that a page's headings get where it is rendered."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_and_commands_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    namespace = {}
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, page, "exec"), namespace)
+        elif language == "bash":
+            run_commands(code)
+
+
+def test_worked_example_adds_an_observable_that_measure_reports():
+    edit, test = python_blocks(CONTRIBUTING)
+    with mock.patch.dict(observables.PRIMARIES), mock.patch.dict(observables.DERIVED):
+        exec(edit, dict(vars(observables)))
+        namespace = {}
+        exec(test, namespace)
+        namespace["test_staggered_susceptibility_of_a_free_field_is_exact"]()
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.stem)
+def test_relative_links_of_a_page_resolve(page):
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)", text):
+        if re.match(r"\w+:", target):
+            continue
+        linked = page.parent / target if target else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name} links to {target}#{anchor}"
