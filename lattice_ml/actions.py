@@ -27,7 +27,7 @@ from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice, hop
 from lattice_ml.layout import Layout, widest
 
-__all__ = ["Action", "FreeField", "Phi4", "difference", "force", "total"]
+__all__ = ["Action", "FreeField", "Phi4", "difference", "force", "hopping_scale", "total"]
 
 
 Hop = Callable[[jax.Array], jax.Array]
@@ -67,8 +67,7 @@ class _NearestNeighbour:
         _, a, b = self.couplings()
         if b == 0:
             return math.sqrt(0.5 / a)
-        scale = math.sqrt((math.sqrt(a**2 + 8 * b) - a) / (4 * b))
-        phi = np.linspace(-12, 12, 4001) * scale
+        phi = np.linspace(-12, 12, 4001) * math.sqrt(hopping_scale(a, b))
         log_weight = -a * phi**2 - b * phi**4
         weight = np.exp(log_weight - log_weight.max())
         return math.sqrt(np.sum(weight * phi**2) / np.sum(weight))
@@ -123,7 +122,7 @@ class FreeField(_NearestNeighbour):
     Modes are independent Gaussians: <|phi(p)|^2>/V = 1/(m^2 + p_hat^2), the test of all samplers.
     """
 
-    mass_squared: Any
+    mass_squared: float
     ndim: int = static()
 
     def couplings(self) -> tuple[Any, Any, Any]:
@@ -133,6 +132,13 @@ class FreeField(_NearestNeighbour):
         """Exact G(p) = 1/(m^2 + p_hat^2), `(*L)` in FFT order."""
         propagator: np.ndarray = 1 / (self.mass_squared + lattice.p_hat_squared)
         return propagator
+
+
+def hopping_scale(a: float, b: float) -> float:
+    """s^2 > 0 with s^2 a = 1 - 2 s^4 b: phi / s has the site term of the kappa convention."""
+    if a >= 0:  # the form without cancellation
+        return 2 / (math.sqrt(a * a + 8 * b) + a)
+    return (math.sqrt(a * a + 8 * b) - a) / (4 * b)
 
 
 def force(action: Action, phi: jax.Array, layout: Layout) -> jax.Array:

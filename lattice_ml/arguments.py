@@ -118,8 +118,10 @@ def _schema(fields: Fields) -> Any:
 
 def _parse(schema: Any, arguments: Sequence[str]) -> Any:
     """Let tyro type the arguments; its own message is replaced by `_explain`."""
+    spelt = {"true": "True", "false": "False"}  # as in TOML
+    words = [spelt.get(word, word) for word in arguments]
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        return tyro.cli(schema, args=list(arguments), config=_TYRO)
+        return tyro.cli(schema, args=words, config=_TYRO)
 
 
 def _explain(schema: Any, arguments: Sequence[str]) -> str:
@@ -150,7 +152,7 @@ def _leaves(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
 
 
 def _describe(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
     if kind == tuple[int, ...]:
         return "whole numbers"
     if kind in names:

@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lattice_ml.actions import FreeField, Phi4
+from lattice_ml.actions import FreeField, Phi4, hopping_scale
 
 __all__ = ["CONVENTIONS", "KINDS", "Convention", "action", "convert", "from_config", "parameters"]
 
 
-KINDS = {cls.__name__: cls for cls in (Phi4, FreeField)}
+KINDS: dict[str, Any] = {cls.__name__: cls for cls in (Phi4, FreeField)}
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,18 @@ class Convention:
     constant: Callable[[float, float], float] = lambda p, q: 0.0
 
 
-def _hopping_scale(h: float, a: float, b: float) -> float:
-    """Solve s^2 a = 1 - 2 s^4 b for s^2 > 0 in the form without cancellation."""
-    if a >= 0:
-        return 2 / (math.sqrt(a * a + 8 * b) + a)
-    return (math.sqrt(a * a + 8 * b) - a) / (4 * b)
-
-
 CONVENTIONS: dict[str, Convention] = {
     "kappa": Convention(
         ("kappa", "lam"),
         lambda d, kappa, lam: (2 * kappa, 1 - 2 * lam, lam),
         lambda d, h, a, b: (h / 2, b),
-        _hopping_scale,
+        lambda h, a, b: hopping_scale(a, b),
     ),
     "beta": Convention(
         ("beta", "lam"),
         lambda d, beta, lam: (beta, 1 - 2 * lam, lam),
         lambda d, h, a, b: (h, b),
-        _hopping_scale,
+        lambda h, a, b: hopping_scale(a, b),
         lambda beta, lam: lam,
     ),
     "standard": Convention(
@@ -102,7 +95,7 @@ def action(convention: str, ndim: int, **values: float) -> Phi4:
     return phi4
 
 
-def from_config(section: Mapping[str, Any], ndim: int) -> Phi4 | FreeField:
+def from_config(section: Mapping[str, Any], ndim: int) -> Any:
     """Build the action that a config's `[action]` section describes.
 
     Raises:

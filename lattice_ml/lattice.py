@@ -48,7 +48,7 @@ class Lattice:
         try:
             shape = tuple(int(extent) for extent in self.shape)
             whole = all(a == b for a, b in zip(shape, self.shape, strict=True))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             whole, shape = False, ()
         if not whole or not 1 <= len(shape) <= 4 or min(shape) < 2:
             raise ValueError(

@@ -116,7 +116,7 @@ def choose_layout(shape: tuple[int, ...], n_chains: int, n_devices: int, backend
     if padded <= 1.4 * share:
         return Layout(shape, _LANES)
     fits = max(1, _CACHE_SITES // math.prod(shape))
-    return Layout(shape, min(share, fits), merged=True)
+    return Layout(shape, -(-share // -(-share // fits)), merged=True)
 
 
 def widest(dtype: Any) -> Any:
@@ -127,8 +127,11 @@ def widest(dtype: Any) -> Any:
 def _tree_sum(x: jax.Array, until: int = 1) -> jax.Array:
     """Add the rows of `x` in blocks of at most 16 until at most `until` are left."""
     while x.shape[0] > until:
+        if not any(x.shape[0] % block == 0 for block in range(2, 17)):  # a large prime factor
+            spare = jnp.zeros((-x.shape[0] % 16, *x.shape[1:]), x.dtype)
+            x = jnp.concatenate([x, spare])
         rows = x.shape[0]
-        block = next((b for b in range(16, 1, -1) if rows % b == 0), rows)
+        block = next(b for b in range(16, 1, -1) if rows % b == 0)
         x = _add(x.reshape(block, rows // block, *x.shape[1:]))
     return x if until > 1 else x[0]
 

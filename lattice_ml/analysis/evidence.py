@@ -157,7 +157,7 @@ class _Momenta:
         groups = [np.array([i]) for i in range(len(values))[:_LOWEST]]
         rest = np.arange(_LOWEST, len(values))
         groups += np.array_split(rest, min(_LOWEST, len(rest))) if len(rest) else []
-        self.names = [*(_range(values[group]) for group in groups), "all momenta"]
+        self.names = [*(_name(group, values) for group in groups), "all momenta"]
         group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[shell]
         self._sizes = np.bincount(group_of.ravel())
         extent = lattice.shape[-1]
@@ -184,6 +184,11 @@ class _Momenta:
 _force = partial(jax.jit, static_argnames="layout")(actions.force)
 
 
-def _range(p_hat_squared: Array) -> str:
-    low, high = f"{p_hat_squared[0]:.3g}", f"{p_hat_squared[-1]:.3g}"
-    return f"p_hat^2 = {low}" if low == high else f"p_hat^2 = {low} ... {high}"
+def _name(group: Array, p_hat_squared: Array) -> str:
+    first, last = group[0], group[-1]
+    if first == last:
+        return f"shell {first}, p_hat^2 = {p_hat_squared[first]:.3g}"
+    return (
+        f"shells {first} to {last}, p_hat^2 = {p_hat_squared[first]:.3g} to "
+        f"{p_hat_squared[last]:.3g}"
+    )

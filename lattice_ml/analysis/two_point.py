@@ -21,15 +21,17 @@ _BINS = 64  # at least this many bins where there are as many configurations
 
 @dataclass(frozen=True)
 class TwoPoint:
-    """Bin averages of G(p), and what follows from them with errors.
+    """Sums of |phi(p)|^2 / V over bins, and what follows from them with errors.
 
     Attributes:
         lattice: the lattice.
-        bins: `(n_bins, *L)` averages of |phi(p)|^2 / V over bins of equal weight.
+        sums: `(n_bins, *L)` weighted sums of |phi(p)|^2 / V.
+        weights: `(n_bins,)` sums of the weights; numbers of configurations without any.
     """
 
     lattice: Lattice
-    bins: np.ndarray
+    sums: np.ndarray
+    weights: np.ndarray
 
     def momentum(self) -> tuple[np.ndarray, np.ndarray]:
         """G(p) and its error, `(*L)` each in FFT order."""
@@ -77,11 +79,15 @@ class TwoPoint:
     def _jackknife(
         self, function: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        n = len(self.bins)
-        mean = self.bins.mean(axis=0)
-        left_out = np.array([function((n * mean - one) / (n - 1)) for one in self.bins])
+        n, sums, weights = len(self.sums), self.sums.sum(axis=0), self.weights.sum()
+        left_out = np.array(
+            [
+                function((sums - one) / (weights - weight))
+                for one, weight in zip(self.sums, self.weights, strict=True)
+            ]
+        )
         error = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
-        return function(mean), error
+        return function(sums / weights), error
 
 
 def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True) -> TwoPoint:
@@ -108,17 +114,16 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
     if log_weight is not None:
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.mean()
-    flat = weight.T.reshape(-1)
-    total = np.zeros((parts * n_chains, *lattice.shape))
+    sample_weights = weight.T.reshape(-1)
+    samples = np.arange(n_chains * n_configs)
+    bins = (samples // n_chains * parts // n_configs) * n_chains + samples % n_chains
+    sums = np.zeros((parts * n_chains, *lattice.shape))
     for start, fields in ensemble.blocks():
+        here = slice(start, start + len(fields))
         modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
-        sample = start + np.arange(len(fields))
-        power = np.abs(modes) ** 2 * flat[sample].reshape(-1, *(1,) * lattice.ndim)
-        part = (sample // n_chains) * parts // n_configs
-        np.add.at(total, part * n_chains + sample % n_chains, power)
-    lengths = np.bincount(np.arange(n_configs) * parts // n_configs, minlength=parts)
-    sizes = np.repeat(lengths, n_chains).reshape(-1, *(1,) * lattice.ndim)
-    return TwoPoint(lattice, total / (sizes * lattice.volume))
+        scale = sample_weights[here].reshape(-1, *(1,) * lattice.ndim) / lattice.volume
+        np.add.at(sums, bins[here], scale * np.abs(modes) ** 2)
+    return TwoPoint(lattice, sums, np.bincount(bins, weights=sample_weights))
 
 
 def _effective_mass(correlator: np.ndarray, times: np.ndarray) -> np.ndarray:
