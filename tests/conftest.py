@@ -1,6 +1,8 @@
 """Every test runs on two CPU devices with x64 on; no test needs a GPU or the network."""
 
 import os
+import shutil
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -8,6 +10,21 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402
+import jax
+import pytest
+import storage_runs
 
 jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A complete run, to be read or copied but not changed."""
+    directory = tmp_path_factory.mktemp("storage") / "run"
+    storage_runs.generate(directory)
+    return directory
+
+
+@pytest.fixture
+def run_copy(finished_run, tmp_path):
+    return Path(shutil.copytree(finished_run, tmp_path / "copy"))

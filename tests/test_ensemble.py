@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_storage import N_CHAINS, SHAPE, block, config, flip_a_byte, generate, shard
+from storage_runs import N_CHAINS, SHAPE, block, config, flip_a_byte, generate, shard
 
 from lattice_ml.ensemble import open_ensemble
 from lattice_ml.storage import StorageError, open_run

@@ -5,7 +5,7 @@ import time
 import h5py
 import numpy as np
 import pytest
-from test_storage import N_CHAINS, SHAPE, block, config, contents
+from storage_runs import N_CHAINS, SHAPE, block, config, contents
 
 from lattice_ml import exchange
 from lattice_ml.ensemble import open_ensemble

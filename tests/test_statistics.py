@@ -1,4 +1,4 @@
-"""The Gamma method against pyerrors and closed forms; resampling; agreement of chains."""
+"""The Gamma method against pyerrors and closed forms, and what all of statistics refuses."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from scipy import signal
+from synthetic import ar1, binder, exact_tau, moments
 
 from lattice_ml.statistics import (
     Estimate,
@@ -20,29 +20,6 @@ from lattice_ml.statistics import (
     kish,
     r_hat,
 )
-
-
-def ar1(seed, shape, a):
-    """x_{t+1} = a x_t + sqrt(1 - a^2) eta in equilibrium: unit variance, rho(t) = a^t."""
-    x = np.random.default_rng(seed).standard_normal(shape)
-    x[..., 1:] *= math.sqrt(1 - a * a)
-    return signal.lfilter([1], [1, -a], x, axis=-1)
-
-
-def exact_tau(a):
-    return 0.5 * (1 + a) / (1 - a)
-
-
-def binder(means):
-    return 1 - means[1] / (3 * means[0] ** 2)
-
-
-def moments(x):
-    """<x^2>, <x^4>: primaries (2, n_chains, n_configs)."""
-    return np.stack([x**2, x**4])
-
-
-# Oracle
 
 
 def as_pyerrors(series):
@@ -84,9 +61,6 @@ def test_function_of_means_equals_pyerrors(n_chains, n_configs):
     primaries = moments(1 + ar1(2, (n_chains, n_configs), 0.8))
     m2, m4 = map(as_pyerrors, primaries)
     assert_equal_to_pyerrors(estimate(primaries, binder), 1 - m4 / (3 * m2**2))
-
-
-# Closed forms
 
 
 @pytest.mark.parametrize("a", [0.0, 0.5, 0.9])
@@ -187,9 +161,6 @@ def test_estimate_prints_two_digits_of_its_error(value, error, text):
     assert str(Estimate(value, error, 0.0, 0.5, 0.0, 1, 100, 1)) == text
 
 
-# Weights
-
-
 def test_reweighting_a_gaussian_gives_the_shifted_mean():
     # exp(s x - s^2/2) takes N(0, 1) to N(s, 1)
     for seed in (13, 14):
@@ -224,9 +195,6 @@ def test_kish_counts_equal_weights_and_a_dominant_one():
     assert kish(np.log([3.0, 1.0])) == pytest.approx(16 / 10)
 
 
-# Autocorrelation function
-
-
 def test_autocorrelation_of_ar1_is_a_power_within_errors():
     rho, error = autocorrelation(ar1(17, (16, 20_000), 0.8))
     pulls = (rho - 0.8 ** np.arange(len(rho)))[1:] / error[1:]
@@ -249,130 +217,6 @@ def test_autocorrelation_sums_to_tau():
     n, width = result.n, 2 * result.window + 1
     tau = 0.5 + rho[1 : result.window + 1].sum()
     assert result.tau_int == pytest.approx(tau * (1 + width / n) / (1 + 1 / n), rel=1e-13)
-
-
-# Resampling
-
-
-@pytest.mark.parametrize("a", [0.0, 0.5, 0.9])
-def test_resampling_agrees_with_the_gamma_method(a):
-    primaries = moments(1 + ar1(20, (4, 10_000), a))
-    gamma = estimate(primaries, binder)
-    for result in (jackknife(primaries, binder), bootstrap(1, primaries, binder)):
-        assert result.value == pytest.approx(gamma.value, rel=1e-12)
-        assert result.error == pytest.approx(gamma.error, rel=0.15)
-
-
-def test_jackknife_of_a_mean_is_the_spread_of_bins():
-    series = ar1(21, (2, 1000), 0.5)
-    bins = series.reshape(-1, 50).mean(axis=1)
-    expected = np.std(bins, ddof=1) / math.sqrt(len(bins))
-    assert jackknife(series, bin_size=50).error == pytest.approx(expected, rel=1e-12)
-
-
-def test_resampling_reweights():
-    x = ar1(22, (4, 5000), 0.5)
-    gamma = estimate(x, log_weights=0.5 * x)
-    for result in (jackknife(x, log_weights=0.5 * x), bootstrap(2, x, log_weights=0.5 * x)):
-        assert result.value == pytest.approx(gamma.value, rel=1e-12)
-        assert result.error == pytest.approx(gamma.error, rel=0.15)
-
-
-def test_no_configuration_is_dropped_where_bins_do_not_fit():
-    series = ar1(23, (2, 103), 0.0)
-    series[:, -1] = 50
-    assert jackknife(series, bin_size=10).value == pytest.approx(series.mean())
-
-
-def test_bootstrap_is_fixed_by_its_seed():
-    series = ar1(24, (2, 500), 0.5)
-    key = jax.random.key_data(jax.random.key(1))
-    assert bootstrap(1, series) == bootstrap(1, series) != bootstrap(2, series)
-    assert bootstrap(np.asarray(key), series).value == bootstrap(1, series).value
-
-
-# Agreement of chains
-
-
-def test_r_hat_is_one_for_mixed_chains_and_large_for_stuck_ones():
-    series = ar1(25, (8, 4001), 0.5)
-    assert r_hat(series) == pytest.approx(1, abs=0.005)
-    assert r_hat(series + np.arange(8)[:, None]) > 1.5
-    assert r_hat(series[:1] + np.linspace(0, 4, 4001)) > 1.2  # the halves disagree
-    assert r_hat(np.ones((2, 8))) == 1
-    assert r_hat(np.arange(2)[:, None] * np.ones((2, 8))) == math.inf
-
-
-def test_r_hat_is_the_closed_form_of_bda3():
-    halves = np.array([[0.0, 2.0], [1.0, 3.0], [2.0, 6.0], [3.0, 5.0]])  # W = 3.5, B/n = 2.25
-    series = halves.reshape(2, 4)
-    assert r_hat(series) == pytest.approx(math.sqrt((0.5 * 3.5 + 2.25) / 3.5), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("n_chains", "n_configs", "a"), [(2, 50, 0.0), (2, 450, 0.8), (8, 225, 0.8), (32, 100, 1 / 3)]
-)
-def test_p_values_of_agreeing_chains_are_uniform_enough(n_chains, n_configs, a):
-    ensembles = ar1(26, (600, n_chains, n_configs), a)
-    p = np.array([chain_agreement(series).p_value for series in ensembles])
-    p = p[~np.isnan(p)]
-    assert len(p) > 570
-    assert np.sum(p < 1e-4) <= 1
-    for level, fewest in ((0.02, 1), (0.2, 35), (0.5, 120)):
-        assert fewest <= np.sum(p < level) <= level * len(p) + 2 * math.sqrt(level * len(p))
-
-
-def test_skewed_observables_do_not_raise_false_alarms():
-    # squares of AR(1) have tau = (1 + a^2) / (1 - a^2) / 2 = 2.27: 50 tau is 114
-    p = [chain_agreement(x).p_value for x in ar1(27, (200, 64, 114), 0.8) ** 2]
-    assert np.sum(np.array(p) < 0.01) < 9
-
-
-def test_one_chain_of_64_shifted_by_six_errors_is_found():
-    for seed in (28, 29):
-        series = ar1(seed, (64, 3000), 0.5)
-        error = math.sqrt(2 * exact_tau(0.5) / 3000)
-        assert chain_agreement(series).p_value > 1e-3
-        series[7] += 6 * error - series[7].mean() + np.delete(series, 7, axis=0).mean()
-        assert chain_agreement(series).p_value < 1e-4
-
-
-def test_many_slightly_shifted_chains_are_found():
-    series = ar1(30, (64, 3000), 0.5)
-    error = math.sqrt(2 * exact_tau(0.5) / 3000)
-    shifts = np.where(np.arange(64) % 2, error, -error)[:, None]
-    chi2, dof, p_value = chain_agreement(series + 1.5 * shifts)
-    assert dof == 63
-    assert chi2 == pytest.approx(64 * (1 + 1.5**2), rel=0.35)
-    assert p_value < 1e-4
-
-
-def test_chains_frozen_apart_are_found_and_identical_ones_agree():
-    frozen = np.arange(4.0)[:, None] * np.ones((4, 30))
-    assert chain_agreement(frozen) == (math.inf, 3, 0.0)
-    assert chain_agreement(np.ones((4, 30))) == (0.0, 3, 1.0)
-    trembling = ar1(31, (4, 400), 0.3) + 10 * np.arange(4)[:, None]
-    assert chain_agreement(trembling).p_value < 1e-9
-    same = np.repeat(ar1(31, (1, 400), 0.3), 4, axis=0)
-    assert chain_agreement(same).p_value == pytest.approx(1)
-
-
-@pytest.mark.parametrize("n_chains", [2, 64])
-def test_chains_shorter_than_twenty_tau_give_no_verdict(n_chains):
-    ensembles = ar1(32, (100, n_chains, 95), 0.9)  # ten tau
-    verdicts = [chain_agreement(series).p_value for series in ensembles]
-    assert np.mean(np.isnan(verdicts)) > 0.7
-
-
-def test_a_weighted_chain_agrees_by_its_weighted_mean():
-    x = ar1(33, (16, 4000), 0.5)
-    x[3] += 0.5  # drawn from N(0.5, 1) and reweighted to N(0, 1)
-    log_weights = np.where(np.arange(16)[:, None] == 3, -0.5 * x + 0.125, 0.0)
-    assert chain_agreement(x).p_value < 1e-4
-    assert chain_agreement(x, log_weights).p_value > 1e-2
-
-
-# Errors
 
 
 def a_nan_at(chain, config):

@@ -1,92 +1,27 @@
-"""A run on disk: what is committed stays, whatever happens to the process or the disk."""
+"""A run on disk: what is committed stays and what does not belong to it is refused."""
 
 import errno
-import itertools
 import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from storage_runs import (
+    BLOCK,
+    N_CHAINS,
+    SHAPE,
+    block,
+    config,
+    contents,
+    generate,
+    refused,
+    shard,
+)
 
 from lattice_ml import files
-from lattice_ml.storage import StorageError, open_run
-
-SHAPE, N_CHAINS, BLOCK = (4, 3), 2, 2
-
-
-def config(**sections):
-    default = {
-        "seed": 1,
-        "lattice": {"shape": SHAPE},
-        "action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.27, "lam": 0.022, "g": None},
-        "chain": {"n_chains": N_CHAINS, "n_configs": 6},
-        "output": {"dtype": "float32", "save_configs": True},
-    }
-    return {k: v if k == "seed" else v | sections.get(k, {}) for k, v in default.items()}
-
-
-def block(first, n=BLOCK):
-    """What a sampler would make: numbers that depend on the configuration's number alone."""
-    shape = (N_CHAINS, *SHAPE)
-    cfgs = np.stack([np.random.default_rng(i).normal(size=shape) for i in range(first, first + n)])
-    cfgs = cfgs.astype(np.float32)
-    history = {"action": cfgs.sum((2, 3)), "acceptance": np.ones((n, N_CHAINS))}
-    state = {"phi": cfgs[-1], "key": np.uint32(first + n)}
-    return np.arange(first, first + n) + 1, cfgs, history, state
-
-
-def generate(directory, asked=None, **options):
-    """Begin or continue a run up to its n_configs, as the command line does."""
-    asked = asked or config()
-    with open_run(directory, asked, provenance={"version": "1"}, **options) as run:
-        run.record(step_size=0.1)
-        while run.n_done < asked["chain"]["n_configs"]:
-            state = run.state()
-            assert (state is None) == (run.n_done == 0)
-            if state is not None:
-                assert state["key"] == run.n_done
-            run.append(*block(run.n_done))
-        run.finish()
-
-
-def contents(directory):
-    paths = [path for path in Path(directory).rglob("*") if path.is_file()]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
-
-
-def shard(directory, first):
-    return directory / "shards" / f"c{first:08d}-n0000.h5"
-
-
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory):
-    """A complete run, to be read or copied but not changed."""
-    directory = tmp_path_factory.mktemp("storage") / "run"
-    generate(directory)
-    return directory
-
-
-@pytest.fixture
-def run_copy(finished_run, tmp_path):
-    return Path(shutil.copytree(finished_run, tmp_path / "copy"))
-
-
-def refused(directory, match, asked=None, **options):
-    before = contents(directory) if Path(directory).is_dir() else None
-    with pytest.raises(StorageError, match=match):
-        open_run(directory, asked or config(), provenance={}, **options)
-    if before is not None:
-        assert contents(directory) == before, "a refusal leaves no trace"
-
-
-# What a shard holds.
+from lattice_ml.storage import open_run
 
 
 def test_a_shard_holds_its_rows_configuration_major_and_the_state_after_them(finished_run):
@@ -138,9 +73,6 @@ def test_chunks_are_about_one_mebibyte_of_whole_rows_where_they_fit(tmp_path, sh
         assert files.create_dataset(file, "x", shape, np.float64).chunks == chunks
 
 
-# The manifest.
-
-
 def test_the_manifest_keeps_config_provenance_tuning_and_hashes(finished_run):
     manifest = json.loads((finished_run / "manifest.json").read_text())
     assert manifest["format_version"] == 1
@@ -169,9 +101,6 @@ def test_provenance_says_who_made_what(tmp_path):
     assert [(m["first_config"], m["made_by"]["version"]) for m in made] == [(0, "1"), (6, "3")]
 
 
-# Equal runs are equal byte for byte.
-
-
 def test_equal_runs_are_equal_bytes_at_any_time(finished_run, tmp_path):
     written = max(p.stat().st_mtime for p in finished_run.rglob("*"))
     time.sleep(max(0, written + 1.1 - time.time()))  # HDF5 would store seconds
@@ -194,177 +123,6 @@ def test_opening_a_complete_run_writes_nothing(run_copy):
     with open_run(run_copy, config(), provenance={"version": "1"}) as run:
         assert run.n_done == 6
     assert (run_copy / "manifest.json").stat().st_mtime_ns == before
-
-
-# The process dies.
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing on disk changes after it."""
-
-
-def dying_at(monkeypatch, kth):
-    """Die just before the k-th call that changes the disk; a write dies half-way."""
-    calls = 0
-
-    def counted(function, half=None):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == kth and half:
-                half(*args)
-            if calls >= kth:
-                raise Killed
-            return function(*args, **kwargs)
-
-        return call
-
-    def half_bytes(path, data):
-        with path.open("wb") as file:
-            file.write(bytes(data)[: len(data) // 2])
-
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, counted(getattr(os, name)))
-    for name in ("unlink", "write_text", "mkdir"):
-        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
-    monkeypatch.setattr(Path, "write_bytes", counted(Path.write_bytes, half_bytes))
-
-
-def test_a_run_killed_at_any_step_goes_on_to_the_same_bytes(finished_run, tmp_path):
-    for kth in itertools.count(1):
-        directory = tmp_path / str(kth)
-        with pytest.MonkeyPatch.context() as patch:
-            dying_at(patch, kth)
-            try:
-                generate(directory)
-                break  # there is no k-th call
-            except Killed:
-                pass
-        on_disk = len(list(directory.glob("shards/*.h5")))
-        with open_run(directory, config(), provenance={"version": "1"}) as run:
-            assert run.n_done == BLOCK * on_disk
-        generate(directory)
-        assert contents(directory) == contents(finished_run), f"killed at call {kth}"
-    assert kth > 30
-
-
-CHILD = """
-import sys
-sys.path.insert(0, {tests!r})
-import test_storage
-test_storage.generate({directory!r}, test_storage.config(chain={{"n_configs": 120}}))
-"""
-
-
-def test_sigkill_in_the_middle_loses_nothing(tmp_path):
-    asked = config(chain={"n_configs": 120})
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    code = CHILD.format(tests=str(Path(__file__).parent), directory=str(killed))
-    for n_shards in (5, 20):
-        process = subprocess.Popen([sys.executable, "-c", code])
-        while len(list(killed.glob("shards/*.h5"))) < n_shards and process.poll() is None:
-            time.sleep(0.001)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    generate(killed, asked)
-    generate(whole, asked)
-    assert contents(killed) == contents(whole)
-
-
-def test_stray_temporary_files_are_deleted(run_copy):
-    strays = [run_copy / "manifest.json.tmp", run_copy / "shards" / "c00000006-n0000.h5.tmp"]
-    for stray in strays:
-        stray.write_text("half")
-    open_run(run_copy, config(), provenance={}).__exit__(None, None, None)
-    assert not any(stray.exists() for stray in strays)
-
-
-def test_a_shard_without_an_entry_belongs_to_the_run(run_copy):
-    manifest = files.read_manifest(run_copy)
-    files.write_manifest(run_copy, manifest | {"shards": manifest["shards"][:1]})
-    with open_run(run_copy, config(), provenance={"version": "1"}) as run:
-        assert run.n_done == 6
-    assert files.read_manifest(run_copy) == manifest
-
-
-# The disk fails.
-
-
-def test_a_full_disk_leaves_what_was_committed(run_copy, monkeypatch):
-    def full(path, data):
-        path.touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    asked = config(chain={"n_configs": 8})
-    with (
-        open_run(run_copy, asked, provenance={"version": "1"}) as run,
-        monkeypatch.context() as patch,
-    ):
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
-            run.append(*block(6))
-        assert run.n_done == 6
-    assert not list(run_copy.rglob("*.tmp"))
-    generate(run_copy, asked)
-    assert shard(run_copy, 6).exists()
-
-
-def test_a_read_only_directory_is_the_systems_error(tmp_path, monkeypatch):
-    def denied(self, *args, **kwargs):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-
-    monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(PermissionError, match=str(tmp_path)):
-        open_run(tmp_path, config(), provenance={})
-
-
-@pytest.mark.parametrize("n_shards", [1, 3])
-def test_a_missing_shard_is_named(run_copy, n_shards):
-    for first in (4, 2, 0)[3 - n_shards :]:
-        shard(run_copy, first).unlink()
-    refused(run_copy, r"c00000000-n0000\.h5 is missing")
-
-
-def test_a_truncated_shard_is_named(run_copy):
-    os.truncate(shard(run_copy, 2), 1000)
-    refused(run_copy, r"c00000002-n0000\.h5 is altered: it has 1000 bytes, not \d+")
-
-
-def test_an_altered_shard_is_named(run_copy):
-    flip_a_byte(shard(run_copy, 2))
-    refused(run_copy, r"c00000002-n0000\.h5 is altered: its sha256")
-
-
-def test_a_gap_before_a_shard_without_an_entry_is_refused(run_copy):
-    manifest = files.read_manifest(run_copy)
-    files.write_manifest(run_copy, manifest | {"shards": manifest["shards"][:1]})
-    shard(run_copy, 2).unlink()
-    refused(run_copy, r"c00000004-n0000\.h5 begins at configuration 4, but .* end at 2")
-
-
-def test_a_damaged_shard_without_an_entry_is_refused(run_copy):
-    manifest = files.read_manifest(run_copy)
-    files.write_manifest(run_copy, manifest | {"shards": manifest["shards"][:2]})
-    with h5py.File(shard(run_copy, 4)) as file:
-        offset = file["cfgs"].id.get_chunk_info(0).byte_offset
-    flip_a_byte(shard(run_copy, 4), offset)
-    refused(run_copy, r"c00000004-n0000\.h5 is damaged .*delete it to compute it anew")
-
-
-def flip_a_byte(path, offset=-1):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
-
-
-def test_a_manifest_that_is_not_one_is_refused(run_copy):
-    (run_copy / "manifest.json").write_text("{")
-    refused(run_copy, r"manifest\.json is altered: not an ensemble's manifest")
-    (run_copy / "manifest.json").write_text('{"format_version": 99}')
-    refused(run_copy, "has format version 99, this reads 1")
-
-
-# Another run is never overwritten.
 
 
 @pytest.mark.parametrize(
@@ -401,9 +159,6 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
     refused(tmp_path / "thesis.tex", "is a file")
 
 
-# The lock.
-
-
 def test_a_live_lock_is_refused_naming_the_process(tmp_path):
     with open_run(tmp_path, config(), provenance={}):
         refused(tmp_path, f"is being written by process {os.getpid()} on ")
@@ -424,9 +179,6 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", unsupported)
     with pytest.warns(UserWarning, match="do not start this run twice"):
         open_run(tmp_path, config(), provenance={}).__exit__(None, None, None)
-
-
-# The index.
 
 
 def test_the_index_reads_as_one_file_after_the_directory_has_moved(run_copy, tmp_path):
@@ -458,9 +210,6 @@ def test_a_missing_shard_reads_as_nan_in_the_index(run_copy):
         assert np.isnan(file["cfgs"]).all((1, 2)).tolist() == lost
         assert np.isnan(file["history/action"]).tolist() == lost
         assert (file["chain"][()] == -1).tolist() == lost
-
-
-# What is asked wrongly.
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""A run on disk, when the process dies or the disk fails: committed configurations stay."""
+
+import errno
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+from storage_runs import (
+    BLOCK,
+    block,
+    config,
+    contents,
+    flip_a_byte,
+    generate,
+    refused,
+    shard,
+)
+
+from lattice_ml import files
+from lattice_ml.storage import open_run
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing on disk changes after it."""
+
+
+def dying_at(monkeypatch, kth):
+    """Die just before the k-th call that changes the disk; a write dies half-way."""
+    calls = 0
+
+    def counted(function, half=None):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == kth and half:
+                half(*args)
+            if calls >= kth:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    def half_bytes(path, data):
+        with path.open("wb") as file:
+            file.write(bytes(data)[: len(data) // 2])
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    for name in ("unlink", "write_text", "mkdir"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+    monkeypatch.setattr(Path, "write_bytes", counted(Path.write_bytes, half_bytes))
+
+
+def test_a_run_killed_at_any_step_goes_on_to_the_same_bytes(finished_run, tmp_path):
+    for kth in itertools.count(1):
+        directory = tmp_path / str(kth)
+        with pytest.MonkeyPatch.context() as patch:
+            dying_at(patch, kth)
+            try:
+                generate(directory)
+                break  # there is no k-th call
+            except Killed:
+                pass
+        on_disk = len(list(directory.glob("shards/*.h5")))
+        with open_run(directory, config(), provenance={"version": "1"}) as run:
+            assert run.n_done == BLOCK * on_disk
+        generate(directory)
+        assert contents(directory) == contents(finished_run), f"killed at call {kth}"
+    assert kth > 30
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+import storage_runs
+storage_runs.generate({directory!r}, storage_runs.config(chain={{"n_configs": 120}}))
+"""
+
+
+def test_sigkill_in_the_middle_loses_nothing(tmp_path):
+    asked = config(chain={"n_configs": 120})
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    code = CHILD.format(tests=str(Path(__file__).parent), directory=str(killed))
+    for n_shards in (5, 20):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        while len(list(killed.glob("shards/*.h5"))) < n_shards and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    generate(killed, asked)
+    generate(whole, asked)
+    assert contents(killed) == contents(whole)
+
+
+def test_stray_temporary_files_are_deleted(run_copy):
+    strays = [run_copy / "manifest.json.tmp", run_copy / "shards" / "c00000006-n0000.h5.tmp"]
+    for stray in strays:
+        stray.write_text("half")
+    open_run(run_copy, config(), provenance={}).__exit__(None, None, None)
+    assert not any(stray.exists() for stray in strays)
+
+
+def test_a_shard_without_an_entry_belongs_to_the_run(run_copy):
+    manifest = files.read_manifest(run_copy)
+    files.write_manifest(run_copy, manifest | {"shards": manifest["shards"][:1]})
+    with open_run(run_copy, config(), provenance={"version": "1"}) as run:
+        assert run.n_done == 6
+    assert files.read_manifest(run_copy) == manifest
+
+
+def test_a_full_disk_leaves_what_was_committed(run_copy, monkeypatch):
+    def full(path, data):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    asked = config(chain={"n_configs": 8})
+    with (
+        open_run(run_copy, asked, provenance={"version": "1"}) as run,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            run.append(*block(6))
+        assert run.n_done == 6
+    assert not list(run_copy.rglob("*.tmp"))
+    generate(run_copy, asked)
+    assert shard(run_copy, 6).exists()
+
+
+def test_a_read_only_directory_is_the_systems_error(tmp_path, monkeypatch):
+    def denied(self, *args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        open_run(tmp_path, config(), provenance={})
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_a_missing_shard_is_named(run_copy, n_shards):
+    for first in (4, 2, 0)[3 - n_shards :]:
+        shard(run_copy, first).unlink()
+    refused(run_copy, r"c00000000-n0000\.h5 is missing")
+
+
+def test_a_truncated_shard_is_named(run_copy):
+    os.truncate(shard(run_copy, 2), 1000)
+    refused(run_copy, r"c00000002-n0000\.h5 is altered: it has 1000 bytes, not \d+")
+
+
+def test_an_altered_shard_is_named(run_copy):
+    flip_a_byte(shard(run_copy, 2))
+    refused(run_copy, r"c00000002-n0000\.h5 is altered: its sha256")
+
+
+def test_a_gap_before_a_shard_without_an_entry_is_refused(run_copy):
+    manifest = files.read_manifest(run_copy)
+    files.write_manifest(run_copy, manifest | {"shards": manifest["shards"][:1]})
+    shard(run_copy, 2).unlink()
+    refused(run_copy, r"c00000004-n0000\.h5 begins at configuration 4, but .* end at 2")
+
+
+def test_a_damaged_shard_without_an_entry_is_refused(run_copy):
+    manifest = files.read_manifest(run_copy)
+    files.write_manifest(run_copy, manifest | {"shards": manifest["shards"][:2]})
+    with h5py.File(shard(run_copy, 4)) as file:
+        offset = file["cfgs"].id.get_chunk_info(0).byte_offset
+    flip_a_byte(shard(run_copy, 4), offset)
+    refused(run_copy, r"c00000004-n0000\.h5 is damaged .*delete it to compute it anew")
+
+
+def test_a_manifest_that_is_not_one_is_refused(run_copy):
+    (run_copy / "manifest.json").write_text("{")
+    refused(run_copy, r"manifest\.json is altered: not an ensemble's manifest")
+    (run_copy / "manifest.json").write_text('{"format_version": 99}')
+    refused(run_copy, "has format version 99, this reads 1")
