@@ -65,8 +65,6 @@ class _NearestNeighbour:
     def site_width(self) -> float:
         """Root mean square of phi under the site term exp(-a phi^2 - b phi^4) alone."""
         _, a, b = self.couplings()
-        if b == 0:
-            return math.sqrt(0.5 / a)
         phi = np.linspace(-12, 12, 4001) * math.sqrt(hopping_scale(a, b))
         log_weight = -a * phi**2 - b * phi**4
         weight = np.exp(log_weight - log_weight.max())
@@ -127,6 +125,14 @@ class FreeField(_NearestNeighbour):
 
     def couplings(self) -> tuple[Any, Any, Any]:
         return 1.0, self.ndim + 0.5 * self.mass_squared, 0.0
+
+    def check(self, ndim: int) -> None:
+        """As for any action; `ndim` must be that of the lattice too."""
+        if ndim != self.ndim:
+            raise ValueError(
+                f"a FreeField with ndim = {self.ndim} cannot live in {ndim} dimensions"
+            )
+        super().check(ndim)
 
     def propagator(self, lattice: Lattice) -> np.ndarray:
         """Exact G(p) = 1/(m^2 + p_hat^2), `(*L)` in FFT order."""

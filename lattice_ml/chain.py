@@ -147,6 +147,7 @@ def blocks(
         on_warm_up: called with the trajectories done and the sampler as tuned so far.
     """
     _check(n_chains=n_chains, n_configs=n_configs, thin=thin, n_thermalise=n_thermalise)
+    getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
     engine = Engine(key, lattice, n_chains, dtype)
     size = min(engine.buffer_configs(thin, save_configs), n_configs)
     program = engine.program(size=size, slots=size * thin, save=save_configs)

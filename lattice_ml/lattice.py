@@ -70,7 +70,7 @@ class Lattice:
         return tuple(mu for mu, extent in enumerate(self.shape) if extent == max(self.shape))
 
     def momenta(self) -> np.ndarray:
-        """p = 2 pi k / L in FFT order, folded into (-pi, pi]: shape `(ndim, *L)`."""
+        """p = 2 pi k / L in FFT order, folded into [-pi, pi): shape `(ndim, *L)`."""
         axes = [2 * np.pi * np.fft.fftfreq(extent) for extent in self.shape]
         return np.stack(np.meshgrid(*axes, indexing="ij"))
 

@@ -4,7 +4,7 @@ A chain's key is `fold_in(key, chain)`; a number is threefry-2x32 (Salmon et al.
 and the counter (site, trajectory).  So the numbers depend neither on how chains are grouped or
 spread over devices, nor on the block length, nor on where a run was resumed, and nothing random
 needs to be stored.  Normals come in pairs by Box-Muller from the two words of one block, in single
-precision (24 bits, |z| < 5.9) and are cast up for float64 dynamics.
+precision (23 bits, |z| < 5.8) and are cast up for float64 dynamics.
 """
 
 import jax
@@ -90,8 +90,8 @@ def threefry(keys: Keys, counter0: jax.Array, counter1: jax.Array) -> tuple[jax.
 
 
 def _open_uniform(word: jax.Array) -> jax.Array:
-    """Top 24 bits to the middle of one of 2^24 bins of (0, 1)."""
-    return ((word >> np.uint32(8)).astype(jnp.float32) + np.float32(0.5)) * np.float32(2**-24)
+    """Top 23 bits to the middle of one of 2^23 bins of (0, 1): exact in float32, never 1."""
+    return ((word >> np.uint32(9)).astype(jnp.float32) + np.float32(0.5)) * np.float32(2**-23)
 
 
 def _box_muller(word0: jax.Array, word1: jax.Array) -> tuple[jax.Array, jax.Array]:

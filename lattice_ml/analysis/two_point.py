@@ -16,7 +16,7 @@ from lattice_ml.lattice import Lattice
 
 __all__ = ["TwoPoint", "two_point"]
 
-_BINS = 64  # at least this many bins where there are as many configurations
+_BINS = 64
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
 
     Args:
         ensemble: with `cfgs` and `blocks()`, or arrays in memory.
-        n_bins: bins of consecutive configurations of all chains; by default one bin per chain and
-            part of a chain such that there are about 64 or more.
+        n_bins: about so many bins are made, of whole chains or of consecutive parts of chains;
+            64 by default.
         weights: use the ensemble's `log_weight` where it has one.
 
     Raises:
@@ -104,8 +104,10 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
     """
     lattice = Lattice(ensemble.shape)
     n_chains, n_configs = ensemble.n_chains, ensemble.n_configs
-    parts = min(n_configs, -(-(n_bins or _BINS) // n_chains))
-    if parts * n_chains < 2:
+    n_bins = n_bins or _BINS
+    groups = min(n_chains, n_bins)  # of chains
+    parts = min(n_configs, -(-n_bins // groups))
+    if parts * groups < 2:
         raise ValueError(
             f"errors of G(p) need at least two bins, got {n_chains} chains x {parts} parts"
         )
@@ -116,8 +118,8 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
         weight /= weight.mean()
     sample_weights = weight.T.reshape(-1)
     samples = np.arange(n_chains * n_configs)
-    bins = (samples // n_chains * parts // n_configs) * n_chains + samples % n_chains
-    sums = np.zeros((parts * n_chains, *lattice.shape))
+    bins = (samples // n_chains * parts // n_configs) * groups + samples % n_chains % groups
+    sums = np.zeros((parts * groups, *lattice.shape))
     for start, fields in ensemble.blocks():
         here = slice(start, start + len(fields))
         modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
