@@ -157,7 +157,7 @@ def _describe(kind: Any) -> str:
         return "whole numbers"
     if kind in names:
         return names[kind]
-    parts = getattr(kind, "__args__", ())
+    parts = [part for part in getattr(kind, "__args__", ()) if part is not type(None)]
     return " or ".join(p if isinstance(p, str) else _describe(p) for p in parts)
 
 

@@ -1,6 +1,7 @@
 """The command line: parse, call, print.  `lattice-ml --help` imports neither JAX nor NumPy."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 good; 1 a check or comparison failed; 2 bad usage or input; 3 failed while running;
     130 or 143 interrupted with everything committed.
     """
+    if arguments is None:  # a process of its own: Ctrl-C ends it, JAX's callbacks or not
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_usage())

@@ -1,6 +1,8 @@
 """`lattice-ml import`, `export` and `info`."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import tyro
 
@@ -93,19 +95,31 @@ def info_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
 
     ensemble = open_ensemble(options.ensemble)
-    manifest = ensemble.manifest
-    print(f"ensemble       {ensemble.directory}")
-    print(f"configurations {ensemble.n_chains} chains x {ensemble.n_configs}, thin {ensemble.thin}")
-    print(f"lattice        {' x '.join(map(str, ensemble.shape))}, {ensemble.config['output']}")
-    for line in conventions.describe(ensemble.config["action"], len(ensemble.shape)):
-        print(f"action         {line}")
-    for name in ("sampler", "chain"):
-        if name in ensemble.config:
-            print(f"{name:<15}{ensemble.config[name]}")
-    print(f"tuned          {manifest['tuned']}")
-    print(f"histories      {', '.join(ensemble.history) or 'none'}")
-    for entry in manifest["provenance"]:
-        print(f"made by        from configuration {entry['first_config']}: {entry['made_by']}")
-    if ensemble.parent:
-        print(f"parent         {ensemble.parent}")
+    manifest, config = ensemble.manifest, ensemble.config
+    shape = " x ".join(map(str, ensemble.shape))
+    action = conventions.describe(config["action"], len(ensemble.shape))
+    made = ("sampler", "chain", "output")
+    lines = [
+        ("ensemble", str(ensemble.directory)),
+        ("configurations", f"{ensemble.n_chains} chains x {ensemble.n_configs} of {shape}"),
+        *(("action", line) for line in action),
+        *((name, _listed(config[name])) for name in made if name in config),
+        ("tuned", _listed(manifest["tuned"]) or "nothing"),
+        ("histories", ", ".join(ensemble.history) or "none"),
+        *(
+            (f"made from {entry['first_config']}", _listed(entry["made_by"]))
+            for entry in manifest["provenance"]
+        ),
+        *([("parent", ensemble.parent)] if ensemble.parent else []),
+    ]
+    for name, text in lines:
+        print(f"{name:<15} {text}")
     return 0
+
+
+def _listed(table: Mapping[str, Any]) -> str:
+    """`key = value, ...`, tables within it in brackets."""
+    words = (
+        f"{k} = {f'({_listed(v)})' if isinstance(v, Mapping) else v}" for k, v in table.items()
+    )
+    return ", ".join(words)

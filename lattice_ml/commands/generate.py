@@ -37,7 +37,7 @@ def generate_command(arguments: list[str]) -> int:
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     options = config.options(words, GenerateOptions, file)
-    left = _seconds(options.time_limit) if options.time_limit else None
+    left = None if options.time_limit is None else _seconds(options.time_limit)
     out = Path(options.out or Path("runs") / Path(file).stem)
     jobs = _sweep(words, options.sweep, file, out)
     try:
@@ -61,6 +61,8 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
     if not sweep:
         return [(config.parse(words, file=file, options=GenerateOptions), out)]
     key, *values = sweep
+    if key.partition(".")[0] not in config.SECTIONS:
+        raise ValueError(f"--sweep needs a key of the config, got {key}")
     if not values:
         raise ValueError(f"--sweep needs a key and its values, got {key} alone")
     return [
@@ -86,7 +88,7 @@ def _summary(ensemble: Any) -> str:
 def _seconds(text: str) -> float:
     """`90s`, `30m`, `3h`, `1h30m` or a plain number of seconds."""
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
-    if not text or not match:
+    if not match or not any(int(part or 0) for part in match.groups()):
         raise ValueError(f"--time-limit must look like 90s, 30m, 3h or 1h30m, got {text!r}")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return float(3600 * hours + 60 * minutes + seconds)

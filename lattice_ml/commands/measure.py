@@ -41,8 +41,7 @@ def measure_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
 
     found = {}
-    for path in options.ensembles:
-        ensemble = open_ensemble(path)
+    for path, ensemble in {path: open_ensemble(path) for path in options.ensembles}.items():
         found[path] = measurement.measure(ensemble, weights=options.weights)
         _print_estimates(path, found[path])
         if options.out:
@@ -101,8 +100,7 @@ def check_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
 
     found = {}
-    for path in options.ensembles:
-        ensemble = open_ensemble(path)
+    for path, ensemble in {path: open_ensemble(path) for path in options.ensembles}.items():
         ensemble.verify()
         found[path] = check(ensemble, weights=options.weights)
         failed = [certificate.name for certificate in found[path] if certificate.verdict == "fail"]

@@ -21,6 +21,7 @@ __all__ = ["Lengths", "Tuner"]
 
 _MEASUREMENTS = 16  # of the propagator, at equal distances
 _MAX_STEPS = 1024
+_SHORT = 20  # trajectories of tuning that are not split
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Tuner:
         self._until = max(1, math.ceil(0.75 * n_thermalise))
         self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
         self._peak = _PropagatorPeak(getattr(sampler.action, "z2", False))
-        self._measured, self._frozen = 0, False
+        self._measured, self._settling, self._frozen = 0, True, False
         self._length = 1.0
         self._set(sampler, self._step.current)
 
@@ -96,22 +97,35 @@ class Tuner:
             self._measured += 1
             self._length = 0.5 * math.pi * math.sqrt(self._peak.update(fields()))
         if self._lengths.tunes_step:
+            if self._settling and 2 * done > self._until > _SHORT:  # forget the way here
+                self._step, self._settling = self._step.restarted(), False
             self._step.update(means["acceptance"])
         self._frozen = done >= self._until
         self._set(self.sampler, self._step.average if self._frozen else self._step.current)
 
     def _set(self, sampler: Any, step: float) -> None:
-        length, n_steps, step = self._lengths.resolve(self._length, step)
-        self.sampler = replace(sampler, trajectory_length=length, n_steps=n_steps, step_size=step)
+        """Use `step`; a whole number of steps makes it shorter only when it is final."""
+        length, n_steps, final = self._lengths.resolve(self._length, step)
+        explores = self._lengths.tunes_step and not self._frozen
+        self.sampler = replace(
+            sampler,
+            trajectory_length=length,
+            n_steps=n_steps,
+            step_size=step if explores else final,
+        )
 
 
 class _DualAveraging:
-    """arXiv:1111.4246, eq. (6): `current` explores, `average` is what to keep."""
+    """arXiv:1111.4246, eq. (6): `current` explores, `average` is what to keep.
 
-    shrinkage, offset, decay = 0.05, 10.0, 0.75
+    The shrinkage is four times that of the paper: the acceptance is averaged over chains, and a
+    gain made for the noise of one chain would make the step size oscillate.
+    """
+
+    shrinkage, offset, decay = 0.2, 10.0, 0.75
 
     def __init__(self, guess: float, target: float) -> None:
-        self._target, self._centre = target, math.log(2 * guess)
+        self._target, self._centre = target, math.log(guess)
         self._log = self._log_average = math.log(guess)
         self._error, self._count = 0.0, 0
 
@@ -122,6 +136,10 @@ class _DualAveraging:
     @property
     def average(self) -> float:
         return math.exp(self._log_average)
+
+    def restarted(self) -> "_DualAveraging":
+        """Begin again from here."""
+        return _DualAveraging(self.average, self._target)
 
     def update(self, acceptance: float) -> None:
         self._count += 1
