@@ -64,7 +64,9 @@ class Row(NamedTuple):
     good: bool
 
     def __str__(self) -> str:
-        ours, theirs = (f"{x:.6g} ± {e:.1g}" for x, e in (self[2:4], self[4:6]))
+        ours = f"{self.value:.6g} ± {self.error:.1g}"
+        exact = self.reference_error < 1e-6
+        theirs = f"{self.reference:.6g}" + ("" if exact else f" ± {self.reference_error:.1g}")
         z = f"{self.z:+.1f}" if self.good else f"**{self.z:+.1f}**"
         return f"| {self.case} | {self.observable} | {ours} | {theirs} | {z} |"
 
@@ -128,7 +130,7 @@ def compare(name: str, case: dict[str, Any], measured: dict[str, Any]) -> Iterat
 def run(case: dict[str, Any], n_chains: int, n_thermalise: int, n_configs: int) -> dict[str, Any]:
     """Generate the ensemble, histories only, and measure it."""
     from lattice_ml.config import parse
-    from lattice_ml.generate import generate
+    from lattice_ml.generation import generate
 
     counts = {"n-chains": n_chains, "n-thermalise": n_thermalise, "n-configs": n_configs}
     words = [word for key, n in counts.items() for word in (f"--chain.{key}", str(n))]

@@ -18,7 +18,7 @@ _HOMES = {
     "convert": "conventions",
     "estimate": "statistics",
     "export_array": "exchange",
-    "generate": "generate",
+    "generate": "generation",
     "import_array": "exchange",
     "measure": "analysis.measurement",
     "open_ensemble": "ensemble",

@@ -150,7 +150,9 @@ def blocks(
     getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
     engine = Engine(key, lattice, n_chains, dtype)
     size = min(engine.buffer_configs(thin, save_configs), n_configs)
-    program = engine.program(size=size, slots=size * thin, save=save_configs)
+    program = engine.program(
+        size=size, slots=max(size * thin, n_thermalise // _CHUNKS), save=save_configs
+    )
     if resume is None:
         done, state = 0, engine.start(sampler, start)
         sampler, state = _warm_up(engine, program, sampler, state, n_thermalise, on_warm_up)

@@ -7,6 +7,7 @@ are the parameters of that convention, or the fields of that sampler.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -161,6 +162,9 @@ def _build(parsed: Any) -> Job:
     """Check values and make the objects."""
     config = {k: v for k, v in dataclasses.asdict(parsed).items() if k in SECTIONS}
     config["lattice"]["shape"] = list(config["lattice"]["shape"])
+    for key, value in config["action"].items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"action.{key} must be a finite number, got {value}")
     try:
         lattice = Lattice(parsed.lattice.shape)
         action = conventions.from_config(config["action"], lattice.ndim)

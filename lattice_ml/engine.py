@@ -45,7 +45,8 @@ class Engine:
         self.n_groups = -(-n_groups // len(devices)) * len(devices)
         self.mesh = Mesh(np.array(devices), ("chains",))
         self.sharding = NamedSharding(self.mesh, PartitionSpec("chains"))
-        keys = _keys(key, n_groups=self.n_groups, group=self.layout.group)
+        words = randomness.chain_keys(key, self.n_groups * self.layout.group)
+        keys = tuple(word.reshape(self.n_groups, -1) for word in words)
         self.keys = jax.device_put(keys, self.sharding)
 
     def buffer_configs(self, thin: int, save: bool) -> int:
@@ -160,12 +161,6 @@ class Program:
         if cfgs is None:
             return None, series
         return engine.layout.unpack(np.asarray(cfgs)[:, :n])[:, : engine.n_chains], series
-
-
-@partial(jax.jit, static_argnames=("n_groups", "group"))
-def _keys(key: jax.Array, *, n_groups: int, group: int) -> randomness.Keys:
-    words = randomness.chain_keys(key, n_groups * group)
-    return words[0].reshape(n_groups, group), words[1].reshape(n_groups, group)
 
 
 @partial(jax.jit, static_argnames="layout")

@@ -50,6 +50,8 @@ class Lattice:
             whole = all(a == b for a, b in zip(shape, self.shape, strict=True))
         except (TypeError, ValueError, OverflowError):
             whole, shape = False, ()
+        if math.prod(shape) >= 2**29:
+            raise ValueError(f"lattice.shape must have fewer than 2^29 sites, got {self.shape}")
         if not whole or not 1 <= len(shape) <= 4 or min(shape) < 2:
             raise ValueError(
                 f"lattice.shape must be 1 to 4 whole extents of at least 2, got {self.shape}"

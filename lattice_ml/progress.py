@@ -11,11 +11,10 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from lattice_ml import generate, statistics
+from lattice_ml import generation, statistics
 
 __all__ = ["Reporter"]
 
@@ -24,7 +23,7 @@ _RECENT = 4096  # configurations that the running tau_int looks at
 
 
 class Reporter:
-    """Shows `generate.Progress` events: phase, rate, time left, acceptance, running tau_int."""
+    """Shows `generation.Progress` events: phase, rate, time left, acceptance, running tau_int."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -32,9 +31,8 @@ class Reporter:
         self._live = self._console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[details]}"),
             console=self._console,
@@ -57,7 +55,7 @@ class Reporter:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, event: generate.Progress) -> None:
+    def __call__(self, event: generation.Progress) -> None:
         """Show one event."""
         now = time.monotonic()
         if event.phase != self._phase:
@@ -76,12 +74,13 @@ class Reporter:
                 flush=True,
             )
 
-    def _details(self, event: generate.Progress, now: float) -> str:
+    def _details(self, event: generation.Progress, now: float) -> str:
         begin, done = self._begin
         words = []
         if event.done > done:
-            words.append(f"{(event.done - done) / max(now - begin, 1e-9):.3g}/s")
-        for name in ("acceptance", "n_steps", "step_size"):
+            words.append(f"{(event.done - done) / max(now - begin, 1e-9):,.0f}/s")
+        shown = ("n_steps", "step_size") if event.phase == "warm-up" else ("acceptance",)
+        for name in shown:
             if name in event.details:
                 words.append(f"{name} {event.details[name]:.3g}")
         if event.magnetisation is not None:
@@ -90,5 +89,5 @@ class Reporter:
             self._series = [series]
             if len(series) >= statistics.MIN_CONFIGS:
                 found = statistics.estimate(series.T)
-                words.append(f"tau_int(M^2) {found.tau_int:.2g} configurations")
+                words.append(f"tau_int(M^2) {found.tau_int:.2g}")
         return ", ".join(words)

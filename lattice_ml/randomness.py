@@ -7,6 +7,8 @@ needs to be stored.  Normals come in pairs by Box-Muller from the two words of o
 precision (23 bits, |z| < 5.8) and are cast up for float64 dynamics.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +24,10 @@ _PAIRS_PER_ROW = 4096
 
 
 def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
-    """Keys of chains `first ... first + n_chains - 1`: two words of shape `(n_chains,)`."""
-    chains = jnp.arange(first, first + n_chains, dtype=jnp.uint32)
-    words = jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, chains))
-    return words[:, 0], words[:, 1]
+    """`fold_in(key, chain)` of `n_chains` chains from `first` on: two words `(n_chains,)` each."""
+    words = np.asarray(jax.random.key_data(key))[:, None]
+    chains = np.arange(first, first + n_chains, dtype=np.uint32)
+    return threefry((words[0], words[1]), np.zeros_like(chains), chains)
 
 
 def uniforms(keys: Keys, trajectory: jax.Array, n: int) -> jax.Array:
@@ -75,7 +77,7 @@ def normals(keys: Keys, trajectory: jax.Array, volume: int, stream: int = 0) -> 
     return jnp.concatenate(halves)[:volume]
 
 
-def threefry(keys: Keys, counter0: jax.Array, counter1: jax.Array) -> tuple[jax.Array, jax.Array]:
+def threefry(keys: Any, counter0: Any, counter1: Any) -> tuple[jax.Array, jax.Array]:
     """Threefry-2x32 with 20 rounds of the broadcast (keys, counters): two uint32 words."""
     schedule = (*keys, keys[0] ^ keys[1] ^ np.uint32(0x1BD11BDA))
     x0 = counter0 + keys[0]

@@ -217,9 +217,10 @@ def _resumed(
     }
     if (directory / files.MANIFEST).exists():
         recorded = files.read_manifest(directory)
-        _check_same(directory, recorded, asked, growable, free)
         files.check_shards(directory, recorded["shards"], hashes=True)
     committed = recorded["shards"] + files.unrecorded_shards(directory, recorded["shards"])
+    if committed:  # a run that kept nothing binds nobody
+        _check_same(directory, recorded, asked, growable, free)
     provenance = _provenance(recorded["provenance"], made_by, committed)
     manifest = recorded | asked | {"provenance": provenance, "shards": committed}
     if manifest != recorded:

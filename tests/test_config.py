@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lattice_ml import config, generate
+from lattice_ml import config, generation
 from lattice_ml.config import ConfigError
 
 READY = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
@@ -299,6 +299,6 @@ def test_a_ready_config_opens_with_what_it_is_and_runs(file, tmp_path):
     assert file.read_text().startswith("# ")
     words = ["--chain.n-chains", "2", "--chain.n-configs", "2", "--chain.n-thermalise", "2"]
     job = parse_file(file, *words)
-    made = generate.generate(job, tmp_path)
+    made = generation.generate(job, tmp_path)
     assert made.cfgs.shape == (4, *job.lattice.shape)
     assert np.isfinite(made.series("action")).all()

