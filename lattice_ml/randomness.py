@@ -25,9 +25,11 @@ _PAIRS_PER_ROW = 4096
 
 def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
     """`fold_in(key, chain)` of `n_chains` chains from `first` on: two words `(n_chains,)` each."""
-    words = np.asarray(jax.random.key_data(key))[:, None]
+    words = jax.random.key_data(key)
+    if not isinstance(words, jax.core.Tracer):
+        words = np.asarray(words)  # NumPy needs no compilation
     chains = np.arange(first, first + n_chains, dtype=np.uint32)
-    return threefry((words[0], words[1]), np.zeros_like(chains), chains)
+    return threefry((words[:1], words[1:]), np.zeros_like(chains), chains)
 
 
 def uniforms(keys: Keys, trajectory: jax.Array, n: int) -> jax.Array:
