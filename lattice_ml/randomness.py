@@ -25,7 +25,7 @@ _PAIRS_PER_ROW = 4096
 
 def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
     """`fold_in(key, chain)` of `n_chains` chains from `first` on: two words `(n_chains,)` each."""
-    words = jax.random.key_data(key)
+    words: Any = jax.random.key_data(key)
     if not isinstance(words, jax.core.Tracer):
         words = np.asarray(words)  # NumPy needs no compilation
     chains = np.arange(first, first + n_chains, dtype=np.uint32)

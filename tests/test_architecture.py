@@ -24,7 +24,7 @@ ORDER = [
     *("_pytree", "distributed", "randomness", "statistics", "arguments", "files", "storage"),
     *("lattice", "layout", "integrators", "actions", "conventions", "samplers", "observables"),
     *("engine", "chain", "ensemble", "exchange", "analysis"),
-    *("config", "generate", "progress", "commands", "cli", "__main__"),
+    *("config", "generation", "progress", "commands", "cli", "__main__"),
 ]
 
 # What a module must not know of, although it stands higher.
