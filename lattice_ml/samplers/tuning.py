@@ -105,7 +105,8 @@ class Tuner:
 
     def _set(self, sampler: Any, step: float) -> None:
         """Use `step`; a whole number of steps makes it shorter only when it is final."""
-        length, n_steps, final = self._lengths.resolve(self._length, step)
+        # Equal chains at a cold start show no fluctuations: still move by a step at least.
+        length, n_steps, final = self._lengths.resolve(max(self._length, step), step)
         explores = self._lengths.tunes_step and not self._frozen
         self.sampler = replace(
             sampler,

@@ -1,0 +1,289 @@
+"""Correct ensembles pass `check`, whatever they are; what each certificate looks at."""
+
+import importlib.util
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lattice_ml
+from lattice_ml import HMC, FreeField, Lattice
+from lattice_ml._pytree import pytree
+from lattice_ml.analysis import certificates, evidence
+from lattice_ml.analysis.certificates import Certificate, check
+from lattice_ml.chain import Chains
+from lattice_ml.storage import open_run
+
+SHAPE = (16, 16)
+NAMES = {
+    "schwinger_dyson",
+    "exp_minus_dh",
+    "acceptance",
+    "chains_agree",
+    "halves_agree",
+    "z2_balance",
+    "histories_agree",
+    "repeats",
+    "chains_independent",
+}
+
+
+def phi4(kappa, lam=0.022, ndim=2):
+    return lattice_ml.action("kappa", ndim, kappa=kappa, lam=lam)
+
+
+def run(action, shape=SHAPE, seed=1, n_chains=32, n_configs=200, **settings):
+    counts = {"n_chains": n_chains, "n_configs": n_configs, "n_thermalise": 100} | settings
+    return lattice_ml.run(jax.random.key(seed), HMC(action), Lattice(shape), **counts)
+
+
+@pytest.fixture(scope="module")
+def symmetric():
+    return run(phi4(0.25))
+
+
+def verdicts(ensemble, **options):
+    """Names by verdict; every certificate is there once."""
+    found = check(ensemble, **options)
+    assert [c.name for c in found] == list(dict.fromkeys(c.name for c in found))
+    assert {c.name for c in found} == NAMES
+    return {
+        v: {c.name for c in found if c.verdict == v} for v in ("pass", "fail", "not applicable")
+    }
+
+
+def one(ensemble, name):
+    return next(c for c in check(ensemble) if c.name == name)
+
+
+def store(directory, ensemble, action, *, keep=True, log_weight=None):
+    """Write an ensemble in memory as if it had been generated with the config's `action`."""
+    config = {
+        "lattice": {"shape": list(ensemble.shape)},
+        "action": action,
+        "chain": {"n_chains": ensemble.n_chains},
+        "output": {"dtype": "float32"},
+    }
+    cfgs = ensemble.cfgs.reshape(-1, ensemble.n_chains, *ensemble.shape)
+    history = {name: series.T for name, series in ensemble.histories.items()}
+    with open_run(directory, config, provenance={}) as stored:
+        trajectory = np.arange(len(cfgs))
+        weight = None if log_weight is None else log_weight.T
+        stored.append(trajectory, cfgs if keep else None, history, {}, log_weight=weight)
+    return lattice_ml.open_ensemble(directory)
+
+
+# ------------------------------------------------------------------- correct ensembles pass
+
+
+@pytest.mark.parametrize(
+    ("kappa", "start"),
+    [(0.21, "hot"), (0.2705, "hot"), (0.3, "cold"), (0.5, "cold")],  # hot at 0.5 leaves stripes
+)
+def test_both_phases_and_the_critical_point_pass(kappa, start):
+    assert verdicts(run(phi4(kappa), start=start))["pass"] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("action", "shape", "settings"),
+    [
+        (phi4(0.19, 0.9, ndim=3), (6, 6, 4), {}),
+        (phi4(0.4, 1.0, ndim=1), (32,), {}),
+        (FreeField(0.25, 2), (8, 8), {"dtype": "float64"}),
+        (FreeField(0.5, 2), (2, 3), {"thin": 3}),
+    ],
+    ids=["3d", "1d", "free float64", "extents of 2 and 3, thinned"],
+)
+def test_other_dimensions_actions_and_types_pass(action, shape, settings):
+    assert verdicts(run(action, shape, **settings))["pass"] == NAMES
+
+
+def test_a_single_chain_passes_what_a_single_chain_can_show():
+    single = run(phi4(0.2), n_chains=1, n_configs=800)
+    assert verdicts(single) == {
+        "pass": NAMES - {"chains_agree", "chains_independent"},
+        "fail": set(),
+        "not applicable": {"chains_agree", "chains_independent"},
+    }
+    assert one(single, "chains_agree").meaning == "there is a single chain"
+
+
+def test_a_reweighted_ensemble_passes_with_its_weights_alone(tmp_path, symmetric):
+    """From kappa = 0.25 to 0.254: log w = 2 (0.254 - 0.25) sum phi phi'."""
+    target = {"kind": "Phi4", "convention": "kappa", "kappa": 0.254, "lam": 0.022}
+    log_weight = 2 * 0.004 * 256 * symmetric.series("link_sum")
+    plain = replace(symmetric, histories={"link_sum": symmetric.series("link_sum")})
+    ensemble = store(tmp_path, plain, target, log_weight=log_weight)
+    assert not verdicts(ensemble)["fail"]
+    assert verdicts(ensemble, weights=False)["fail"] == {"schwinger_dyson"}
+
+
+def test_an_import_passes_without_histories(tmp_path, symmetric):
+    np.save(tmp_path / "cfgs.npy", symmetric.cfgs)
+    action = {"kind": "Phi4", "convention": "kappa", "kappa": 0.25, "lam": 0.022}
+    ensemble = lattice_ml.import_array(
+        tmp_path / "cfgs.npy", tmp_path / "imported", config={"action": action}, n_chains=32
+    )
+    without = {"exp_minus_dh", "acceptance", "histories_agree"}
+    assert verdicts(ensemble) == {"pass": NAMES - without, "fail": set(), "not applicable": without}
+    assert one(ensemble, "exp_minus_dh").meaning == "there is no history of exp_minus_dh"
+
+
+def test_a_run_that_kept_no_configurations_is_judged_by_its_histories(tmp_path, symmetric):
+    action = {"kind": "Phi4", "convention": "kappa", "kappa": 0.25, "lam": 0.022}
+    ensemble = store(tmp_path / "right", symmetric, action, keep=False)
+    without = {"histories_agree", "repeats"}
+    assert verdicts(ensemble) == {"pass": NAMES - without, "fail": set(), "not applicable": without}
+    assert "at all momenta" in one(ensemble, "schwinger_dyson").value
+    wrong = {n: 1.02 * symmetric.series(n) for n in ("schwinger_dyson", *symmetric.history)}
+    ensemble = store(tmp_path / "wrong", replace(symmetric, histories=wrong), action, keep=False)
+    assert "schwinger_dyson" in verdicts(ensemble)["fail"]
+
+
+@pytest.fixture(scope="module")
+def false_alarms():
+    path = Path(__file__).parents[1] / "benchmarks" / "false_alarms.py"
+    spec = importlib.util.spec_from_file_location("false_alarms", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    return benchmark
+
+
+def test_correct_draws_are_refused_as_rarely_as_stated(false_alarms):
+    """The benchmark in small: p-values are neither too small nor too large."""
+    p_values = []
+    for case in ((64, 100, 2.0), (4, 500, 2.0), (1, 1000, 0.0)):
+        refused, found = false_alarms.judge(false_alarms.free_field, case, 12)
+        assert refused == 0
+        p_values += found
+    assert 0.03 < np.mean(np.less(p_values, 0.1)) < 0.13
+    assert np.mean(np.less(p_values, 0.01)) < 0.03
+
+
+def test_p_values_of_skewed_averages_are_uniform():
+    """The mean of 128 squares of normals: Student's t alone gives p < 0.01 twice too often."""
+    draws = np.random.default_rng(1).chisquare(1, (4000, 128, 1)) - 1
+    p_values = [certificates._zero(delta).p_value for delta in draws]
+    assert 20 < np.sum(np.less(p_values, 0.01)) < 60
+
+
+def test_chains_shorter_than_their_slowest_mode_are_not_compared(false_alarms):
+    short = false_alarms.free_field((1, 1), 64, 200, 80.0)
+    found = one(short, "chains_agree")
+    assert found.verdict == "not applicable"
+    assert found.meaning == "chains are shorter than 20 tau_int of the slowest quantity: run longer"
+
+
+# ------------------------------------------------------------------- what is looked at
+
+
+@pytree
+class SineGordon:
+    """A user's own action: only the total, everything else by differentiation."""
+
+    beta: float
+
+    def __call__(self, phi):
+        links = sum(jnp.sum((jnp.roll(phi, -1, axis) - phi) ** 2) for axis in range(phi.ndim))
+        return links / 2 + jnp.sum(0.25 * phi**2 - jnp.cos(self.beta * phi))
+
+
+def test_schwinger_dyson_terms_of_a_users_action_are_those_of_the_full_transform():
+    action, shape = SineGordon(1.5), (11, 13)
+    lattice = Lattice(shape)
+    cfgs = np.random.default_rng(1).standard_normal((6, *shape))
+    found = evidence.gather(
+        Chains(action, shape, 1, cfgs, {"any": np.zeros((2, 3))}, {})
+    ).schwinger_dyson
+    gradient = np.asarray(jax.vmap(jax.grad(action))(cfgs))
+    modes, forces = (np.fft.fft2(x).reshape(6, -1) for x in (cfgs, gradient))
+    terms = (modes.conj() * forces).real / lattice.volume
+    values, shell = lattice.shells
+    assert len(found) == 33 < len(values)
+    for i in range(16):
+        expected = terms[:, shell.ravel() == i].mean(axis=1)
+        np.testing.assert_allclose(list(found.values())[i].T.ravel(), expected, rtol=1e-9)
+    np.testing.assert_allclose(found["all momenta"].T.ravel(), terms.mean(axis=1), rtol=1e-9)
+    sizes = [
+        np.isin(shell, group).sum() for group in np.array_split(np.arange(16, len(values)), 16)
+    ]
+    groups = np.array(list(found.values())[16:32])
+    lowest = terms[:, shell.ravel() < 16].sum(axis=1)
+    whole = np.tensordot(sizes, groups, axes=1).T.ravel() + lowest
+    np.testing.assert_allclose(whole, terms.sum(axis=1), rtol=1e-9)
+
+
+def test_a_users_action_passes():
+    ensemble = run(SineGordon(1.5), (8, 8))
+    found = verdicts(ensemble)
+    assert found["fail"] == set()
+    assert found["not applicable"] == {"z2_balance"}
+
+
+def test_reading_in_small_pieces_changes_nothing(symmetric, monkeypatch):
+    whole = check(symmetric)
+    monkeypatch.setattr(evidence, "_PIECE_BYTES", 1000 * 4 * 256)
+    pieces = check(symmetric)
+    assert [c.verdict for c in whole] == [c.verdict for c in pieces]
+    np.testing.assert_allclose([c.p_value for c in whole], [c.p_value for c in pieces], rtol=1e-3)
+
+
+def test_a_configuration_and_its_negative_have_one_digest():
+    cfgs = np.array([[1.0, 0.0], [-1.0, 0.0], [-1.0, -0.0], [1.0, 1e-30]], np.float32)
+    digests = evidence._digests(cfgs)
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
+def test_rejections_explain_repeats_and_a_few_more_do_not(symmetric):
+    assert one(symmetric, "repeats").p_value > 1e-3
+    surplus = symmetric.series("acceptance") * 1.05
+    histories = {"acceptance": np.minimum(surplus, 1)}
+    assert one(replace(symmetric, histories=histories), "repeats").verdict == "fail"
+    thinned = replace(symmetric, thin=2)  # two rejections in a row are rarer
+    assert one(thinned, "repeats").verdict == "fail"
+
+
+def test_histories_see_a_change_of_one_in_a_thousand(symmetric):
+    scaled = replace(symmetric, cfgs=symmetric.cfgs * np.float32(1.001))
+    assert one(scaled, "histories_agree").verdict == "fail"
+
+
+def test_an_overflowing_weight_is_a_failure_not_an_error(symmetric):
+    weight = symmetric.series("exp_minus_dh").copy()
+    weight[3, 5] = math.inf
+    histories = symmetric.histories | {"exp_minus_dh": weight}
+    assert one(replace(symmetric, histories=histories), "exp_minus_dh").verdict == "fail"
+
+
+def test_weights_of_trajectories_must_average_to_one(symmetric):
+    histories = symmetric.histories | {"exp_minus_dh": 1.1 * symmetric.series("exp_minus_dh")}
+    assert one(replace(symmetric, histories=histories), "exp_minus_dh").verdict == "fail"
+    histories = symmetric.histories | {"dh_negative": 0.9 * symmetric.series("dh_negative")}
+    assert one(replace(symmetric, histories=histories), "acceptance").verdict == "fail"
+
+
+def test_chains_too_short_to_judge_are_not_passed(symmetric):
+    few = {name: series[:2, :3] for name, series in symmetric.histories.items()}
+    cfgs = symmetric.cfgs.reshape(-1, 32, *SHAPE)[:3, :2].reshape(-1, *SHAPE)
+    short = verdicts(replace(symmetric, cfgs=cfgs, histories=few))
+    assert short["pass"] == {"histories_agree", "repeats"}
+    assert short["fail"] == set()
+
+
+def test_numbers_that_are_not_finite_are_refused_by_name(symmetric):
+    cfgs = symmetric.cfgs.copy()
+    cfgs[5 * 32 + 7, 2, 3] = math.nan
+    with pytest.raises(ValueError, match="configuration 5 of chain 7 is not finite"):
+        check(replace(symmetric, cfgs=cfgs))
+
+
+def test_a_certificate_is_one_line(symmetric):
+    line = str(Certificate("repeats", "pass", "3 configurations", 0.25, "all is well"))
+    assert line == "pass            repeats             3 configurations (p = 0.25): all is well"
+    line = str(Certificate("repeats", "not applicable", "", math.nan, "nothing was kept"))
+    assert line == "not applicable  repeats             nothing was kept"
+    assert all("\n" not in str(c) and c.meaning for c in check(symmetric))
