@@ -1,6 +1,7 @@
 """What do all cores give `lattice-ml generate` over one, process start and files included?
 
-The same command runs in turn with all usable cores and pinned to one of them; the compilation
+The chains are those of configs/phi4_critical.toml with the lengths that its warm-up finds, and
+every configuration is stored.  The same command runs in turn with all usable cores and pinned to one of them; the compilation
 cache is warm.  Prints the wall times and the median of the ratios; exit 1 where two cores give
 less than 1.6.  The configurations are compared as well: they must not depend on the cores.
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from lattice_ml import open_ensemble
 
-SIZES = {"toy": (8, 64, 4, 1), "small": (32, 128, 1000, 3), "full": (32, 128, 3000, 5)}
+SIZES = {"toy": (8, 64, 4, 1), "small": (32, 128, 1500, 3), "full": (32, 128, 3000, 5)}
 CONFIG = """
 [lattice]
 shape = [{extent}, {extent}]
@@ -27,8 +28,8 @@ shape = [{extent}, {extent}]
 kappa = 0.2705
 lam = 0.022
 [sampler]
-trajectory_length = 8.0
-n_steps = 40
+trajectory_length = 12.0
+n_steps = 66
 [chain]
 n_chains = {n_chains}
 n_configs = {n_configs}

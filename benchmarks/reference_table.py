@@ -47,7 +47,7 @@ MAX_Z = 4.0
 SIZES = {  # largest volume, chains, warm-up, configurations per chain
     "toy": (2, 128, 100, 400),
     "small": (64**2, 128, 400, 400),
-    "full": (128**2, 128, 1000, 2000),
+    "full": (128**2, 64, 600, 1000),
 }
 
 
