@@ -1,9 +1,9 @@
 """What do all cores give `lattice-ml generate` over one, process start and files included?
 
 The chains are those of configs/phi4_critical.toml with the lengths that its warm-up finds, and
-every configuration is stored.  The same command runs in turn with all usable cores and pinned to one of them; the compilation
-cache is warm.  Prints the wall times and the median of the ratios; exit 1 where two cores give
-less than 1.6.  The configurations are compared as well: they must not depend on the cores.
+every configuration is stored.  The same command runs in turn with all usable cores and pinned to
+one of them; the compilation cache is warm.  Prints the wall times and the median of the ratios;
+exit 1 where two cores give less than 1.6.  The configurations must not depend on the cores.
 
     python benchmarks/generate_cores.py [--size toy|small|full]
 """
