@@ -2,7 +2,8 @@
 
 Chains are grouped as `layout.py` says and groups are spread over devices with shard_map.  The
 program advances every chain by any number of kept configurations: couplings, step sizes,
-`n_steps`, `thin` and the number of configurations are traced, so none of them compiles anew.
+`n_steps` and the number of configurations are traced, so none of them compiles anew; only the room
+for configurations and trajectories in one call is part of the program.
 """
 
 from dataclasses import dataclass
@@ -156,11 +157,16 @@ class Program:
     def collect(self, output: Any) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """Wait for configurations `(n, n_chains, *L)`, or None, and histories `(n, n_chains)`."""
         n, cfgs, history = output
-        engine = self.engine
+        engine, layout = self.engine, self.engine.layout
         series = {name: engine.series(value, n) for name, value in history.items()}
         if cfgs is None:
             return None, series
-        return engine.layout.unpack(np.asarray(cfgs)[:, :n])[:, : engine.n_chains], series
+        fields = np.empty((n, engine.n_groups, layout.group, layout.volume), cfgs.dtype)
+        for shard in cfgs.addressable_shards:  # views: gathering them first would copy once more
+            rows = np.asarray(shard.data)[:, :n].reshape(-1, n, layout.volume, layout.group)
+            fields[:, shard.index[0]] = rows.transpose(1, 0, 3, 2)
+        chains = fields.reshape(n, -1, *layout.shape)
+        return chains[:, : engine.n_chains], series
 
 
 @partial(jax.jit, static_argnames="layout")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.distributed import use_all_cores
+from lattice_ml.distributed import keep_freed_memory, use_all_cores
 
 __all__ = ["generate_command"]
 
@@ -32,6 +32,7 @@ class GenerateOptions:
 def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
     use_all_cores()
+    keep_freed_memory()
     configure_jax()
     from lattice_ml import config, generation, progress
 
