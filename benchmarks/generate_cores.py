@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lattice_ml import open_ensemble
 
-SIZES = {"toy": (8, 64, 4, 1), "small": (32, 128, 1500, 3), "full": (32, 128, 3000, 5)}
+SIZES = {"toy": (8, 64, 4, 1), "small": (32, 128, 3000, 3), "full": (32, 128, 6000, 5)}
 CONFIG = """
 [lattice]
 shape = [{extent}, {extent}]
