@@ -16,6 +16,7 @@ is enough for every sampler, by automatic differentiation.  What it may add:
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -39,14 +40,14 @@ class Action(Protocol):
     def __call__(self, phi: jax.Array) -> jax.Array: ...
 
 
-class _NearestNeighbour:
+class _NearestNeighbour(ABC):
     """Density and force of the quartic nearest-neighbour action in (h, a, b)."""
 
     z2: ClassVar[bool] = True
 
+    @abstractmethod
     def couplings(self) -> tuple[Any, Any, Any]:
         """(h, a, b)."""
-        raise NotImplementedError
 
     def density(self, phi: jax.Array, hop: Hop = hop) -> jax.Array:
         """Action per site, each link shared by its two ends: an array like `phi`."""
