@@ -31,12 +31,15 @@ from lattice_ml.statistics.gamma import (
 )
 from lattice_ml.statistics.resampling import Resampled, bootstrap, jackknife
 from lattice_ml.statistics.series import MIN_CONFIGS
+from lattice_ml.statistics.weights import MIN_DRAWS, LogMean, log_mean, pareto_k
 
 __all__ = [
     "MIN_CONFIGS",
+    "MIN_DRAWS",
     "Autocorrelation",
     "ChainAgreement",
     "Estimate",
+    "LogMean",
     "Resampled",
     "autocorrelation",
     "bootstrap",
@@ -45,5 +48,7 @@ __all__ = [
     "estimate",
     "jackknife",
     "kish",
+    "log_mean",
+    "pareto_k",
     "r_hat",
 ]
