@@ -1,0 +1,177 @@
+r"""Noise schedules: how much noise a field carries at pseudo-time s in [0, 1].
+
+A schedule is a path x_s = scale(s) (phi + sigma(s) eps), eps standard normal per site, and each is
+the marginal of the forward process
+
+    dx = f(s) x ds + g(s) dW,      f = d log scale / ds,      g^2 = scale^2 d sigma^2 / ds
+
+(arXiv:2206.00364 eqs. 179 and 184).  Denoisers know t = sigma^2 and x / scale only, so the same
+network serves every schedule.  The largest sigma must exceed the largest distance between two
+fields, which the zero mode sets: sqrt(V) |M| between the wells of a broken phase.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lattice_ml._pytree import pytree
+
+__all__ = [
+    "KINDS",
+    "Geometric",
+    "PowerLaw",
+    "Schedule",
+    "VarianceExploding",
+    "VariancePreserving",
+]
+
+
+class Schedule:
+    """A schedule; subclasses define `variance`, `inverse`, and `scale` where it is not 1.
+
+    Every method takes and returns scalars or arrays, elementwise.
+    """
+
+    def scale(self, s: jax.Array) -> jax.Array:
+        """What the noised field is multiplied with."""
+        return jnp.ones_like(s)
+
+    def variance(self, s: jax.Array) -> jax.Array:
+        """t = sigma^2, the variance of the noise before scaling."""
+        raise NotImplementedError
+
+    def inverse(self, sigma: jax.Array) -> jax.Array:
+        """The pseudo-time at which the noise is `sigma`."""
+        raise NotImplementedError
+
+    def sigma(self, s: jax.Array) -> jax.Array:
+        """Standard deviation of the noise before scaling."""
+        return jnp.sqrt(self.variance(s))
+
+    def drift(self, s: jax.Array) -> jax.Array:
+        """f = d log scale / ds of the forward process."""
+        return _slope(lambda s: jnp.log(self.scale(s)), s)
+
+    def diffusion(self, s: jax.Array) -> jax.Array:
+        """g = scale sqrt(d sigma^2 / ds) of the forward process."""
+        return self.scale(s) * jnp.sqrt(_slope(self.variance, s))
+
+    def check(self) -> None:
+        """Refuse parameters for which the noise does not grow.
+
+        Raises:
+            ValueError: not 0 <= sigma(0) < sigma(1) < infinity.
+        """
+        first, last = float(self.sigma(jnp.array(0.0))), float(self.sigma(jnp.array(1.0)))
+        if not 0 <= first < last < float("inf"):
+            raise ValueError(
+                f"a noise schedule needs 0 <= sigma(0) < sigma(1) < infinity, got {self} with "
+                f"sigma(0) = {first:.6g} and sigma(1) = {last:.6g}"
+            )
+
+
+@pytree
+class VarianceExploding(Schedule):
+    """dx = base^s dW: sigma^2 = (base^{2s} - 1) / (2 log base) (arXiv:2309.17082).
+
+    Args:
+        base: 25 gives sigma(1) = 9.85.
+    """
+
+    base: Any = 25.0
+
+    def variance(self, s: jax.Array) -> jax.Array:
+        rate = 2 * jnp.log(self.base)
+        return jnp.expm1(rate * s) / rate
+
+    def inverse(self, sigma: jax.Array) -> jax.Array:
+        rate = 2 * jnp.log(self.base)
+        return jnp.log1p(rate * sigma**2) / rate
+
+
+@pytree
+class Geometric(Schedule):
+    """sigma = sigma_min (sigma_max / sigma_min)^s (arXiv:2011.13456 eq. 30); never without noise.
+
+    Args:
+        sigma_min, sigma_max: at s = 0 and 1; noise of sigma_min is left in the samples.
+    """
+
+    sigma_min: Any = 0.01
+    sigma_max: Any = 50.0
+
+    def variance(self, s: jax.Array) -> jax.Array:
+        return self.sigma_min**2 * (self.sigma_max / self.sigma_min) ** (2 * s)
+
+    def inverse(self, sigma: jax.Array) -> jax.Array:
+        return jnp.log(sigma / self.sigma_min) / jnp.log(self.sigma_max / self.sigma_min)
+
+
+@pytree
+class PowerLaw(Schedule):
+    """sigma^{1/rho} is linear in s (arXiv:2206.00364 eq. 5); rho = 1 makes sigma the time.
+
+    Args:
+        sigma_min, sigma_max: at s = 0 and 1; noise of sigma_min is left in the samples.
+        rho: larger values take smaller steps where there is little noise.
+    """
+
+    sigma_min: Any = 0.002
+    sigma_max: Any = 80.0
+    rho: Any = 7.0
+
+    def variance(self, s: jax.Array) -> jax.Array:
+        first, last = self._ends()
+        return (first + s * (last - first)) ** (2 * self.rho)
+
+    def inverse(self, sigma: jax.Array) -> jax.Array:
+        first, last = self._ends()
+        return (sigma ** (1 / self.rho) - first) / (last - first)
+
+    def _ends(self) -> tuple[jax.Array, jax.Array]:
+        power = 1 / self.rho
+        return jnp.power(self.sigma_min, power), jnp.power(self.sigma_max, power)
+
+
+@pytree
+class VariancePreserving(Schedule):
+    """dx = -beta/2 x ds + sqrt(beta) dW, beta linear in s (arXiv:2011.13456 eqs. 32-33).
+
+    scale^2 (1 + sigma^2) = 1: data of unit variance keep it.
+
+    Args:
+        beta_min, beta_max: beta at s = 0 and 1; their mean is log(1 + sigma(1)^2).
+    """
+
+    beta_min: Any = 0.1
+    beta_max: Any = 20.0
+
+    def scale(self, s: jax.Array) -> jax.Array:
+        return jnp.exp(-0.5 * self._integral(s))
+
+    def variance(self, s: jax.Array) -> jax.Array:
+        return jnp.expm1(self._integral(s))
+
+    def inverse(self, sigma: jax.Array) -> jax.Array:
+        integral, rise = jnp.log1p(sigma**2), self.beta_max - self.beta_min
+        return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * rise * integral))
+
+    def _integral(self, s: jax.Array) -> jax.Array:
+        """Integral of beta from 0 to s."""
+        return s * (self.beta_min + 0.5 * s * (self.beta_max - self.beta_min))
+
+
+KINDS: dict[str, type[Schedule]] = {
+    "exploding": VarianceExploding,
+    "geometric": Geometric,
+    "power": PowerLaw,
+    "preserving": VariancePreserving,
+}
+
+
+def _slope(function: Any, s: jax.Array) -> jax.Array:
+    """Derivative of an elementwise function."""
+    s = jnp.asarray(s)
+    slope: jax.Array = jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
+    return slope
