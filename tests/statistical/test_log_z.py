@@ -1,0 +1,71 @@
+"""A trained and fine-tuned model gives the exact partition function, with its own error."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lattice_ml import HMC, Lattice, action, run
+from lattice_ml.correction import reweight
+from lattice_ml.models import fitting
+from lattice_ml.models.flow import Flow, draw_prior
+from lattice_ml.models.measured import measure_theory
+from lattice_ml.models.networks import Shallow
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "data/phi4_reference.json").read_text())
+DENOISE = fitting.Settings(total=300)
+FINE_TUNE = fitting.Settings(
+    total=80, batch_size=64, b2=0.99, average=0.95, learning_rate=2e-3, flow=Flow(8)
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kappa", "lam"), [(0.2, 0.022), (0.3, 0.5)])
+def test_log_z_is_exact_after_fine_tuning_and_its_integration_error_is_smaller(kappa, lam):
+    phi4 = action("kappa", 2, kappa=kappa, lam=lam)
+    chains = run(
+        jax.random.key(2), HMC(phi4), Lattice((4, 4)), n_chains=64, n_configs=40, n_thermalise=100
+    )
+    cfgs = np.asarray(chains.cfgs[:], np.float32)
+    theory = measure_theory(phi4, [(cfgs, None)]).astype(jnp.float32)
+    network, theories = Shallow(rngs=nnx.Rngs(0)), fitting.stack([theory])
+    graph = nnx.graphdef(network)
+    state, _ = fitting.denoise(
+        graph,
+        fitting.start(network, DENOISE),
+        theories,
+        jnp.asarray(cfgs)[None],
+        jax.random.key(3),
+        n=DENOISE.total,
+        settings=DENOISE,
+    )
+    network = fitting.averaged(network, state)
+    state, _ = fitting.fine_tune(
+        graph,
+        fitting.start(network, FINE_TUNE),
+        theories,
+        jax.random.key(4),
+        n=FINE_TUNE.total,
+        settings=FINE_TUNE,
+    )
+
+    @jax.jit
+    def log_weights(weights, theory, key):
+        network, log_w = nnx.merge(graph, weights), []
+        u, log_q = draw_prior(theory, key, 8192)
+        for n_steps in (16, 32):
+            x, log_prob = Flow(n_steps).transport(network, theory, u, log_q)
+            log_w.append(-theory.action(x) - log_prob)
+        return jnp.stack(log_w)
+
+    few, many = np.asarray(log_weights(state.average, theory, jax.random.key(5)))
+    found = reweight(few)
+    exact = REFERENCE["cases"][f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
+    assert abs(found.log_z - exact) < 3 * found.log_z_error
+    assert abs(np.mean(many - few)) < found.log_z_error
+    assert found.ess > 0.8
+    assert found.pareto_k < 0.7
