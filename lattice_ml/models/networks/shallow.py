@@ -13,6 +13,8 @@ the nonlinearity acts site by site, its derivative is diagonal in sites and the 
     Tr[C/(C+t) dF/dx] = scale sum_{c,f} [1/V sum_p K_f H_c (C/(C+t))^2 / rms] sum_x dg_f/dy_c + ...
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from flax import nnx
 from lattice_ml.models.denoiser import Denoiser, slope_of
 from lattice_ml.models.networks.features import (
     activation,
+    contract,
     coupling_features,
     scales,
     time_features,
@@ -31,6 +34,22 @@ __all__ = ["Shallow"]
 
 _MASSES = (0.03, 0.15, 0.6, 2.0, 6.0)  # of the resolvents, in units of p_hat^2
 _TIME_HIDDEN = 24
+
+
+class _Terms(NamedTuple):
+    """What lies between x and the fields g_f; fields are `(channels, n, sites)`."""
+
+    fluctuation: jax.Array  # scales, (n,)
+    zero: jax.Array
+    strength: jax.Array  # of F
+    inner: jax.Array  # filters H, (channels, n, *modes)
+    outer: jax.Array  # filters K
+    share: jax.Array  # C / (C + t)
+    hidden1: jax.Array  # before the activations
+    hidden2: jax.Array
+    gain1: jax.Array
+    gain2: jax.Array
+    g: jax.Array
 
 
 class Shallow(Denoiser):
@@ -89,7 +108,7 @@ class Shallow(Denoiser):
         terms = self._terms(theory, x, t)
         return self._assemble(theory, x, t, terms), self._trace(theory, x, t, terms)
 
-    def _terms(self, theory: Theory, x: jax.Array, t: jax.Array) -> dict[str, jax.Array]:
+    def _terms(self, theory: Theory, x: jax.Array, t: jax.Array) -> _Terms:
         """Everything between x and the fields g_f."""
         modes, n = theory.modes, len(x)
         features = self._features(theory, t)
@@ -102,46 +121,32 @@ class Shallow(Denoiser):
         gain1, gain2 = (
             (1 + features @ gain[...]).T[:, :, None] for gain in (self.first_gain, self.second_gain)
         )
-        hidden1 = _contract(self.first[...], y) * gain1
-        hidden2 = _contract(self.second[...], activation(hidden1)) * gain2
-        g = _contract(self.third[...], activation(hidden2)) + _contract(self.skip[...], y)
-        return {
-            "fluctuation": fluctuation,
-            "zero": zero,
-            "strength": strength,
-            "inner": inner,
-            "outer": outer,
-            "share": share,
-            "hidden1": hidden1,
-            "hidden2": hidden2,
-            "gain1": gain1,
-            "gain2": gain2,
-            "g": g,
-        }
+        hidden1 = contract(self.first.T, y) * gain1
+        hidden2 = contract(self.second.T, activation(hidden1)) * gain2
+        g = contract(self.third.T, activation(hidden2)) + contract(self.skip.T, y)
+        return _Terms(
+            fluctuation, zero, strength, inner, outer, share, hidden1, hidden2, gain1, gain2, g
+        )
 
-    def _assemble(
-        self, theory: Theory, x: jax.Array, t: jax.Array, terms: dict[str, jax.Array]
-    ) -> jax.Array:
+    def _assemble(self, theory: Theory, x: jax.Array, t: jax.Array, terms: _Terms) -> jax.Array:
         modes, n = theory.modes, len(x)
-        g = modes.forward(terms["g"].reshape(-1, n, *modes.shape))
-        force = jnp.sum(terms["outer"] * g, axis=0) * theory.spread(terms["strength"])
+        g = modes.forward(terms.g.reshape(-1, n, *modes.shape))
+        force = jnp.sum(terms.outer * g, axis=0) * theory.spread(terms.strength)
         zero = theory.zero_force(x[modes.zero], jnp.broadcast_to(t, (n,)))
         return force.at[modes.zero].add(zero)
 
-    def _trace(
-        self, theory: Theory, x: jax.Array, t: jax.Array, terms: dict[str, jax.Array]
-    ) -> jax.Array:
+    def _trace(self, theory: Theory, x: jax.Array, t: jax.Array, terms: _Terms) -> jax.Array:
         """Tr[C/(C+t) dF/dx] of each sample, `(n,)`, for one t."""
         modes, n = theory.modes, len(x)
-        inner, outer, share = terms["inner"][:, 0], terms["outer"][:, 0], terms["share"][0]
+        inner, outer, share = terms.inner[:, 0], terms.outer[:, 0], terms.share[0]
         # what a unit change of y_c's fluctuation, or of its zero mode, does per dg_f/dy_c
-        weight = share**2 / terms["fluctuation"] * theory.fluctuating
+        weight = share**2 / terms.fluctuation * theory.fluctuating
         fluctuating = jnp.einsum("c...,f...,...->cf", inner, outer, weight) / modes.volume
         at_zero = inner[modes.zero][:, None] * outer[modes.zero]
-        at_zero = at_zero * share[modes.zero] / terms["zero"] / modes.volume
+        at_zero = at_zero * share[modes.zero] / terms.zero / modes.volume
         kernels = jnp.stack([fluctuating, at_zero])  # (2, channels, outputs)
-        slope1 = _slope(terms["hidden1"]) * terms["gain1"]
-        slope2 = _slope(terms["hidden2"]) * terms["gain2"]
+        slope1 = _slope(terms.hidden1) * terms.gain1
+        slope2 = _slope(terms.hidden2) * terms.gain2
         products = jnp.einsum("inx,jnx->nij", slope1, slope2)  # sum over sites
         paths = jnp.einsum(
             "kcf,ci,ij,jf->kij", kernels, self.first[...], self.second[...], self.third[...]
@@ -151,7 +156,7 @@ class Shallow(Denoiser):
         shared = jnp.broadcast_to(t, (n,))
         _, rise = slope_of(theory.zero_denoiser, x[modes.zero], shared)
         _, slope = slope_of(theory.zero_force, x[modes.zero], shared)
-        return (traces[0] + traces[1] * rise) * terms["strength"] + share[modes.zero] * slope
+        return (traces[0] + traces[1] * rise) * terms.strength + share[modes.zero] * slope
 
     def _filters(self, theory: Theory, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         """H_c and K_f on all modes: `(channels, n, *modes)` and `(outputs, n, *modes)`."""
@@ -178,11 +183,6 @@ class Shallow(Denoiser):
             return features
         couplings = jnp.broadcast_to(coupling_features(theory), (len(t), 2))
         return jnp.concatenate([features, couplings], axis=-1)
-
-
-def _contract(matrix: jax.Array, channels: jax.Array) -> jax.Array:
-    """Mix channels `(c, n, sites)` by a matrix `(c, d)`: `(d, n, sites)`."""
-    return jnp.tensordot(matrix.T, channels, 1, precision="highest")
 
 
 def _slope(x: jax.Array) -> jax.Array:
