@@ -14,16 +14,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lattice_ml import generation, statistics
+from lattice_ml import session, statistics
 
 __all__ = ["Reporter"]
 
 _EVERY = 10.0  # seconds between plain lines
+_SHOWN = {"warm-up": ("n_steps", "step_size"), "production": ("acceptance",)}  # else all
 _RECENT = 4096  # configurations that the running tau_int looks at
 
 
 class Reporter:
-    """Shows `generation.Progress` events: phase, rate, time left, acceptance, running tau_int."""
+    """Shows `session.Progress` events: phase, rate, time left, details, running tau_int."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -55,7 +56,7 @@ class Reporter:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, event: generation.Progress) -> None:
+    def __call__(self, event: session.Progress) -> None:
         """Show one event."""
         now = time.monotonic()
         if event.phase != self._phase:
@@ -74,13 +75,12 @@ class Reporter:
                 flush=True,
             )
 
-    def _details(self, event: generation.Progress, now: float) -> str:
+    def _details(self, event: session.Progress, now: float) -> str:
         begin, done = self._begin
         words = []
         if event.done > done:
             words.append(f"{(event.done - done) / max(now - begin, 1e-9):,.0f}/s")
-        shown = ("n_steps", "step_size") if event.phase == "warm-up" else ("acceptance",)
-        for name in shown:
+        for name in _SHOWN.get(event.phase, event.details):
             if name in event.details:
                 words.append(f"{name} {event.details[name]:.3g}")
         if event.magnetisation is not None:

@@ -1,7 +1,6 @@
 """`lattice-ml generate`."""
 
 import dataclasses
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -34,11 +33,12 @@ def generate_command(arguments: list[str]) -> int:
     use_all_cores()
     keep_freed_memory()
     configure_jax()
-    from lattice_ml import config, generation, progress
+    from lattice_ml import config, generation, progress, session
+    from lattice_ml.arguments import seconds
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     options = config.options(words, GenerateOptions, file)
-    left = None if options.time_limit is None else _seconds(options.time_limit)
+    left = None if options.time_limit is None else seconds(options.time_limit)
     out = Path(options.out or Path("runs") / Path(file).stem)
     jobs = _sweep(words, options.sweep, file, out)
     try:
@@ -51,7 +51,7 @@ def generate_command(arguments: list[str]) -> int:
             print(_summary(ensemble))
             if left is not None:  # a sweep shares its time
                 left = max(1e-9, left - (time.monotonic() - begin))
-    except generation.Interrupted as stop:
+    except session.Interrupted as stop:
         print(f"lattice-ml generate: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
     return 0
@@ -88,12 +88,3 @@ def _summary(ensemble: Any) -> str:
         f"of {shape}; acceptance {ensemble.series('acceptance').mean():.3f}, "
         f"<exp(-dH)> {ensemble.series('exp_minus_dh').mean():.4f}; {settings}"
     )
-
-
-def _seconds(text: str) -> float:
-    """`90s`, `30m`, `3h`, `1h30m` or a plain number of seconds."""
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
-    if not match or not any(int(part or 0) for part in match.groups()):
-        raise ValueError(f"--time-limit must look like 90s, 30m, 3h or 1h30m, got {text!r}")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(3600 * hours + 60 * minutes + seconds)
