@@ -8,8 +8,9 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,31 @@ import tyro
 __all__ = [
     "ConfigError",
     "Fields",
+    "as_arguments",
     "check_keys",
+    "given_keys",
     "print_help",
-    "read_arguments",
+    "read_file",
+    "seconds",
     "type_arguments",
     "unknown",
     "word",
 ]
 
 Fields = list[tuple[str, Any, Any]]
-_TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False
+_TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False; see `_complete`
 
 
 class ConfigError(ValueError):
     """The config or the command line asks for something that does not exist or cannot be."""
 
 
-def read_arguments(file: str | Path) -> list[str]:
+def read_file(file: str | Path, skip: Collection[str] = ()) -> list[str]:
     """Flatten a TOML file to command-line arguments, e.g. `--lattice.shape 32 32`.
+
+    Args:
+        file: its path.
+        skip: names of tables to leave out.
 
     Raises:
         ConfigError: the file cannot be read or is not TOML.
@@ -47,6 +55,11 @@ def read_arguments(file: str | Path) -> list[str]:
         raise ConfigError(f"cannot read the config {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    return as_arguments({key: value for key, value in table.items() if key not in skip})
+
+
+def as_arguments(table: Mapping[str, Any]) -> list[str]:
+    """Command-line arguments of nested tables."""
     return [word for key, value in _flatten(table) for word in (f"--{key}", *_words(value))]
 
 
@@ -57,6 +70,7 @@ def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
         ConfigError: the first required key that is missing, or a value of the wrong type.
     """
     schema = _schema(fields)
+    arguments = _complete(schema, arguments)
     try:
         return _parse(schema, arguments)
     except SystemExit as stop:
@@ -68,32 +82,39 @@ def print_help(fields: Fields, prog: str) -> None:
     tyro.cli(_schema(fields), args=["--help"], prog=prog, config=_TYRO)
 
 
-def check_keys(
-    fields: Fields,
-    arguments: Sequence[str],
-    file: str | Path | None = None,
-    not_in_file: Iterable[str] = (),
-) -> None:
-    """Refuse unknown keys, naming the nearest valid one and where the key came from.
+def check_keys(fields: Fields, arguments: Sequence[str], where: str) -> None:
+    """Refuse unknown keys, naming the nearest valid one.
 
     Args:
         fields: the schema.
-        arguments: those of `file` and the user's own.
-        file: a TOML file, or None.
-        not_in_file: keys that only the command line may set.
+        arguments: what holds the keys.
+        where: they stand, for the message.
 
     Raises:
         ConfigError: naming the first unknown key.
     """
     known = list(_leaves(_schema(fields)))
-    in_file = _group(read_arguments(file)) if file else {}
-    for key in in_file:
-        allowed = [name for name in known if name not in not_in_file]
-        if key not in allowed:
-            raise ConfigError(unknown(f"key in {file}", key, allowed))
-    for key in _group(arguments):
+    for key in given_keys(arguments):
         if key not in known:
-            raise ConfigError(unknown("key on the command line", key, known))
+            raise ConfigError(unknown(f"key {where}", key, known))
+
+
+def given_keys(arguments: Sequence[str]) -> list[str]:
+    """The dotted keys that the arguments set, e.g. `lattice.shape`."""
+    return list(_group(arguments))
+
+
+def seconds(text: str) -> float:
+    """`90s`, `30m`, `3h`, `1h30m` or a plain number of seconds.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    if not match or not any(int(part or 0) for part in match.groups()):
+        raise ConfigError(f"--time-limit must look like 90s, 30m, 3h or 1h30m, got {text!r}")
+    hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return float(3600 * hours + 60 * minutes + rest)
 
 
 def unknown(what: str, got: str, allowed: Iterable[str]) -> str:
@@ -122,6 +143,15 @@ def _parse(schema: Any, arguments: Sequence[str]) -> Any:
     words = [spelt.get(word, word) for word in arguments]
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         return tyro.cli(schema, args=words, config=_TYRO)
+
+
+def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
+    """Give a switch without a value, such as a bare `--training.fine-tune`, the value True."""
+    switches = {name for name, field in _leaves(schema).items() if field.type is bool}
+    grouped = _group(arguments)
+    return as_arguments(
+        {key: words or ["True"] * (key in switches) for key, words in grouped.items()}
+    )
 
 
 def _explain(schema: Any, arguments: Sequence[str]) -> str:
@@ -153,8 +183,8 @@ def _leaves(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
 
 def _describe(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    if kind == tuple[int, ...]:
-        return "whole numbers"
+    if kind in (tuple[int, ...], tuple[float, ...]):
+        return "whole numbers" if kind == tuple[int, ...] else "numbers"
     if kind in names:
         return names[kind]
     parts = [part for part in getattr(kind, "__args__", ()) if part is not type(None)]
