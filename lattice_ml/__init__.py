@@ -22,7 +22,10 @@ _HOMES = {
     "import_array": "exchange",
     "measure": "analysis.measurement",
     "open_ensemble": "ensemble",
+    "open_model": "model_files",
     "run": "chain",
+    "sample": "sampling",
+    "train": "training",
     "two_point": "analysis.two_point",
 }
 

@@ -11,9 +11,11 @@ VERBS = {
     "generate": "run Markov chains of a config into an ensemble; resumes what was interrupted",
     "measure": "observables of ensembles with errors and autocorrelation times",
     "check": "test ensembles against their own action, without a reference; exit 1 on failure",
+    "train": "fit a model to ensembles; resumes what was interrupted",
+    "sample": "draw an ensemble from a model, corrected to exactness where asked for",
     "import": "make an ensemble of an array in a .npy, .npz or .h5 file",
     "export": "write an ensemble to one .h5, .npz or .npy file",
-    "info": "what an ensemble is and where it came from",
+    "info": "what an ensemble or a model is and where it came from",
 }
 
 

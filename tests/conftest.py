@@ -17,6 +17,13 @@ import storage_runs
 jax.config.update("jax_enable_x64", True)
 
 
+def pytest_configure(config):
+    """Keep compiled programs: many tests compile the same ones, and most of the time goes there."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A complete run, to be read or copied but not changed."""

@@ -23,8 +23,10 @@ MODULES = {
 ORDER = [
     *("_pytree", "distributed", "randomness", "statistics", "arguments", "files", "storage"),
     *("lattice", "layout", "integrators", "actions", "conventions", "samplers", "observables"),
-    *("engine", "chain", "ensemble", "exchange", "analysis"),
-    *("config", "generation", "progress", "commands", "cli", "__main__"),
+    *("engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
+    *("sections", "config", "session", "generation", "model_files", "model_runs"),
+    *("training_data", "training_phases", "training_report", "training"),
+    *("sampling_units", "sampling", "progress", "commands", "cli", "__main__"),
 ]
 
 # What a module must not know of, although it stands higher.
@@ -37,6 +39,9 @@ APART = {
     "observables": ["samplers", "conventions"],
     "chain": ["files", "storage", "statistics", "conventions", "samplers"],
     "analysis": ["samplers", "engine", "chain", "storage"],
+    "correction": ["files", "storage", "conventions", "ensemble", "analysis"],
+    "models": ["files", "storage", "conventions", "samplers", "engine", "chain", "ensemble"],
+    "session": ["sections", "config"],
 }
 
 

@@ -14,9 +14,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 EVERY_PAGE = [*PAGES, CONTRIBUTING, ROOT / "CHANGELOG.md"]
+SLOW = {"tutorial_diffusion"}
 
-# Put between a config and the arguments that a page gives, which win.
-SMALL = shlex.split("--lattice.shape 8 8 --chain.n-configs 8 --chain.n-thermalise 10")
+# Put between a verb's first word, a config or a model, and what a page gives, which wins.
+SMALL = {
+    "generate": "--lattice.shape 8 8 --chain.n-configs 8 --chain.n-thermalise 10",
+    "train": "--lattice.shape 8 8 --training.n-steps 20 --training.fine-tune False",
+    "sample": "--sampling.n-steps 4",  # as the report of the training: compiled once
+}
 
 
 def blocks(page):
@@ -36,8 +41,7 @@ def run_commands(script):
         program, *words = shlex.split(line, comments=True) or [""]
         if program != "lattice-ml":
             continue
-        if words[0] == "generate":
-            words[2:2] = SMALL
+        words[2:2] = shlex.split(SMALL.get(words[0], ""))
         expected = re.search(r"# exit (\d+)", line)
         assert cli.main(words) == (int(expected[1]) if expected else 0), line
 
@@ -48,7 +52,12 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def slow(page):
+    """A page whose commands train a model, marked as slow."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.stem in SLOW else page
+
+
+@pytest.mark.parametrize("page", [slow(page) for page in PAGES], ids=lambda page: page.stem)
 def test_code_and_commands_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)

@@ -132,3 +132,11 @@ def test_noise_that_does_not_grow_is_refused(schedule):
 
 def test_every_default_schedule_is_allowed(schedule):
     schedule.check()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_schedule_of_any_kind_ends_where_it_is_asked_to(name):
+    schedule = KINDS[name].between(jnp.array(0.01), jnp.array(7.5))
+    assert float(schedule.sigma(jnp.array(1.0))) == pytest.approx(7.5, rel=1e-5)
+    assert float(schedule.sigma(jnp.array(0.0))) <= 0.0101
+    schedule.check()

@@ -13,6 +13,8 @@ _HOMES = {
     "generate": "generate",
     "measure": "measure",
     "check": "measure",
+    "train": "train",
+    "sample": "sample",
     "import": "data",
     "export": "data",
     "info": "data",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -79,27 +80,35 @@ def export_command(arguments: list[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class InfoOptions:
-    """What an ensemble is and where it came from.
+    """What an ensemble or a model is and where it came from.
 
     Args:
-        ensemble: its directory.
+        directory: of the ensemble or the model.
     """
 
-    ensemble: tyro.conf.Positional[str]
+    directory: tyro.conf.Positional[str]
 
 
 def info_command(arguments: list[str]) -> int:
-    """Print what an ensemble is and where it came from."""
+    """Print what an ensemble or a model is and where it came from."""
     options = tyro.cli(InfoOptions, args=arguments, prog="lattice-ml info")
+    is_model = (Path(options.directory) / "model.json").exists()
+    for name, text in (_model if is_model else _ensemble)(options.directory):
+        print(f"{name:<15} {text}")
+    return 0
+
+
+def _ensemble(directory: str) -> list[tuple[str, str]]:
+    """What to say of an ensemble: names and texts."""
     from lattice_ml import conventions
     from lattice_ml.ensemble import open_ensemble
 
-    ensemble = open_ensemble(options.ensemble)
+    ensemble = open_ensemble(directory)
     manifest, config = ensemble.manifest, ensemble.config
     shape = " x ".join(map(str, ensemble.shape))
     action = conventions.describe(config["action"], len(ensemble.shape))
-    made = ("sampler", "chain", "output")
-    lines = [
+    made = ("sampler", "sampling", "chain", "output")
+    return [
         ("ensemble", str(ensemble.directory)),
         ("configurations", f"{ensemble.n_chains} chains x {ensemble.n_configs} of {shape}"),
         *(("action", line) for line in action),
@@ -112,9 +121,28 @@ def info_command(arguments: list[str]) -> int:
         ),
         *([("parent", ensemble.parent)] if ensemble.parent else []),
     ]
-    for name, text in lines:
-        print(f"{name:<15} {text}")
-    return 0
+
+
+def _model(directory: str) -> list[tuple[str, str]]:
+    """What to say of a model: names and texts."""
+    from lattice_ml.commands.train import summary
+    from lattice_ml.model_files import open_model
+
+    model = open_model(directory)
+    worth = summary(model)
+    return [
+        ("model", worth[0]),
+        *(("stage", " x ".join(map(str, stage.shape))) for stage in model.stages),
+        *(("report", line.strip()) for line in worth[1:]),
+        ("verdict", model.report["verdict"]),
+        *((name, _listed(model.config[name])) for name in ("model", "training")),
+        *(
+            (f"made from {entry['first_step']}", _listed(entry["made_by"]))
+            for entry in model.manifest["provenance"]
+        ),
+        ("hash", model.hash),
+        ("parent", model.manifest["parent"]),
+    ]
 
 
 def _listed(table: Mapping[str, Any]) -> str:

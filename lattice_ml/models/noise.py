@@ -57,6 +57,11 @@ class Schedule:
         """g = scale sqrt(d sigma^2 / ds) of the forward process."""
         return self.scale(s) * jnp.sqrt(_slope(self.variance, s))
 
+    @classmethod
+    def between(cls, low: Any, high: Any) -> "Schedule":
+        """The schedule of this kind whose sigma ends at `high`, and begins at `low` if it can."""
+        raise NotImplementedError
+
     def check(self) -> None:
         """Refuse parameters for which the noise does not grow.
 
@@ -81,6 +86,15 @@ class VarianceExploding(Schedule):
 
     base: Any = 25.0
 
+    @classmethod
+    def between(cls, low: Any, high: Any) -> "VarianceExploding":
+        """Begins without noise; rate = 2 log base solves (e^rate - 1) / rate = high^2 > 1."""
+        square = jnp.maximum(jnp.square(high), 1.01)
+        rate = jax.lax.fori_loop(
+            0, 100, lambda _, rate: jnp.log1p(rate * square), 2 + jnp.log(square)
+        )
+        return cls(jnp.exp(rate / 2))
+
     def variance(self, s: jax.Array) -> jax.Array:
         rate = 2 * jnp.log(self.base)
         return jnp.expm1(rate * s) / rate
@@ -101,6 +115,10 @@ class Geometric(Schedule):
     sigma_min: Any = 0.01
     sigma_max: Any = 50.0
 
+    @classmethod
+    def between(cls, low: Any, high: Any) -> "Geometric":
+        return cls(low, high)
+
     def variance(self, s: jax.Array) -> jax.Array:
         return self.sigma_min**2 * (self.sigma_max / self.sigma_min) ** (2 * s)
 
@@ -120,6 +138,10 @@ class PowerLaw(Schedule):
     sigma_min: Any = 0.002
     sigma_max: Any = 80.0
     rho: Any = 7.0
+
+    @classmethod
+    def between(cls, low: Any, high: Any) -> "PowerLaw":
+        return cls(low, high)
 
     def variance(self, s: jax.Array) -> jax.Array:
         first, last = self._ends()
@@ -146,6 +168,11 @@ class VariancePreserving(Schedule):
 
     beta_min: Any = 0.1
     beta_max: Any = 20.0
+
+    @classmethod
+    def between(cls, low: Any, high: Any) -> "VariancePreserving":
+        """Begins without noise, with beta = 0.1 there."""
+        return cls(0.1, 2 * jnp.log1p(jnp.square(high)) - 0.1)
 
     def scale(self, s: jax.Array) -> jax.Array:
         return jnp.exp(-0.5 * self._integral(s))

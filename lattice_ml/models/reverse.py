@@ -38,6 +38,7 @@ __all__ = [
     "Path",
     "draw_noise",
     "euler_maruyama",
+    "frame_steps",
     "heun",
     "path_grid",
     "path_weights",
@@ -67,6 +68,12 @@ class Path(NamedTuple):
 def uniform_grid(n_steps: int) -> np.ndarray:
     """Pseudo-times 1, 1 - 1/n, ..., 0: `(n_steps + 1,)`."""
     return np.linspace(1.0, 0.0, n_steps + 1)
+
+
+def frame_steps(n_steps: int, n_frames: int) -> np.ndarray:
+    """Steps after which frames are kept, evenly spread up to the last one: `(n_frames,)`."""
+    steps: np.ndarray = np.linspace(n_steps, 0, n_frames).round().astype(int)[::-1]
+    return steps
 
 
 def draw_noise(key: jax.Array, schedule: Schedule, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -264,7 +271,7 @@ def _march(step: Step, state: Any, grid: Any, snapshots: int) -> tuple[Any, Any]
         )
     grid = jnp.asarray(grid, jax.tree.leaves(state)[0].dtype)
     places = np.full(n_steps + 1, snapshots)  # a last frame takes what is not kept
-    places[np.linspace(n_steps, 0, snapshots).round().astype(int)] = np.arange(snapshots)[::-1]
+    places[frame_steps(n_steps, snapshots)] = np.arange(snapshots)
     frames = jax.tree.map(lambda x: jnp.zeros((snapshots + 1, *x.shape), x.dtype), state)
 
     def keep(frames: Any, state: Any, place: Any) -> Any:

@@ -1,0 +1,68 @@
+"""`lattice-ml sample`."""
+
+import dataclasses
+import sys
+import time
+from typing import Any, Literal
+
+from lattice_ml.commands.environment import configure_jax
+from lattice_ml.distributed import keep_freed_memory, use_all_cores
+
+__all__ = ["sample_command"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """Options of `sample` beside the keys of the config.
+
+    Args:
+        n_samples: to draw in all.
+        out: directory of the ensemble.
+        correct: to exactness; hmc and reweight carry weights, metropolis makes a chain.
+        time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
+    """
+
+    n_samples: int
+    out: str
+    correct: Literal["none", "reweight", "metropolis", "hmc"] = "none"
+    time_limit: str | None = None
+
+
+def sample_command(arguments: list[str]) -> int:
+    """Draw an ensemble from a model."""
+    use_all_cores()
+    keep_freed_memory()
+    configure_jax()
+    from lattice_ml import arguments as words
+    from lattice_ml import config, model_files, progress, sampling, session
+
+    path, given = config.split_file(arguments, "sample", SampleOptions, config.SAMPLING)
+    model = model_files.open_model(path)
+    given = [*words.as_arguments(model.defaults), *given]
+    options = config.options(given, SampleOptions, names=config.SAMPLING)
+    job = config.parse_sampling(given, options=SampleOptions)
+    limit = None if options.time_limit is None else words.seconds(options.time_limit)
+    begin = time.monotonic()
+    try:
+        with progress.Reporter(options.out) as reporter:
+            ensemble = sampling.sample(
+                job,
+                model,
+                options.out,
+                n_samples=options.n_samples,
+                correct=options.correct,
+                time_limit=limit,
+                on_progress=reporter,
+            )
+    except session.Interrupted as stop:
+        print(f"lattice-ml sample: {stop}", file=sys.stderr)
+        return 128 + stop.signum if stop.signum else 0
+    _print(ensemble, sampling.summary(ensemble), time.monotonic() - begin)
+    return 0
+
+
+def _print(ensemble: Any, lines: list[str], seconds: float) -> None:
+    shape = " x ".join(map(str, ensemble.shape))
+    print(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
+    for line in lines:
+        print(f"  {line}", file=sys.stderr if line.startswith("warning") else sys.stdout)

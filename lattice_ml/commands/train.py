@@ -1,0 +1,110 @@
+"""`lattice-ml train`."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from lattice_ml.commands.environment import configure_jax
+from lattice_ml.distributed import keep_freed_memory, use_all_cores
+
+__all__ = ["train_command"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Options of `train` beside the config's keys.
+
+    Args:
+        out: directory of the model.
+        data: ensembles; those of one lattice shape are learned together, small shapes first.
+        init_from: a model whose weights are where the training begins.
+        time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
+    """
+
+    out: str
+    data: tuple[str, ...] = ()
+    init_from: str | None = None
+    time_limit: str | None = None
+
+
+def train_command(arguments: list[str]) -> int:
+    """Train a model; 1 where it misses a part of the data's distribution."""
+    use_all_cores()
+    keep_freed_memory()
+    configure_jax()
+    from lattice_ml import arguments as words
+    from lattice_ml import config, progress, session, training
+
+    file, given = _split(arguments)
+    options = config.options(given, TrainOptions, file, config.training_names(given))
+    job = config.parse_training(given, file=file, options=TrainOptions)
+    limit = None if options.time_limit is None else words.seconds(options.time_limit)
+    try:
+        with progress.Reporter(options.out) as reporter:
+            model = training.train(
+                job,
+                options.out,
+                data=options.data,
+                init_from=options.init_from,
+                time_limit=limit,
+                on_progress=reporter,
+            )
+    except session.Interrupted as stop:
+        print(f"lattice-ml train: {stop}", file=sys.stderr)
+        return 128 + stop.signum if stop.signum else 0
+    print("\n".join(summary(model)))
+    if model.report["verdict"] != "passed":
+        print(f"lattice-ml train: {model.report['verdict']}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The config file and all arguments; without a file, the config of the model to begin from."""
+    from lattice_ml import arguments as words
+    from lattice_ml import config, model_files
+
+    initial = words.word(arguments, "init_from", "") if _no_file(arguments) else ""
+    if not initial:
+        return config.split_file(arguments, "train", TrainOptions, config.TRAINING)
+    known = model_files.open_model(initial).config
+    begun = {name: known[name] for name in config.TRAINING}
+    return None, [*words.as_arguments(begun), *arguments]
+
+
+def _no_file(arguments: list[str]) -> bool:
+    return bool(arguments) and arguments[0].startswith("--")
+
+
+def summary(model: Any) -> list[str]:
+    """Lines on what a model is worth."""
+    report = model.report
+    lines = [
+        f"{model.directory}: {report['n_weights']} weights, {report['training_seconds']:.1f} s of "
+        f"training, {report['evaluations']:.3g} evaluations of the network"
+    ]
+    for entry in report["theories"]:
+        shape = " x ".join(map(str, entry["shape"]))
+        couplings = ", ".join(
+            f"{key} = {value}" for key, value in entry["action"].items() if key != "kind"
+        )
+        lines.append(f"  {shape}, {couplings}: {'; '.join(_worth(entry))}")
+    return lines
+
+
+def _worth(entry: dict[str, Any]) -> list[str]:
+    """What one theory's samples are worth, in words."""
+    identity = entry["schwinger_dyson"]
+    words = [f"Schwinger-Dyson {identity['value']:.4f} +- {identity['error']:.4f}"]
+    if "ess" in entry:
+        change = entry["log_weight_change"]
+        words += [
+            f"ESS/n {entry['ess']:.4f} of {entry['n_samples']} samples",
+            f"Pareto k {entry['pareto_k']:.2f}",
+            f"log Z {entry['log_z']:.6f} +- {entry['log_z_error']:.6f}",
+            f"log w under step doubling {change['rms']:.3f} rms, {change['mean']:+.4f} mean",
+        ]
+    if "forward_ess" in entry:
+        forward = entry["forward_ess"]
+        words.append(f"forward ESS/n {forward['value']:.4f} +- {forward['error']:.4f}")
+    return words

@@ -1,0 +1,247 @@
+"""A model on disk.
+
+    DIR/model.json      format version, resolved config, shape and actions of every stage, parent
+                        (hash of the data), provenance, sha256 of the weights and the theories
+    DIR/config.toml     the resolved config, as `train` reads it
+    DIR/theories.npz    what was measured of the data: `models.theory.Theory` of every stage
+    DIR/metrics.jsonl   one line per block of steps: stage, phase, step, losses
+    DIR/checkpoints/    the last two states of the training (orbax)
+    DIR/weights.npz     the averaged weights, by their path in the network
+    DIR/report.json     what the trained model is worth
+    DIR/lock            there while a process writes
+
+`model_runs.py` writes it; `open_model` reads it once the training is finished.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from lattice_ml import files
+from lattice_ml.files import StorageError
+from lattice_ml.models import networks
+from lattice_ml.models.modes import Modes
+from lattice_ml.models.theory import Theory
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "THEORIES",
+    "Model",
+    "Stage",
+    "build_network",
+    "digest",
+    "open_model",
+    "read_manifest",
+    "read_stages",
+    "write_network",
+    "write_stages",
+]
+
+FORMAT_VERSION = 1
+MANIFEST, THEORIES, WEIGHTS, REPORT = "model.json", "theories.npz", "weights.npz", "report.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The theories of one lattice shape: their `[action]` sections, and what was measured."""
+
+    shape: tuple[int, ...]
+    actions: tuple[Mapping[str, Any], ...]
+    theories: tuple[Theory, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    Attributes:
+        directory: where it lives.
+        manifest: what `model.json` holds.
+        network: see `models.denoiser`.
+        stages: in the order of the training; the last is what the model was made for.
+    """
+
+    directory: Path
+    manifest: dict[str, Any] = field(repr=False)
+    network: Any = field(repr=False)
+    stages: tuple[Stage, ...] = field(repr=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config of the training."""
+        return dict(self.manifest["config"])
+
+    @property
+    def theories(self) -> tuple[Theory, ...]:
+        """Those of all stages."""
+        return tuple(theory for stage in self.stages for theory in stage.theories)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What the training found out about the model at its end."""
+        report: dict[str, Any] = json.loads((self.directory / REPORT).read_text(encoding="utf-8"))
+        return report
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What `sample` takes where it is not told: the last stage, and its couplings if unique."""
+        last = self.stages[-1]
+        action = {
+            key: value
+            for key, value in last.actions[-1].items()
+            if all(other.get(key) == value for other in last.actions)
+        }
+        sections = {"lattice": {"shape": list(last.shape)}, "action": action}
+        return sections | {"sampling": self.config.get("sampling", {})}
+
+    @property
+    def hash(self) -> str:
+        """Identifies all that samples depend on: the network, its weights and the theories."""
+        return digest([self.manifest["config"]["model"], self.manifest["files"]])
+
+
+def open_model(path: str | os.PathLike[str]) -> Model:
+    """Open the trained model in a directory.
+
+    Raises:
+        StorageError: there is none, its training is not finished, or a file is missing or altered.
+    """
+    directory = Path(path)
+    manifest = read_manifest(directory)
+    if not manifest["files"]:
+        raise StorageError(
+            f"the model in {directory} is not finished: run the same `train` command again"
+        )
+    for name, sha256 in manifest["files"].items():
+        _check_file(directory / name, sha256)
+    stages = read_stages(directory, manifest["stages"])
+    network = build_network(manifest["config"]["model"], len(stages[0].shape), 0)
+    _load_weights(network, directory / WEIGHTS)
+    return Model(directory, manifest, network, stages)
+
+
+def build_network(section: Mapping[str, Any], ndim: int, seed: int) -> Any:
+    """The network of a `[model]` section, with initial weights drawn from `seed`."""
+    kind = networks.KINDS[section["denoiser"]]
+    taken = inspect.signature(kind.__init__).parameters
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in {**section, "ndim": ndim}.items()
+        if key in taken
+    }
+    return kind(**settings, rngs=nnx.Rngs(seed))
+
+
+def digest(values: Any) -> str:
+    """The sha256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return what `model.json` holds.
+
+    Raises:
+        StorageError: there is none, or it is not one that this version reads.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise StorageError(
+            f"{directory} holds no model: no {MANIFEST}, {files.describe_folder(directory)}"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is altered: not a model's manifest ({error})") from error
+    if version != FORMAT_VERSION:
+        raise StorageError(f"{path} has format version {version}, this reads {FORMAT_VERSION}")
+    return manifest
+
+
+def write_network(directory: Path, network: Any, report: Mapping[str, Any]) -> dict[str, str]:
+    """Write report and weights; return the sha256 of what a model is made of, by file."""
+    with files.replacing(directory / REPORT) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    _write_arrays(directory / WEIGHTS, _weights(network))
+    return {name: _sha256(directory / name) for name in (WEIGHTS, THEORIES)}
+
+
+def write_stages(directory: Path, stages: Sequence[Stage]) -> None:
+    """Write the theories of all stages, in float64."""
+    arrays = {
+        f"{i}.{j}.{name}": np.asarray(value, np.float64)
+        for i, stage in enumerate(stages)
+        for j, theory in enumerate(stage.theories)
+        for name, value in vars(theory).items()
+        if name != "modes"
+    }
+    _write_arrays(directory / THEORIES, arrays)
+
+
+def read_stages(directory: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
+    """Read what `write_stages` wrote, of the stages that a manifest lists."""
+    stored = _read_arrays(directory / THEORIES)
+
+    def theory(prefix: str, shape: tuple[int, ...]) -> Theory:
+        names = (name for name in stored if name.startswith(prefix))
+        return Theory(**{n.removeprefix(prefix): stored[n] for n in names}, modes=Modes(shape))
+
+    return tuple(
+        Stage(
+            tuple(entry["shape"]),
+            tuple(entry["actions"]),
+            tuple(theory(f"{i}.{j}.", tuple(entry["shape"])) for j in range(len(entry["actions"]))),
+        )
+        for i, entry in enumerate(entries)
+    )
+
+
+def _weights(network: Any) -> dict[str, np.ndarray]:
+    """All variables of a network, by their path."""
+    return {path: np.asarray(variable[...]) for path, variable in _variables(network)}
+
+
+def _variables(network: Any) -> list[tuple[str, Any]]:
+    flat = nnx.to_flat_state(nnx.state(network))
+    return [(".".join(map(str, path)), variable) for path, variable in flat]
+
+
+def _load_weights(network: Any, path: Path) -> None:
+    stored = _read_arrays(path)
+    found, wanted = ({n: a.shape for n, a in w.items()} for w in (stored, _weights(network)))
+    if found != wanted:
+        raise StorageError(f"{path} holds weights {found}, the network of its config has {wanted}")
+    for name, variable in _variables(network):
+        variable[...] = stored[name]
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise StorageError(f"{path} is missing; copy it back from where the model came from")
+    if _sha256(path) != sha256:
+        raise StorageError(f"{path} is altered: its sha256 is not {sha256}")
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **dict(sorted(arrays.items())))
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

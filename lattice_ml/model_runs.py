@@ -1,0 +1,243 @@
+"""A model being trained: its directory goes on from the last checkpoint after any interruption.
+
+A checkpoint remembers how long `metrics.jsonl` was.  A training killed anywhere and begun again
+cuts the metrics to that length, repeats what came after it, and ends with the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lattice_ml import files, model_files
+from lattice_ml.files import StorageError
+from lattice_ml.model_files import MANIFEST, THEORIES, Stage
+from lattice_ml.session import write_config
+
+__all__ = ["ModelRun", "open_model_run"]
+
+_METRICS, _CHECKPOINTS, _CONFIG = "metrics.jsonl", "checkpoints", "config.toml"
+_FREE = ("training.checkpoint_every", "sampling.")  # what leaves the weights alone and may change
+
+
+def open_model_run(
+    directory: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+    *,
+    measure: Callable[[], Sequence[Stage]],
+    provenance: Mapping[str, Any],
+    parent: str,
+) -> "ModelRun":
+    """Start a training in a new or empty directory, or continue the one found there.
+
+    Args:
+        directory: where the model lives; made if it does not exist.
+        config: resolved config.
+        stages: `shape` and `actions` of each, in the order of the training.
+        measure: gives the stages; called for a new training only.
+        provenance: what makes the numbers; each is kept with the first step it made.
+        parent: hash of the data, and of the model that the weights start from.
+
+    Returns:
+        The run, which holds the lock of the directory: use it in a `with` statement.
+
+    Raises:
+        StorageError: the directory holds something else, another process writes to it, or the
+            config or the data differ.
+    """
+    directory = Path(directory)
+    _check_not_foreign(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = files.take_lock(directory)
+    try:
+        asked = json.loads(json.dumps({"config": config, "stages": stages, "parent": parent}))
+        if (directory / MANIFEST).exists():
+            manifest = model_files.read_manifest(directory)
+            _check_same(directory, manifest, asked)
+            manifest |= asked
+        else:
+            model_files.write_stages(directory, measure())
+            new = {"format_version": model_files.FORMAT_VERSION, "kind": "model"}
+            manifest = {**new, **asked, "provenance": [], "files": {}}
+        write_config(directory, config)
+        return ModelRun(directory, manifest, lock, dict(provenance))
+    except BaseException:
+        files.release_lock(lock)
+        raise
+
+
+class ModelRun:
+    """A directory being written: `commit` keeps a state, `restore` says where to go on.
+
+    Attributes:
+        directory: where the model lives.
+        manifest: what `model.json` holds.
+    """
+
+    def __init__(
+        self, directory: Path, manifest: dict[str, Any], lock: TextIO, made_by: dict[str, Any]
+    ) -> None:
+        """Continue from a checked manifest, holding the lock; `open_model_run` does this."""
+        from orbax import checkpoint  # slow to import, and only needed here
+
+        self.directory = directory
+        self.manifest = manifest
+        self._lock = lock
+        self._orbax = checkpoint
+        self._checkpoints = checkpoint.CheckpointManager(
+            (directory / _CHECKPOINTS).resolve(),
+            options=checkpoint.CheckpointManagerOptions(
+                max_to_keep=2, enable_async_checkpointing=False
+            ),
+        )
+        if not self.finished:
+            self._begin(made_by)
+
+    def __enter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release the lock; what is committed stays."""
+        self._checkpoints.close()
+        files.release_lock(self._lock)
+
+    @property
+    def finished(self) -> bool:
+        """Whether weights and report are there."""
+        return bool(self.manifest["files"])
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages with their theories."""
+        return model_files.read_stages(self.directory, self.manifest["stages"])
+
+    @property
+    def step(self) -> int:
+        """Number of the last state, 0 before the first."""
+        return int(self._checkpoints.latest_step() or 0)
+
+    def notes(self) -> dict[str, Any]:
+        """What was noted beside the last state; nothing before the first."""
+        if not self.step:
+            return {}
+        wanted = self._orbax.args.Composite(notes=self._orbax.args.JsonRestore())
+        notes: dict[str, Any] = self._restored(wanted)["notes"]
+        return notes
+
+    def restore(self, like: Any) -> Any:
+        """The last state, a tree of arrays as `like` is."""
+        wanted = self._orbax.args.StandardRestore(_numbered(like))
+        leaves = self._restored(self._orbax.args.Composite(state=wanted))["state"]
+        # through the host: orbax ties arrays to one device
+        values = [jnp.asarray(np.asarray(leaves[name])) for name in sorted(leaves, key=int)]
+        return jax.tree.unflatten(jax.tree.structure(like), values)
+
+    def commit(
+        self, step: int, state: Any, lines: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]
+    ) -> None:
+        """Keep the state after `step`, with the metrics that led to it and notes beside it.
+
+        Raises:
+            OSError: the file system refuses; what was committed before is intact.
+        """
+        with (self.directory / _METRICS).open("a", encoding="utf-8") as metrics:
+            metrics.writelines(json.dumps(line) + "\n" for line in lines)
+            metrics.flush()
+            os.fsync(metrics.fileno())
+            length = metrics.tell()
+        orbax = self._orbax.args
+        arguments = orbax.Composite(
+            state=orbax.StandardSave(_numbered(state)),
+            notes=orbax.JsonSave({**notes, "metrics": length}),
+        )
+        self._checkpoints.save(step, args=arguments)
+
+    def finish(self, network: Any, report: Mapping[str, Any]) -> None:
+        """Write the network and what it is worth; `open_model` reads the directory from now on."""
+        self._update(files=model_files.write_network(self.directory, network, report))
+
+    def _begin(self, made_by: dict[str, Any]) -> None:
+        """Forget metrics after the last state, and say who makes what comes now."""
+        metrics = self.directory / _METRICS
+        metrics.touch()
+        os.truncate(metrics, self.notes().get("metrics", 0))
+        kept = [e for e in self.manifest["provenance"] if e["first_step"] < self.step]
+        if not kept or kept[-1]["made_by"] != made_by:
+            kept = [*kept, {"first_step": self.step, "made_by": made_by}]
+        self._update(provenance=kept)
+
+    def _restored(self, wanted: Any) -> Any:
+        try:
+            return self._checkpoints.restore(self.step, args=wanted)
+        except Exception as error:  # orbax raises whatever its storage layers do
+            path = self.directory / _CHECKPOINTS / str(self.step)
+            raise StorageError(
+                f"{path} is damaged ({type(error).__name__}); delete it to go on from the "
+                f"state before"
+            ) from error
+
+    def _update(self, **entries: object) -> None:
+        manifest = self.manifest | entries
+        with files.replacing(self.directory / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        self.manifest = manifest
+
+
+def _check_not_foreign(directory: Path) -> None:
+    """Refuse a directory that holds other things than a model."""
+    if directory.exists() and not directory.is_dir():
+        raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a model")
+    if not directory.exists() or (directory / MANIFEST).exists():
+        return
+    begun = {files.LOCK, _CONFIG, THEORIES, _METRICS, _CHECKPOINTS}
+    begun |= {name + files.TEMPORARY for name in (MANIFEST, THEORIES)}
+    if not begun.issuperset(path.name for path in directory.iterdir()):
+        raise StorageError(
+            f"{directory} is neither empty nor a model: {files.describe_folder(directory)}, "
+            f"no {MANIFEST}; choose another directory"
+        )
+
+
+def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to continue a training with other parameters or other data."""
+    before, now = _flat(old["config"]), _flat(new["config"])
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not key.startswith(_FREE):
+            raise StorageError(
+                f"{key}: the model in {directory} is trained with {before.get(key)!r}, asked "
+                f"{now.get(key)!r}; set it back or choose another directory"
+            )
+    if (old["stages"], old["parent"]) != (new["stages"], new["parent"]):
+        raise StorageError(
+            f"the model in {directory} is trained on other data; choose another directory"
+        )
+
+
+def _numbered(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their number: what a checkpoint knows of its structure."""
+    return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{"section.key": value} of the sections of a config."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= (
+            {f"{name}.{k}": v for k, v in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
+    return flat

@@ -1,0 +1,277 @@
+"""`sample`: an ensemble of a model's samples, made exact where that is asked for.
+
+The samples of one chain are made unit by unit (`sampling_units.py`) and stored like those of a
+Markov chain, so that whatever reads an ensemble reads them.  A run goes on from any sample.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lattice_ml import correction
+from lattice_ml.analysis.film import write_film
+from lattice_ml.config import SamplingJob
+from lattice_ml.ensemble import Ensemble, open_ensemble
+from lattice_ml.model_files import Model
+from lattice_ml.models.drawing import Drawing, draw_film, step_error
+from lattice_ml.models.transfer import theory_at
+from lattice_ml.sampling_units import CORRECTIONS, Samples, Units
+from lattice_ml.session import Progress, provenance, watching, write_config
+from lattice_ml.statistics import kish
+from lattice_ml.storage import Run, open_run
+
+__all__ = ["sample", "summary"]
+
+_DOUBLED = 64  # samples whose steps are doubled
+_DOUBLING_STREAM = 2**32 - 2  # beyond the numbers of batches
+_HONEST = 0.05  # rms change of log w under step doubling
+_BLOCK_SECONDS = 5.0
+_SNAPSHOTS = "snapshots.npy"
+
+
+def sample(
+    job: SamplingJob,
+    model: Model,
+    out: str | os.PathLike[str],
+    *,
+    n_samples: int,
+    correct: str = "none",
+    time_limit: float | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Ensemble:
+    """Draw samples of `model` into directory `out`, or go on drawing.
+
+    Args:
+        job: from `config.parse_sampling`: lattice, couplings and method, the model's or others.
+        model: from `open_model`.
+        out: a new or empty directory, or one that an equal call began; `n_samples` may grow.
+        n_samples: in all.
+        correct: "none", "reweight", "metropolis" or "hmc"; see `sampling_units`.
+        time_limit: seconds after which no new block is started.
+        on_progress: called after every block.
+
+    Returns:
+        The ensemble.  Its manifest's `tuned` has `log_prob_error`, the rms change of log w when
+        the steps are doubled, and `log_prob_change`, its mean, where the method has a density.
+
+    Raises:
+        ValueError: the method has no density to correct with, or settings that do not fit.
+        StorageError: `out` holds something else, or the config or the model differ.
+        Interrupted: SIGINT, SIGTERM or the time limit; call again to go on.
+        OSError: the file system refuses.
+    """
+    units = _prepare(job, model, n_samples, correct)
+    config = _config(job, model, units, n_samples)
+    made_by = provenance("sample") | _labels(job, model, units)
+    run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
+    with run, watching(time_limit) as watch:
+        write_config(run.directory, config)
+        if units.drawing.density and "log_prob_error" not in run.tuned:
+            run.record(**_step_error(units))
+        for part in _parts(units, run, n_samples):
+            _append(run, part, save_configs=job.output.save_configs)
+            on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
+            if run.n_done < n_samples and watch.reason:
+                run.finish()
+                watch.stop(
+                    f": {run.n_done} of {n_samples} samples are safe in {run.directory}; the same "
+                    f"command goes on from there"
+                )
+        run.finish()
+        if job.sampling.snapshots:
+            _film(units, run.directory, job.sampling.snapshots, n_samples)
+    return open_ensemble(out)
+
+
+def summary(ensemble: Ensemble) -> list[str]:
+    """Lines on what sampled configurations are worth, with warnings where they are due."""
+    lines = []
+    weights = ensemble.log_weight
+    if weights is None and ensemble.log_prob is not None:
+        weights = -ensemble.series("action") - ensemble.log_prob
+    if weights is not None:
+        lines.append(str(correction.reweight(weights)))
+    if "acceptance" in ensemble.history:
+        accepted = ensemble.series("acceptance")
+        lines.append(f"acceptance {accepted.mean():.3f}")
+        if ensemble.config["sampling"]["correct"] == "metropolis":
+            moves = np.flatnonzero(accepted[0])
+            stay = int(np.diff(moves, prepend=0, append=accepted.shape[1]).max())
+            lines[-1] += f", longest stay {stay} of {accepted.shape[1]} steps"
+    tuned = ensemble.manifest["tuned"]
+    if "log_prob_error" in tuned:
+        lines.append(
+            f"log w changes by {tuned['log_prob_error']:.4f} rms and "
+            f"{tuned['log_prob_change']:+.4f} in the mean when the steps are doubled"
+        )
+        if tuned["log_prob_error"] > _HONEST:
+            lines.append(
+                f"warning: that is more than {_HONEST} rms: these weights are not those of the "
+                f"model; raise sampling.n_steps"
+            )
+    labels = ensemble.manifest["provenance"][-1]["made_by"]
+    if labels["extrapolated"]:
+        words = " and ".join(labels["extrapolated"])
+        lines.append(f"extrapolated: the model was trained on other {words}")
+    if labels["approximate"]:
+        lines.append("approximate: the density is estimated, and so are all weights made of it")
+    return lines
+
+
+def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Units:
+    """Check what is asked for, and fill in what is left to be chosen."""
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    if correct not in CORRECTIONS:
+        raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
+    settings = {key: value for key, value in vars(job.sampling).items() if key in _DRAWING_KEYS}
+    drawing = Drawing.choose(model.network, job.lattice.shape, **settings)
+    frames = job.sampling.snapshots
+    if frames and not 2 <= frames <= drawing.n_steps + 1:
+        raise ValueError(
+            f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
+            f"sampling.n_steps = {drawing.n_steps}, got {frames}"
+        )
+    if correct != "none" and not drawing.weighted:
+        denoiser = model.config["model"]["denoiser"]
+        why = (
+            f"a {denoiser} network has no affordable density on {job.lattice.volume} sites"
+            if drawing.method == "ode"
+            else f"samples of the method {drawing.method} have no density"
+        )
+        raise ValueError(
+            f"cannot correct by {correct}: {why}; use --sampling.method path, or --correct none"
+        )
+    theory = theory_at(model.theories, job.action, job.lattice.shape).astype(job.output.dtype)
+    return Units(
+        model.network,
+        theory,
+        drawing,
+        job.action,
+        correct,
+        job.sampling.n_updates,
+        job.seed,
+        {},
+    )
+
+
+_DRAWING_KEYS = ("method", "n_steps", "scheme", "schedule", "batch_size", "n_probes")
+
+
+def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dict[str, Any]:
+    """The resolved config of the ensemble."""
+    drawing = units.drawing
+    chosen = {key: getattr(drawing, key) for key in _DRAWING_KEYS}
+    made_by = {key: model.config["model"][key] for key in ("kind", "denoiser")}
+    return {
+        **job.config,
+        "sampler": made_by,
+        "sampling": {**job.config["sampling"], **chosen, "correct": units.correct},
+        "chain": {"n_chains": 1, "n_configs": n_samples, "thin": 1},
+    }
+
+
+def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
+    """Where the samples come from, and what they are not."""
+    couplings = [float(c) for c in job.action.couplings()]
+    known = [(t.modes.shape, [float(t.h), float(t.a), float(t.b)]) for t in model.theories]
+    extrapolated = {
+        "lattices": all(shape != job.lattice.shape for shape, _ in known),
+        "couplings": not any(np.allclose(c, couplings, rtol=1e-12) for _, c in known),
+    }
+    return {
+        "model": str(model.directory),
+        "extrapolated": [name for name, is_other in extrapolated.items() if is_other],
+        "approximate": bool(units.drawing.n_probes and units.drawing.density),
+    }
+
+
+def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
+    """The samples that `run` does not hold yet, in blocks that take some seconds."""
+    n_units = 1
+    while run.n_done < n_samples:
+        begin = time.monotonic()
+        first, skip = divmod(run.n_done, units.size)
+        last = -(-n_samples // units.size)
+        n = min(n_units, units.most, last - first)
+        units = replace(units, tuned=_sampler_settings(run))
+        made = units.make(first, n, run.state() or {})
+        whole = n_samples >= (first + n) * units.size
+        stop = None if whole else n_samples - first * units.size
+        yield _cut(made, slice(skip, stop), made.states[-1 if whole else -2])
+        seconds = max(1e-3, time.monotonic() - begin)
+        n_units = max(1, min(2 * n_units, int(n * _BLOCK_SECONDS / seconds)))
+
+
+def _cut(made: Samples, part: slice, state: dict[str, np.ndarray]) -> Samples:
+    """Some of the samples, with the state that the unit after or around their end begins with."""
+    return Samples(
+        made.cfgs[part],
+        {name: values[part] for name, values in made.history.items()},
+        None if made.log_prob is None else made.log_prob[part],
+        None if made.log_weight is None else made.log_weight[part],
+        [state],
+        made.tuned,
+    )
+
+
+def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
+    """Commit samples as configurations of one chain."""
+
+    def one_chain(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[:, None]
+
+    if part.tuned and not _sampler_settings(run):
+        run.record(**part.tuned)
+    run.append(
+        run.n_done + 1 + np.arange(len(part.cfgs)),
+        part.cfgs[:, None] if save_configs else None,
+        {name: values[:, None] for name, values in part.history.items()},
+        part.states[-1],
+        log_prob=one_chain(part.log_prob),
+        log_weight=one_chain(part.log_weight),
+    )
+
+
+def _quality(part: Samples) -> dict[str, float]:
+    """What a block of samples is worth."""
+    found = {}
+    weights = part.log_weight
+    if weights is None and part.log_prob is not None:
+        weights = -part.history["action"] - part.log_prob
+    if weights is not None:
+        found["ess"] = kish(weights) / len(weights)
+    if "acceptance" in part.history:
+        found["acceptance"] = float(np.mean(part.history["acceptance"]))
+    return found
+
+
+def _sampler_settings(run: Run) -> dict[str, float]:
+    """What the sampler that corrects has fixed, as the run recorded it."""
+    names = ("trajectory_length", "n_steps", "step_size")
+    return {name: run.tuned[name] for name in names if name in run.tuned}
+
+
+def _film(units: Units, directory: Path, n_frames: int, n_samples: int) -> None:
+    """Keep the first samples on their way from noise, and draw them beside Langevin time."""
+    frames = draw_film(units.network, units.theory, units.drawing, units.key, n_frames)
+    np.save(directory / _SNAPSHOTS, frames[:, :n_samples])
+    variances = units.drawing.noise_variances(units.theory, n_frames)
+    write_film(frames, variances, units.action, directory, seed=units.seed)
+
+
+def _step_error(units: Units) -> dict[str, float]:
+    """Change of log w under step doubling: its rms and its mean."""
+    n_batches = -(-_DOUBLED // units.drawing.batch_size)
+    key = jax.random.fold_in(units.key, _DOUBLING_STREAM)
+    change = step_error(units.network, units.theory, units.action, units.drawing, key, n_batches)
+    return {
+        "log_prob_error": float(np.sqrt(np.mean(change**2))),
+        "log_prob_change": float(np.mean(change)),
+    }
