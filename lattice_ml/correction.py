@@ -69,7 +69,7 @@ class Reweighting:
     def __str__(self) -> str:
         text = (
             f"ESS/n {self.ess:.4f}, Pareto k {self.pareto_k:.2f}, "
-            f"log Z {self.log_z:.8g} +- {self.log_z_error:.1g}, n {self.n}"
+            f"log Z {self.log_z:.10g} +- {self.log_z_error:.2g}, n {self.n}"
         )
         return f"{text}; warning: {self.warning}" if self.warning else text
 

@@ -4,6 +4,7 @@ The samples of one chain are made unit by unit (`sampling_units.py`) and stored 
 Markov chain, so that whatever reads an ensemble reads them.  A run goes on from any sample.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -95,8 +96,11 @@ def summary(ensemble: Ensemble) -> list[str]:
     weights = ensemble.log_weight
     if weights is None and ensemble.log_prob is not None:
         weights = -ensemble.series("action") - ensemble.log_prob
+    log_z_error = math.inf
     if weights is not None:
-        lines.append(str(correction.reweight(weights)))
+        worth = correction.reweight(weights)
+        log_z_error = worth.log_z_error
+        lines.append(str(worth))
     if "acceptance" in ensemble.history:
         accepted = ensemble.series("acceptance")
         lines.append(f"acceptance {accepted.mean():.3f}")
@@ -114,6 +118,11 @@ def summary(ensemble: Ensemble) -> list[str]:
             lines.append(
                 f"warning: that is more than {_HONEST} rms: these weights are not those of the "
                 f"model; raise sampling.n_steps"
+            )
+        elif abs(tuned["log_prob_change"]) > log_z_error:
+            lines.append(
+                "warning: log Z moves by more than its error when the steps are doubled; raise "
+                "sampling.n_steps where log Z matters"
             )
     labels = ensemble.manifest["provenance"][-1]["made_by"]
     if labels["extrapolated"]:

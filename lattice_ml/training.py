@@ -7,7 +7,6 @@ the data alone, not on where the training was interrupted.
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +58,7 @@ def train(
     initial = None if init_from is None else open_model(init_from)
     _check(job, ensembles, initial)
     data_sets = open_data(ensembles, job.training.validation)
+    _check_conditional(job.model, data_sets)
     known = [] if initial is None else initial.stages[-1:]
 
     def measure() -> Sequence[Stage]:
@@ -165,16 +165,6 @@ def _check(job: TrainingJob, ensembles: Sequence[Ensemble], initial: Model | Non
         )
     if initial is not None:
         _check_network(job.model, initial)
-    by_shape = Counter(ensemble.shape for ensemble in ensembles)
-    if max(by_shape.values(), default=0) > 1 and not job.model.get("conditional", False):
-        if "conditional" in job.model:
-            remedy = "set model.conditional = true, or train on one ensemble per lattice shape"
-        else:
-            remedy = f"the {job.model['denoiser']} network cannot: use shallow or convnet"
-        raise ValueError(
-            f"several ensembles have one lattice shape, so the network must know the couplings: "
-            f"{remedy}"
-        )
     for section, found in (
         ("lattice", [{"shape": list(e.shape)} for e in ensembles]),
         ("action", [e.config["action"] for e in ensembles]),
@@ -185,6 +175,20 @@ def _check(job: TrainingJob, ensembles: Sequence[Ensemble], initial: Model | Non
                 f"[{section}] of the config is {_listed(asked)}, the data have "
                 f"{' and '.join(map(_listed, found))}: leave it out, or make it that of the data"
             )
+
+
+def _check_conditional(model: Mapping[str, Any], data_sets: Sequence[Data]) -> None:
+    """Refuse several couplings for a network that does not know them."""
+    knows = model["denoiser"] == "zero" or model.get("conditional", False)
+    if knows or all(len(data.sources) == 1 for data in data_sets):
+        return
+    remedy = f"the {model['denoiser']} network cannot: use shallow or convnet"
+    if "conditional" in model:
+        remedy = "set model.conditional = true, or train on one ensemble per lattice shape"
+    raise ValueError(
+        f"several ensembles have one lattice shape, and the network does not know the couplings: "
+        f"{remedy}"
+    )
 
 
 def _check_network(model: Mapping[str, Any], initial: Model) -> None:

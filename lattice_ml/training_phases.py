@@ -21,7 +21,7 @@ from jax import lax
 from lattice_ml.config import TrainingJob
 from lattice_ml.model_files import Stage
 from lattice_ml.models import fitting
-from lattice_ml.models.drawing import auto_steps
+from lattice_ml.models.drawing import flow_steps
 from lattice_ml.models.fitting import Settings, TrainState
 from lattice_ml.models.flow import Flow
 from lattice_ml.models.theory import Theory
@@ -118,7 +118,7 @@ def plan(
                 total=numbers["fine_tune_steps"],
                 batch_size=numbers["fine_tune_batch"],
                 learning_rate=numbers["fine_tune_learning_rate"],
-                flow=Flow(auto_steps("ode", max(shape)) if n_steps == "auto" else n_steps),
+                flow=Flow(flow_steps(max(shape)) if n_steps == "auto" else n_steps),
                 b2=_FINE_TUNING_B2,
                 average=_FINE_TUNING_AVERAGE,
                 **shared,

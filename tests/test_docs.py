@@ -20,7 +20,7 @@ SLOW = {"tutorial_diffusion"}
 SMALL = {
     "generate": "--lattice.shape 8 8 --chain.n-configs 8 --chain.n-thermalise 10",
     "train": "--lattice.shape 8 8 --training.n-steps 20 --training.fine-tune False",
-    "sample": "--sampling.n-steps 4",  # as the report of the training: compiled once
+    "sample": "--sampling.n-steps 4",
 }
 
 

@@ -68,6 +68,10 @@ class Denoiser(nnx.Module):
         """D = E[phi | x] in modes, `(n, *modes)`."""
         return theory.posterior(t) * (x / theory.spread(t) - self.force(theory, x, t))
 
+    def t_range(self, theory: Theory) -> tuple[jax.Array, jax.Array]:
+        """Variances between which it is trained."""
+        return 0.01 * theory.c_min, theory.t_max
+
     def loss(
         self, theory: Theory, phi: jax.Array, noise: jax.Array, t: jax.Array, target: str
     ) -> jax.Array:

@@ -216,15 +216,10 @@ def validation_loss(
     t_key, noise_key = jax.random.split(key)
     n = len(phi)
     u = (jnp.arange(n) + jax.random.uniform(t_key, (n,), theory.dtype)) / n
-    low, high = t_range(theory)
+    low, high = network.t_range(theory)
     noise = jax.random.normal(noise_key, phi.shape, theory.dtype)
     t = (low * (high / low) ** u).astype(theory.dtype)
     return jnp.mean(network.loss(theory, theory.modes.forward(phi), noise, t, target))
-
-
-def t_range(theory: Theory) -> tuple[jax.Array, jax.Array]:
-    """Variances between which a denoiser is trained."""
-    return 0.01 * theory.c_min, theory.t_max
 
 
 def _steps(
@@ -268,7 +263,7 @@ def _regression(
     density = density / jnp.sum(density)
     edges = jnp.concatenate([jnp.zeros(1, density.dtype), jnp.cumsum(density)])
     bin_ = jnp.clip(jnp.searchsorted(edges, u) - 1, 0, _N_BINS - 1)
-    low, high = t_range(theory)
+    low, high = network.t_range(theory)
     t = low * (high / low) ** ((bin_ + (u - edges[bin_]) / density[bin_]) / _N_BINS)
     noise = jax.random.normal(noise_key, fields.shape, theory.dtype)
     phi = theory.modes.forward(fields)

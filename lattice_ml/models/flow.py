@@ -35,6 +35,7 @@ SCHEMES = {
     "heun": ((0.0, 2 / 3), (1 / 4, 3 / 4)),  # second order, Ralston's choice
     "rk3": ((0.0, 1 / 2, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),  # third order, Ralston's choice
 }
+_FLOOR = 1e-4  # in units of C_min: `log_prob` begins at t = 0, where some networks are 0/0
 _T0 = 0.25  # in units of C_min: the variance below which steps are even in t
 
 
@@ -112,7 +113,7 @@ class Flow:
             probes = jax.random.rademacher(key, (self.n_probes, *x.shape), x.dtype)
 
         def slope(u: jax.Array, tau: jax.Array) -> State:
-            t = jnp.maximum(t0 * jnp.expm1(tau), 0)
+            t = jnp.maximum(t0 * jnp.expm1(tau), _FLOOR * theory.c_min)
             root = jnp.sqrt(c + t)
             x = root * u
             if probes is None:

@@ -126,8 +126,9 @@ class Theory:
     def zero_force(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """F of the zero mode under the mixture, finite at t = 0: `(n,)`."""
         share, means, variances = self._responsibilities(x, t)
-        pull = jnp.sum(share * (x[..., None] - means) / (variances + t[..., None]), -1)
-        return (pull * (self.zero_propagator + t) - x) / self.zero_propagator
+        x, t, c = x[..., None], t[..., None], self.zero_propagator
+        terms = (x * (c - variances) - means * (c + t)) / (variances + t)  # x/t has cancelled
+        return jnp.sum(share * terms, -1) / c
 
     def zero_log_prob(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Log density of the noised zero mode: `(n,)`."""

@@ -9,7 +9,7 @@ layers see 2^(n+1) - 1 sites along each axis: more than half the lattice up to e
 4 layers.  There are no strides and all convolutions wrap around: translation equivariance is
 exact on every volume.  It is odd in x (odd activations, no biases) and has kernels that depend on
 the offset's |components| in any order (d + 1 weights instead of 3^d per pair of channels, and as
-much faster), so Z2, reflections and exchanges of axes are exact too; `odd` and `symmetric`
+much faster), so Z2, reflections and exchanges of axes are exact too; `odd` and `hypercubic`
 release either.
 """
 
@@ -42,7 +42,7 @@ class ConvNet(Denoiser):
         ndim: dimensions of the lattice, 1 to 3.
         channels: fields per layer.
         n_layers: convolutions, the i-th with dilation 2^i; see `receptive_field`.
-        symmetric: exactly equivariant under the lattice's reflections and axis exchanges.
+        hypercubic: exactly equivariant under the lattice's reflections and axis exchanges.
         odd: exactly equivariant under phi -> -phi.
         conditional: also a function of the couplings, for training at several of them.
         rngs: where the initial weights are drawn from.
@@ -54,7 +54,7 @@ class ConvNet(Denoiser):
         ndim: int = 2,
         channels: int = 16,
         n_layers: int = 4,
-        symmetric: bool = True,
+        hypercubic: bool = True,
         odd: bool = True,
         conditional: bool = False,
         rngs: nnx.Rngs,
@@ -66,9 +66,9 @@ class ConvNet(Denoiser):
                 f"a ConvNet needs at least one layer and channel, got {n_layers=}, {channels=}"
             )
         self.ndim, self.channels, self.n_layers = ndim, channels, n_layers
-        self.symmetric, self.odd, self.conditional = symmetric, odd, conditional
-        self.equivariant = symmetric and odd
-        parts = ndim + 1 if symmetric else 3**ndim
+        self.hypercubic, self.odd, self.conditional = hypercubic, odd, conditional
+        self.equivariant = hypercubic and odd
+        parts = ndim + 1 if hypercubic else 3**ndim
 
         def normal(*shape: int, scale: float) -> nnx.Param[jax.Array]:
             return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
@@ -122,7 +122,7 @@ class ConvNet(Denoiser):
         h = contract(self.lift[...], y)
         for i in range(self.n_layers):
             u = h * gains[i] if shifts is None else h * gains[i] + shifts[i]
-            near = _neighbourhood(activation(u), self.ndim, 2**i, self.symmetric)
+            near = _neighbourhood(activation(u), self.ndim, 2**i, self.hypercubic)
             h = h + contract(self.mix[i], jnp.concatenate(near))
         return contract(self.out[...], activation(h)) + contract(self.skip[...], y)
 
@@ -154,16 +154,16 @@ class ConvNet(Denoiser):
             )
 
 
-def _neighbourhood(x: jax.Array, ndim: int, distance: int, symmetric: bool) -> Sequence[jax.Array]:
+def _neighbourhood(x: jax.Array, ndim: int, distance: int, hypercubic: bool) -> Sequence[jax.Array]:
     """What a kernel of 3^d taps adds up with weights: fields like `x`.
 
-    With `symmetric` the k-th field is the sum over all neighbours that are off along k axes.
+    With `hypercubic` the k-th field is the sum over all neighbours that are off along k axes.
     """
     parts = [x]
     for axis in range(-ndim, 0):
         forward = [jnp.roll(part, -distance, axis) for part in parts]
         backward = [jnp.roll(part, distance, axis) for part in parts]
-        if symmetric:
+        if hypercubic:
             off = [a + b for a, b in zip(forward, backward, strict=True)]
             parts = [parts[0], *(a + b for a, b in zip(parts[1:], off, strict=False)), off[-1]]
         else:

@@ -79,6 +79,11 @@ class UNet(Denoiser):
         """F = x/t - D/P_t in modes, `(n, *modes)`."""
         return x / theory.spread(t) - self.denoise(theory, x, t) / theory.posterior(t)
 
+    def t_range(self, theory: Theory) -> tuple[jax.Array, jax.Array]:
+        """Up to noise as large as the distance between any two zero modes."""
+        low, high = super().t_range(theory)
+        return low, jnp.maximum(high, 4 * jnp.max(jnp.abs(theory.quantiles)) ** 2)
+
     def loss(
         self, theory: Theory, phi: jax.Array, noise: jax.Array, t: jax.Array, target: str = "data"
     ) -> jax.Array:
