@@ -86,24 +86,24 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return what `manifest.json` holds.
+def read_manifest(
+    directory: Path, name: str = MANIFEST, kind: str = "ensemble", version: int = FORMAT_VERSION
+) -> dict[str, Any]:
+    """Return what `manifest.json`, or the file that a model has in its place, holds.
 
     Raises:
         StorageError: there is none, or it is not one that this version reads.
     """
-    path = directory / MANIFEST
+    path = directory / name
     if not path.is_file():
-        raise StorageError(
-            f"{directory} holds no ensemble: no {MANIFEST}, {describe_folder(directory)}"
-        )
+        raise StorageError(f"{directory} holds no {kind}: no {name}, {describe_folder(directory)}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
+        found = manifest["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path} is altered: not an ensemble's manifest ({error})") from error
-    if version != FORMAT_VERSION:
-        raise StorageError(f"{path} has format version {version}, this reads {FORMAT_VERSION}")
+        raise StorageError(f"{path} is altered: not a stored {kind} ({error})") from error
+    if found != version:
+        raise StorageError(f"{path} has format version {found}, this reads {version}")
     return manifest
 
 

@@ -148,24 +148,8 @@ def digest(values: Any) -> str:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return what `model.json` holds.
-
-    Raises:
-        StorageError: there is none, or it is not one that this version reads.
-    """
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise StorageError(
-            f"{directory} holds no model: no {MANIFEST}, {files.describe_folder(directory)}"
-        )
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path} is altered: not a model's manifest ({error})") from error
-    if version != FORMAT_VERSION:
-        raise StorageError(f"{path} has format version {version}, this reads {FORMAT_VERSION}")
-    return manifest
+    """Return what `model.json` holds; raises as `files.read_manifest`."""
+    return files.read_manifest(directory, MANIFEST, "model", FORMAT_VERSION)
 
 
 def write_network(directory: Path, network: Any, report: Mapping[str, Any]) -> dict[str, str]:

@@ -188,8 +188,8 @@ def test_a_missing_or_altered_file_is_refused(copy, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is altered: not a model's manifest"),
-        ("[1]", "is altered: not a model's manifest"),
+        ("{", "is altered: not a stored model"),
+        ("[1]", "is altered: not a stored model"),
         ('{"format_version": 99}', "has format version 99, this reads 1"),
     ],
 )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import trained_models
-from trained_models import as_words, make_ensemble, metrics, train
+from trained_models import make_ensemble, metrics, train
 
 from lattice_ml import config, exchange, session, training, training_data, training_phases
 from lattice_ml.ensemble import open_ensemble
@@ -143,33 +143,6 @@ def test_ensembles_of_one_shape_are_one_stage(data, tmp_path):
     assert [entry["action"]["kappa"] for entry in model.report["theories"]] == [0.25, 0.2]
     assert "kappa" not in model.defaults["action"]
     assert model.defaults["action"]["lam"] == 0.1
-
-
-def test_several_couplings_need_a_network_that_knows_them(data, tmp_path):
-    other = make_ensemble(tmp_path / "e", action_kappa=0.2)
-    with pytest.raises(ValueError, match=r"several ensembles .* set model\.conditional = true"):
-        train(tmp_path / "m", [data, other])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("denoiser", "settings"),
-    [
-        ("convnet", {"model_channels": 2, "model_n_layers": 1}),
-        ("unet", {"model_channels": [2, 3], "model_target": "data"}),
-    ],
-)
-def test_every_network_is_trained_and_opened_again(data, tmp_path, denoiser, settings):
-    words = {"training_n_steps": 4, "training_batch_size": 8} | settings
-    job = config.parse_training(
-        as_words(
-            {"model.denoiser": denoiser} | {k.replace("_", ".", 1): v for k, v in words.items()}
-        )
-    )
-    model = training.train(job, tmp_path / "m", data=[data])
-    assert model.report["theories"][0]["ess"] > 0
-    assert np.all(np.isfinite([line["loss"] for line in metrics(model.directory)]))
-    assert set(model.report["equivariance"]) == {"z2", "translation", "hypercubic"}
 
 
 def test_phases_are_those_with_steps_stage_by_stage():
