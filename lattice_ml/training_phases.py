@@ -32,6 +32,8 @@ __all__ = ["Block", "Phase", "ServedPools", "TrainingError", "blocks", "plan"]
 
 _BLOCKS = 20  # per phase: how often there is something to report
 _VALIDATION_FIELDS = 512
+_SAMPLED, _FEW_STEPS = 5, 4  # blocks between looks at samples; steps of the flow that makes them
+_SAMPLES = 64
 _FINE_TUNING_B2, _FINE_TUNING_AVERAGE = 0.99, 0.95  # its gradients are few and accurate
 
 
@@ -78,7 +80,7 @@ class Block(NamedTuple):
 
     step: int  # of the training, after the block
     state: TrainState
-    losses: dict[str, float]  # mean over the block, and on the data held out
+    losses: dict[str, float]  # mean over the block, on the data held out; now and then, of samples
     seconds: float
     compile_seconds: float  # of them
 
@@ -167,6 +169,12 @@ def blocks(
                     graph, state.average, theories, held_out, target=settings.target
                 )
                 found["validation_loss"] = float(validation)
+            if (done + n) // phase.block % _SAMPLED == 0 or done + n == settings.total:
+                probes = 0 if network.exact_trace else 1
+                identity = _identity(
+                    graph, state.average, theories, key, flow=Flow(_FEW_STEPS, n_probes=probes)
+                )
+                found["schwinger_dyson"] = float(identity)
         done += n
         yield Block(phase.first + done, state, found, time.monotonic() - begin, compiling())
 
@@ -200,6 +208,21 @@ def _validation_loss(
         return fitting.validation_loss(network, theory, phi, jax.random.key(0), target)
 
     return jnp.mean(lax.map(loss, (theories, fields)))
+
+
+@partial(jax.jit, static_argnames=("graph", "flow"))
+def _identity(
+    graph: Any, weights: Any, theories: Theory, key: jax.Array, *, flow: Flow
+) -> jax.Array:
+    """<phi dS/dphi> / V of a few samples, averaged over the theories: 1 in equilibrium."""
+    network = nnx.merge(graph, weights)
+
+    def one(theory: Theory) -> jax.Array:
+        x, _ = flow.sample(network, theory, key, _SAMPLES)
+        gradient = theory.interaction(x) + x / theory.propagator
+        return jnp.sum(x * gradient) / (_SAMPLES * theory.modes.volume)
+
+    return jnp.mean(lax.map(one, theories))
 
 
 def _mean(losses: np.ndarray, phase: Phase, done: int) -> float:

@@ -24,6 +24,13 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs():
+    """Drop a module's compiled programs: thousands of them exhaust a process's memory mappings."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A complete run, to be read or copied but not changed."""

@@ -64,6 +64,9 @@ def test_metrics_have_a_line_per_block_of_either_phase(uninterrupted):
     assert {line["phase"] for line in lines[20:]} == {"fine-tuning"}
     assert all(line["validation_loss"] > 0 for line in lines[:20])
     assert np.mean([line["loss"] for line in lines[15:20]]) < lines[0]["loss"]
+    identity = {i: x["schwinger_dyson"] for i, x in enumerate(lines) if "schwinger_dyson" in x}
+    assert list(identity) == [4, 9, 14, 19, 24, 29, 34, 39]
+    assert abs(identity[39] - 1) < 0.2
 
 
 def test_a_finished_training_is_opened_at_once(uninterrupted, data):
