@@ -79,6 +79,7 @@ ROWS = {
     "cube-8": Row((4, 8), (1500, 300), (200, 150), (4, 4), 24, (0.19225,), ndim=3, lam=0.9),
 }
 EXACT_LOG_Z = {(4, 0.2, 0.022): 10.0506545245, (4, 0.3, 0.5): 14.4225019418}  # 2d, by quadrature
+NEAR_CRITICAL = (0.2, 0.255, 0.265, 0.272, 0.28, 0.31)  # where the integrand bends, in 2d
 TOY = Row((4,), (60,), (20,), (4,), 6, n_samples=256, n_configs=20)
 
 
@@ -121,13 +122,13 @@ def log_z(extent: int, kappa: float, lam: float, ndim: int, n_configs: int) -> t
     phi = np.linspace(-8, 8, 20001)
     site = np.trapezoid(np.exp(-(1 - 2 * lam) * phi**2 - lam * phi**4), phi)
     value, variance = volume * math.log(site), 0.0
-    cuts = [0.0, *(k for k in (0.2, 0.255, 0.29) if k < kappa and ndim == 2), kappa]
+    cuts = [0.0, *(k for k in NEAR_CRITICAL if k < kappa and ndim == 2), kappa]
     nodes, weights = np.polynomial.legendre.leggauss(6)
-    for low, high in pairwise(cuts):
-        for node, weight in zip(nodes, weights, strict=True):
+    for i, (low, high) in enumerate(pairwise(cuts)):
+        for j, (node, weight) in enumerate(zip(nodes, weights, strict=True)):
             at = low + (high - low) * (node + 1) / 2
             chains = run(
-                jax.random.key(17),
+                jax.random.key(100 * i + j),
                 HMC(action("kappa", ndim, kappa=at, lam=lam)),
                 Lattice((extent,) * ndim),
                 n_chains=64,

@@ -1,5 +1,9 @@
 """`train` with each kind of network, and the couplings that only some of them know."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from trained_models import as_words, make_ensemble, metrics, train
@@ -37,3 +41,16 @@ def test_every_network_is_trained_and_opened_again(data, tmp_path, denoiser, set
     assert model.report["theories"][0]["ess"] > 0
     assert np.all(np.isfinite([line["loss"] for line in metrics(model.directory)]))
     assert set(model.report["equivariance"]) == {"z2", "translation", "hypercubic"}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_quality_prints_a_row_with_all_numbers(tmp_path, capsys):
+    path = Path(__file__).parents[1] / "benchmarks" / "diffusion_quality.py"
+    spec = importlib.util.spec_from_file_location("diffusion_quality", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark  # dataclasses look their module up
+    spec.loader.exec_module(benchmark)
+    assert benchmark.main(["--size", "toy", "--folder", str(tmp_path)]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| toy |")]
+    assert 0.5 < float(row.split("|")[6]) <= 1
+    assert len(row.split("|")) == 16
