@@ -117,6 +117,13 @@ def test_running_mean_of_a_long_history_is_exact_where_it_is_drawn() -> None:
     assert_allclose(mean[::50], exact)
 
 
+def test_histogram_counts_weights() -> None:
+    series, log_weights = np.array([[0.25, 0.75, 0.75, 0.75]]), np.log([[9.0, 1.0, 1.0, 1.0]])
+    figure = figures.histogram(series, name="M", bins=[0, 0.5, 1], log_weights=log_weights)
+    values = figure.axes[0].patches[0].get_data().values
+    np.testing.assert_allclose(values, [1.5, 0.5])
+
+
 def test_histogram_is_a_density_with_errors_between_chains() -> None:
     series = np.array([[0.1, 0.1, 0.1, 0.7], [0.1, 0.7, 0.7, 0.7]])
     axis = figures.histogram(series, name="$M$", bins=[0.0, 0.5, 1.0]).axes[0]

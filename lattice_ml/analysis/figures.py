@@ -68,7 +68,13 @@ def history(series: ArrayLike, *, name: str, n_shown: int = 8) -> Figure:
 
 
 @style()
-def histogram(series: ArrayLike, *, name: str, bins: int | ArrayLike = 50) -> Figure:
+def histogram(
+    series: ArrayLike,
+    *,
+    name: str,
+    bins: int | ArrayLike = 50,
+    log_weights: ArrayLike | None = None,
+) -> Figure:
     """Draw the density over all chains, with the error of each bin from the spread between chains.
 
     One chain alone says nothing about its own error and gets no bars.
@@ -77,11 +83,16 @@ def histogram(series: ArrayLike, *, name: str, bins: int | ArrayLike = 50) -> Fi
         series: (n_chains, n_configs).
         name: the observable, for instance `"$M$"`.
         bins: number of bins, or their edges.
+        log_weights: (n_chains, n_configs), up to a constant; None for equal weights.
     """
     chains = _finite(f"the histogram of {name}", series, "(n_chains, n_configs)", [2])
     n_chains, n_configs = chains.shape
     edges = np.histogram_bin_edges(chains, bins)
-    counts = np.array([np.histogram(chain, edges)[0] for chain in chains])
+    logs = np.zeros(chains.shape) if log_weights is None else np.asarray(log_weights)
+    weights = np.exp(logs - logs.max())
+    weights /= weights.mean()
+    pairs = zip(chains, weights, strict=True)
+    counts = np.array([np.histogram(chain, edges, weights=w)[0] for chain, w in pairs])
     densities = counts / (n_configs * np.diff(edges))
     mean = densities.mean(axis=0)
     figure = _figure(3.6)
@@ -136,7 +147,7 @@ def propagator(
         inverse.legend(loc="upper left")
     zero_mode.set(yscale="log", xticks=[0], ylabel="$G(p)$", title="Propagator")
     decades = np.log10(x.max() / x[x > 0].min())
-    logarithmic.set(xscale="log" if decades > 1.5 else "linear", xlabel=r"$\hat p^2$")
+    logarithmic.set(xscale="log" if decades > 2 else "linear", xlabel=r"$\hat p^2$")
     logarithmic.tick_params(left=False, which="both", labelleft=False)
     logarithmic.spines["left"].set_visible(False)
     inverse.set(xlabel=r"$\hat p^2$", ylabel="$1/G(p)$", title="Inverse propagator")

@@ -17,7 +17,11 @@ __all__ = ["write"]
 
 
 def write(
-    ensemble: Any, estimates: Mapping[str, Estimate | None], folder: str | os.PathLike[str]
+    ensemble: Any,
+    estimates: Mapping[str, Estimate | None],
+    folder: str | os.PathLike[str],
+    *,
+    weights: bool = True,
 ) -> Path:
     """Write `index.html` and PNG files to `folder`; returns the page's path.
 
@@ -26,25 +30,28 @@ def write(
             are left out.
         estimates: from `measure`.
         folder: made if it does not exist.
+        weights: use the ensemble's `log_weight` where it has one, as for the estimates.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     series = stored_series(ensemble)
     magnetisation = series["magnetisation"]
+    log_weights = getattr(ensemble, "log_weight", None) if weights else None
     drawn = [
         (
             "history",
             figures.history(magnetisation, name="$M$"),
-            "Monte Carlo history of the magnetisation; the lowest panel is the running mean.",
+            "Monte Carlo history of the magnetisation; the lowest panel is the running mean"
+            + (", before weighting." if log_weights is not None else "."),
         ),
         (
             "histogram",
-            figures.histogram(magnetisation, name="$M$"),
+            figures.histogram(magnetisation, name="$M$", log_weights=log_weights),
             "Distribution of the magnetisation, with errors from the spread between chains.",
         ),
     ]
     if (tau := estimates["m2"]) is not None and tau.error > 0:
-        rho = statistics.autocorrelation(magnetisation**2)
+        rho = statistics.autocorrelation(magnetisation**2, log_weights=log_weights)
         figure = figures.autocorrelation(
             rho.rho,
             rho.error,
@@ -57,7 +64,7 @@ def write(
         caption = "Autocorrelation of M^2 and its running integral; the line marks the window."
         drawn.append(("autocorrelation", figure, caption))
     if "cfgs" in getattr(ensemble, "columns", ()):
-        shells = two_point(ensemble).shells()
+        shells = two_point(ensemble, weights=weights).shells()
         caption = "Two-point function per momentum shell; 1/G is a straight line for a free field."
         drawn.append(("two_point", figures.propagator(*shells), caption))
         shown = np.linspace(0, len(ensemble.cfgs) - 1, 8).astype(int)

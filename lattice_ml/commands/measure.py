@@ -47,7 +47,7 @@ def measure_command(arguments: list[str]) -> int:
         if options.out:
             folder = Path(options.out)
             folder = folder / Path(path).name if len(options.ensembles) > 1 else folder
-            print(f"page: {page.write(ensemble, found[path], folder)}")
+            print(f"page: {page.write(ensemble, found[path], folder, weights=options.weights)}")
     if options.json:
         keys = ("value", "error", "tau_int", "tau_int_error")
         table = {
