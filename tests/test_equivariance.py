@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lattice_ml.models.denoiser import Denoiser, Zero
-from lattice_ml.models.equivariance import noised_fields, symmetries, violations
+from lattice_ml.models.equivariance import symmetries, violations
 from lattice_ml.models.modes import Modes
 from lattice_ml.models.theory import Theory
 
@@ -61,7 +61,7 @@ def test_the_denoiser_can_be_asked_instead_of_the_force():
     constant, on = OnSites(jnp.ones_like), theory((4, 4))
     found = violations(constant, on, KEY, of="denoise", n_variances=1)
     t = jnp.full(1, 0.1) * on.c_min
-    x = jax.jit(noised_fields)(on, jax.random.split(KEY, 1)[0], jnp.full(16, t[0]))
+    x = on.draw(jax.random.split(KEY, 1)[0], jnp.full(16, t[0]))
     even = constant.denoise(on, jnp.zeros_like(x), t)
     expected = 2 * jnp.linalg.norm(even) / jnp.linalg.norm(constant.denoise(on, x, t))
     assert found["z2"] == pytest.approx(float(expected))
@@ -82,7 +82,7 @@ def test_every_symmetry_keeps_the_action():
 
 def test_noised_fields_have_the_propagator_plus_the_noise():
     on, n = theory((4, 4)), 4000
-    x = jax.jit(noised_fields)(on, KEY, jnp.full(n, 0.7))
+    x = on.draw(KEY, jnp.full(n, 0.7))
     gaussian = on.fluctuating > 0
     variance = (jnp.mean(x**2, 0) / (on.propagator + 0.7))[gaussian]
     assert jnp.max(jnp.abs(variance - 1)) < 4.5 * (2 / n) ** 0.5

@@ -9,6 +9,7 @@ and F is small, bounded down to t = 0, and zero for a Gaussian theory: networks 
 the `Theory` as an argument, so the same weights serve every volume and coupling.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import jax
@@ -32,9 +33,9 @@ class Denoiser(nnx.Module):
     exact_trace = False  # whether `force_and_trace` costs no more than a few forces
     equivariant = False  # whether all symmetries of the lattice and phi -> -phi are built in
 
+    @abstractmethod
     def force(self, theory: Theory, x: jax.Array, t: jax.Array) -> jax.Array:
         """F = E[V'(phi) | x] in modes, `(n, *modes)`."""
-        raise NotImplementedError
 
     def force_and_trace(
         self, theory: Theory, x: jax.Array, t: jax.Array

@@ -73,7 +73,7 @@ def _measure(
 ) -> list[jax.Array]:
     """Relative violation of every symmetry at one variance."""
     group = [symmetry for _, symmetry in symmetries(theory)]
-    x = noised_fields(theory, key, jnp.full(n_fields, t))
+    x = theory.draw(key, jnp.full(n_fields, t))
     moved = jnp.concatenate([x, *(symmetry(x) for symmetry in group)])
     value, *values = jnp.split(
         getattr(nnx.merge(graph, state), of)(theory, moved, t[None]), len(group) + 1
@@ -81,16 +81,6 @@ def _measure(
     size = jnp.sum(value**2)
     pairs = zip(group, values, strict=True)
     return [jnp.sqrt(jnp.sum((y - symmetry(value)) ** 2) / size) for symmetry, y in pairs]
-
-
-def noised_fields(theory: Theory, key: jax.Array, t: jax.Array) -> jax.Array:
-    """Draw Gaussian fields with the theory's propagator and zero mode, noised: `(n, *modes)`."""
-    fluctuation, zero = jax.random.split(key)
-    shape = (*t.shape, *theory.propagator.shape)
-    x = jnp.sqrt(theory.propagator + theory.spread(t)) * jax.random.normal(
-        fluctuation, shape, theory.dtype
-    )
-    return x.at[theory.modes.zero].set(theory.draw_zero(zero, t))
 
 
 def symmetries(theory: Theory) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:

@@ -144,27 +144,21 @@ def denoise(
     pieces, size = _pieces(settings.batch_size, theories.modes.volume)
 
     def gradient(state: TrainState, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        def piece(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        def loss(weights: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
             i, key = inputs
             which, where, rest = jax.random.split(key, 3)
             k = jax.random.randint(which, (), 0, len(pool))
             theory = jax.tree.map(lambda leaf: leaf[k], theories)
             rows = jax.random.randint(where, (size,), 0, pool.shape[1])
-            fields = pool[k, rows]
+            network = nnx.merge(graph, weights)
+            return _regression(
+                network, theory, pool[k, rows], rest, state.bins, (i, pieces), settings
+            )
 
-            def loss(weights: Any) -> tuple[jax.Array, jax.Array]:
-                network = nnx.merge(graph, weights)
-                return _regression(network, theory, fields, rest, state.bins, (i, pieces), settings)
-
-            (value, bins), slope = jax.value_and_grad(loss, has_aux=True)(state.weights)
-            return jax.tree.map(jnp.add, carry, slope), (value, bins)
-
-        zeros = jax.tree.map(jnp.zeros_like, state.weights)
         inputs = (jnp.arange(pieces), jax.random.split(key, pieces))
-        total, (values, bins) = lax.scan(piece, zeros, inputs)
+        slope, values, bins = _mean_gradient(loss, state.weights, inputs, pieces)
         seen, squares = jnp.sum(bins, axis=0)
         fresh = jnp.where(seen > 0, squares / jnp.maximum(seen, 1), state.bins)
-        slope = jax.tree.map(lambda leaf: leaf / pieces, total)
         return slope, jnp.mean(values), 0.97 * state.bins + 0.03 * fresh
 
     return _steps(gradient, state, key, n, settings)
@@ -187,23 +181,18 @@ def fine_tune(
     size = max(4, _pieces(settings.batch_size, theories.modes.volume)[1])
     count = len(jax.tree.leaves(theories)[0])
 
+    n_pieces = max(1, settings.batch_size // size)
+
     def gradient(state: TrainState, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        def piece(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        def loss(weights: Any, key: jax.Array) -> tuple[jax.Array, None]:
             which, draw = jax.random.split(key)
             k = jax.random.randint(which, (), 0, count)
             theory = jax.tree.map(lambda leaf: leaf[k], theories)
+            x, log_q = settings.flow.sample(nnx.merge(graph, weights), theory, draw, size)
+            return jnp.var(-theory.action(x) - log_q, ddof=1), None
 
-            def loss(weights: Any) -> jax.Array:
-                x, log_q = settings.flow.sample(nnx.merge(graph, weights), theory, draw, size)
-                return jnp.var(-theory.action(x) - log_q, ddof=1)
-
-            value, slope = jax.value_and_grad(loss)(state.weights)
-            return jax.tree.map(jnp.add, carry, slope), value
-
-        zeros = jax.tree.map(jnp.zeros_like, state.weights)
-        n_pieces = max(1, settings.batch_size // size)
-        total, values = lax.scan(piece, zeros, jax.random.split(key, n_pieces))
-        slope = jax.tree.map(lambda leaf: leaf / n_pieces, total)
+        keys = jax.random.split(key, n_pieces)
+        slope, values, _ = _mean_gradient(loss, state.weights, keys, n_pieces)
         return slope, jnp.mean(values), state.bins
 
     return _steps(gradient, state, key, n, settings)
@@ -241,6 +230,19 @@ def _steps(
         return TrainState(weights, average, memory, bins, state.step + 1), value
 
     return lax.scan(step, state, length=n)
+
+
+def _mean_gradient(
+    loss: Callable[[Any, Any], tuple[jax.Array, Any]], weights: Any, inputs: Any, n: int
+) -> tuple[Any, jax.Array, Any]:
+    """Gradient averaged over `n` pieces, one at a time; their losses `(n,)` and other results."""
+
+    def add(total: Any, piece: Any) -> tuple[Any, Any]:
+        found, slope = jax.value_and_grad(loss, has_aux=True)(weights, piece)
+        return jax.tree.map(jnp.add, total, slope), found
+
+    total, (values, others) = lax.scan(add, jax.tree.map(jnp.zeros_like, weights), inputs)
+    return jax.tree.map(lambda leaf: leaf / n, total), values, others
 
 
 def _regression(

@@ -151,23 +151,17 @@ class Flow:
 
 def draw_prior(theory: Theory, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
     """Draw whitened modes at t_max, `(n, *modes)`, and their log density, `(n,)`."""
-    fluctuation, zero = jax.random.split(key)
-    t = jnp.broadcast_to(theory.t_max, (n,))
-    u = jax.random.normal(fluctuation, (n, *theory.propagator.shape), theory.dtype)
-    scale = jnp.sqrt(theory.zero_propagator + theory.t_max)
-    u = u.at[theory.modes.zero].set(theory.draw_zero(zero, t) / scale)
+    u = theory.draw(key, jnp.broadcast_to(theory.t_max, (n,))) / jnp.sqrt(
+        theory.propagator + theory.t_max
+    )
     return u, prior_log_prob(theory, u)
 
 
 def prior_log_prob(theory: Theory, u: jax.Array) -> jax.Array:
     """Log density of whitened modes at t_max: `(n,)`."""
-    wide = widest(u.dtype)
-    t = jnp.broadcast_to(theory.t_max, (len(u),))
-    scale = jnp.sqrt(theory.zero_propagator + theory.t_max)
-    squares = jnp.sum((u * u * theory.fluctuating).astype(wide), theory.modes.axes)
-    normal = -0.5 * squares - 0.5 * (theory.modes.volume - 1) * jnp.log(2 * jnp.pi)
-    zero = theory.zero_log_prob(scale * u[theory.modes.zero], t)
-    return normal + zero + jnp.log(scale)
+    variance = theory.propagator + theory.t_max
+    log_prob = theory.log_prob(jnp.sqrt(variance) * u, jnp.broadcast_to(theory.t_max, (len(u),)))
+    return log_prob + 0.5 * jnp.sum(jnp.log(variance.astype(widest(u.dtype))))
 
 
 def _half_log_det(theory: Theory) -> jax.Array:

@@ -10,6 +10,7 @@ network serves every schedule.  The largest sigma must exceed the largest distan
 fields, which the zero mode sets: sqrt(V) |M| between the wells of a broken phase.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import jax
@@ -27,8 +28,8 @@ __all__ = [
 ]
 
 
-class Schedule:
-    """A schedule; subclasses define `variance`, `inverse`, and `scale` where it is not 1.
+class Schedule(ABC):
+    """A schedule; subclasses define `variance`, `between`, and `scale` where it is not 1.
 
     Every method takes and returns scalars or arrays, elementwise.
     """
@@ -37,13 +38,9 @@ class Schedule:
         """What the noised field is multiplied with."""
         return jnp.ones_like(s)
 
+    @abstractmethod
     def variance(self, s: jax.Array) -> jax.Array:
         """t = sigma^2, the variance of the noise before scaling."""
-        raise NotImplementedError
-
-    def inverse(self, sigma: jax.Array) -> jax.Array:
-        """The pseudo-time at which the noise is `sigma`."""
-        raise NotImplementedError
 
     def sigma(self, s: jax.Array) -> jax.Array:
         """Standard deviation of the noise before scaling."""
@@ -58,9 +55,9 @@ class Schedule:
         return self.scale(s) * jnp.sqrt(_slope(self.variance, s))
 
     @classmethod
+    @abstractmethod
     def between(cls, low: Any, high: Any) -> "Schedule":
         """The schedule of this kind whose sigma ends at `high`, and begins at `low` if it can."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Refuse parameters for which the noise does not grow.
@@ -99,10 +96,6 @@ class VarianceExploding(Schedule):
         rate = 2 * jnp.log(self.base)
         return jnp.expm1(rate * s) / rate
 
-    def inverse(self, sigma: jax.Array) -> jax.Array:
-        rate = 2 * jnp.log(self.base)
-        return jnp.log1p(rate * sigma**2) / rate
-
 
 @pytree
 class Geometric(Schedule):
@@ -121,9 +114,6 @@ class Geometric(Schedule):
 
     def variance(self, s: jax.Array) -> jax.Array:
         return self.sigma_min**2 * (self.sigma_max / self.sigma_min) ** (2 * s)
-
-    def inverse(self, sigma: jax.Array) -> jax.Array:
-        return jnp.log(sigma / self.sigma_min) / jnp.log(self.sigma_max / self.sigma_min)
 
 
 @pytree
@@ -146,10 +136,6 @@ class PowerLaw(Schedule):
     def variance(self, s: jax.Array) -> jax.Array:
         first, last = self._ends()
         return (first + s * (last - first)) ** (2 * self.rho)
-
-    def inverse(self, sigma: jax.Array) -> jax.Array:
-        first, last = self._ends()
-        return (sigma ** (1 / self.rho) - first) / (last - first)
 
     def _ends(self) -> tuple[jax.Array, jax.Array]:
         power = 1 / self.rho
@@ -179,10 +165,6 @@ class VariancePreserving(Schedule):
 
     def variance(self, s: jax.Array) -> jax.Array:
         return jnp.expm1(self._integral(s))
-
-    def inverse(self, sigma: jax.Array) -> jax.Array:
-        integral, rise = jnp.log1p(sigma**2), self.beta_max - self.beta_min
-        return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * rise * integral))
 
     def _integral(self, s: jax.Array) -> jax.Array:
         """Integral of beta from 0 to s."""

@@ -219,10 +219,12 @@ def path_weights(
         y = _draw_back(jax.random.fold_in(steps, i), theory, x, t, t_next)
         return y + shift, log_weight + _log_ratio(theory, y, shift, x, t, t_next)
 
-    x = _draw_reference(start, theory, n, jnp.asarray(grid[0], theory.dtype))
+    x = theory.draw(start, jnp.full(n, grid[0], theory.dtype))
     state = x, jnp.zeros(n, widest(theory.dtype))
     (x, log_weight), (frames, _) = _march(step, state, grid, snapshots)
-    return Path(x, log_weight - theory.action(x) - _log_reference(theory, x), frames)
+    return Path(
+        x, log_weight - theory.action(x) - theory.log_prob(x, jnp.zeros(n, theory.dtype)), frames
+    )
 
 
 # ------------------------------------------------------------------- one step, and all of them
@@ -291,22 +293,6 @@ def _march(step: Step, state: Any, grid: Any, snapshots: int) -> tuple[Any, Any]
 # ------------------------------------------------------ p_ref: Gaussian modes, a mixture at p = 0
 
 
-def _draw_reference(key: jax.Array, theory: Theory, n: int, t: jax.Array) -> jax.Array:
-    """Draw p_ref of the noised field: `(n, *modes)`."""
-    fluctuation, zero = jax.random.split(key)
-    x = jax.random.normal(fluctuation, (n, *theory.propagator.shape), theory.dtype)
-    x = x * jnp.sqrt(theory.propagator + t)
-    return x.at[theory.modes.zero].set(theory.draw_zero(zero, jnp.broadcast_to(t, (n,))))
-
-
-def _log_reference(theory: Theory, x: jax.Array) -> jax.Array:
-    """Log of p_ref without noise: `(n,)`."""
-    c = theory.propagator
-    logs = -0.5 * (x**2 / c + jnp.log(2 * jnp.pi * c)) * theory.fluctuating
-    zero = theory.zero_log_prob(x[theory.modes.zero], jnp.zeros(1, x.dtype))
-    return jnp.sum(logs.astype(widest(x.dtype)), theory.modes.axes) + zero
-
-
 def _back(prior: Any, t: jax.Array, t_next: jax.Array) -> tuple[Any, Any]:
     """Mean over x, and variance, of x_next | x in a Gaussian whose variance without noise is known.
 
@@ -325,11 +311,9 @@ def _draw_back(
     share, variance = _back(theory.propagator, t, t_next)
     y = share * x + jnp.sqrt(variance) * noise
 
-    weights, means, variances = theory.mixture
+    _, means, variances = theory.mixture
     x0 = x[theory.modes.zero]
-    exponents = -0.5 * (x0[:, None] - means) ** 2 / (variances + t)
-    logits = jnp.log(weights) - 0.5 * jnp.log(variances + t) + exponents
-    i = jax.random.categorical(which, logits)
+    i = jax.random.categorical(which, theory.zero_logits(x0, t[None]))
     share, variance = _back(variances[i], t, t_next)
     y0 = means[i] + share * (x0 - means[i]) + jnp.sqrt(variance) * noise[theory.modes.zero]
     return y.at[theory.modes.zero].set(y0)

@@ -115,6 +115,24 @@ class Theory:
         cubed = self.modes.forward(self.modes.inverse(phi) ** 3)
         return 4 * self.b * cubed + (self.bare - 1 / self.propagator) * phi
 
+    # ---------------------------------------- Gaussian modes, and the mixture at zero momentum
+
+    def draw(self, key: jax.Array, t: jax.Array) -> jax.Array:
+        """Draw the Gaussian part, noised by variances `t` `(n,)`: `(n, *modes)`."""
+        fluctuation, zero = jax.random.split(key)
+        x = jax.random.normal(fluctuation, (*t.shape, *self.propagator.shape), self.dtype)
+        x = x * jnp.sqrt(self.propagator + self.spread(t))
+        return x.at[self.modes.zero].set(self.draw_zero(zero, t))
+
+    def log_prob(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """Log density of the noised Gaussian part, in float64 where x64 is on: `(n,)`."""
+        wide = widest(x.dtype)
+        c = self.propagator + self.spread(t)
+        logs = -0.5 * (x * x / c) * self.fluctuating
+        norm = -0.5 * jnp.log(2 * jnp.pi * c.astype(wide)) * self.fluctuating
+        zero = self.zero_log_prob(x[self.modes.zero], t)
+        return jnp.sum(logs.astype(wide) + norm, self.modes.axes) + zero
+
     # ------------------------------------------------------------------- the zero mode alone
 
     def zero_denoiser(self, x: jax.Array, t: jax.Array) -> jax.Array:
@@ -132,12 +150,14 @@ class Theory:
 
     def zero_log_prob(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Log density of the noised zero mode: `(n,)`."""
+        return jax.nn.logsumexp(self.zero_logits(x, t), axis=-1) - 0.5 * jnp.log(2 * jnp.pi)
+
+    def zero_logits(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """Log of each component's part in the density, without 1/sqrt(2 pi): `(n, components)`."""
         weights, means, variances = self.mixture
-        variances = variances + t[..., None]
-        exponents = -0.5 * (x[..., None] - means) ** 2 / variances
-        return jax.nn.logsumexp(
-            jnp.log(weights) - 0.5 * jnp.log(2 * jnp.pi * variances) + exponents, axis=-1
-        )
+        noised = variances + t[..., None]
+        exponents = -0.5 * (x[..., None] - means) ** 2 / noised
+        return jnp.log(weights) - 0.5 * jnp.log(noised) + exponents
 
     def draw_zero(self, key: jax.Array, t: jax.Array) -> jax.Array:
         """Draw the noised zero mode for variances `t` `(n,)`: `(n,)`."""
@@ -150,8 +170,5 @@ class Theory:
         self, x: jax.Array, t: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Share of each component in noised zero modes, `(n, components)`; means; variances."""
-        weights, means, variances = self.mixture
-        noised = variances + t[..., None]
-        exponents = -0.5 * (x[..., None] - means) ** 2 / noised
-        logits = jnp.log(weights) - 0.5 * jnp.log(noised) + exponents
-        return jax.nn.softmax(logits, -1), means, variances
+        _, means, variances = self.mixture
+        return jax.nn.softmax(self.zero_logits(x, t), -1), means, variances
