@@ -1,0 +1,189 @@
+"""The Gaussian RBM as a distribution, against autodiff, dense linear algebra and closed forms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rbms import random_rbm
+from scipy import integrate
+
+from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
+
+SHAPES = [(6, 4), (5, 5), (4, 7)]  # fewer, as many and more hidden than visible fields
+
+
+def dense(rbm):
+    """Kernel, mean and hidden covariance by dense linear algebra, from S(phi, h) alone."""
+    w, mass = np.asarray(rbm.w), np.asarray(rbm.mass)
+    precision = np.block(
+        [[np.diag(mass), -w], [-w.T, np.eye(rbm.n_hidden) / float(rbm.sigma) ** 2]]
+    )
+    source = np.concatenate([np.zeros(rbm.n_visible), np.asarray(rbm.eta) / float(rbm.sigma) ** 2])
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ source
+    visible = covariance[: rbm.n_visible, : rbm.n_visible]
+    return np.linalg.inv(visible), np.asarray(rbm.centre) + mean[: rbm.n_visible], precision, source
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("per_site", [True, False])
+def test_the_marginal_is_that_of_the_joint_gaussian(shape, per_site):
+    rbm = random_rbm(*shape, per_site=per_site)
+    kernel, mean, precision, source = dense(rbm)
+    np.testing.assert_allclose(rbm.kernel(), kernel, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(rbm.covariance(), np.linalg.inv(kernel), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(rbm.mean(), mean, rtol=1e-10)
+    np.testing.assert_allclose(rbm.eigenvalues(), np.linalg.eigvalsh(kernel), rtol=1e-9)
+    np.testing.assert_allclose(rbm.apply_kernel(rbm.w), kernel @ rbm.w, rtol=1e-9, atol=1e-10)
+    volume = sum(shape)
+    log_z = 0.5 * (volume * math.log(2 * math.pi) - np.linalg.slogdet(precision)[1])
+    log_z += 0.5 * source @ np.linalg.solve(precision, source)
+    log_z -= float(jnp.sum(rbm.eta**2)) / (2 * float(rbm.sigma) ** 2)
+    assert float(rbm.log_z()) == pytest.approx(log_z, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_log_prob_is_the_normalised_gaussian(shape):
+    rbm = random_rbm(*shape)
+    kernel, mean, *_ = dense(rbm)
+    phi = np.random.default_rng(1).normal(size=(5, shape[0]))
+    x = phi - mean
+    expected = -0.5 * np.sum(x * (x @ kernel), 1) + 0.5 * (
+        np.linalg.slogdet(kernel)[1] - shape[0] * math.log(2 * math.pi)
+    )
+    np.testing.assert_allclose(rbm.log_prob(phi), expected, rtol=1e-11)
+
+
+def test_the_integral_over_hidden_fields_gives_the_marginal():
+    rbm = random_rbm(1, 1, seed=3)
+    phi = jnp.array([[0.3]])
+    h = jnp.linspace(-20, 20, 20_001)[:, None]
+    over_h = integrate.simpson(np.exp(-rbm.joint_action(phi, h)), x=h[:, 0])
+    assert math.log(over_h) - float(rbm.log_z()) == pytest.approx(float(rbm.log_prob(phi)[0]))
+
+
+def test_joint_action_is_the_negative_log_of_the_conditionals():
+    rbm = random_rbm()
+    rng = np.random.default_rng(2)
+    phi, h = jnp.asarray(rng.normal(size=(3, 6))), jnp.asarray(rng.normal(size=(3, 4)))
+
+    def conditional(mean, variance, value):
+        return -0.5 * jnp.sum((value - mean) ** 2 / variance, -1)
+
+    of_h = conditional(rbm.hidden_means(phi), rbm.sigma**2, h)
+    of_phi = conditional(rbm.visible_means(h), 1 / rbm.mass, phi)
+    other = jnp.zeros((3, 4)), jnp.zeros((3, 6))
+    change_h = rbm.joint_action(phi, other[0]) - rbm.joint_action(phi, h)
+    change_phi = rbm.joint_action(other[1], h) - rbm.joint_action(phi, h)
+    at_zero_h = conditional(rbm.hidden_means(phi), rbm.sigma**2, other[0])
+    at_zero_phi = conditional(rbm.visible_means(h), 1 / rbm.mass, other[1])
+    np.testing.assert_allclose(of_h - at_zero_h, change_h, rtol=1e-10)
+    np.testing.assert_allclose(of_phi - at_zero_phi, change_phi, rtol=1e-10)
+
+
+def test_only_the_product_of_sigma_and_w_matters():
+    rbm = random_rbm(per_site=False)
+    other = GaussianRBM.of(rbm.w * rbm.sigma, rbm.mu_squared, 1.0, rbm.eta / rbm.sigma, rbm.centre)
+    phi = np.random.default_rng(1).normal(size=(5, 6))
+    np.testing.assert_allclose(other.log_prob(phi), rbm.log_prob(phi), rtol=1e-12)
+
+
+def test_rotated_hidden_fields_make_the_same_distribution():
+    rbm = random_rbm()
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0]
+    other = GaussianRBM.of(rbm.w @ turn, rbm.mu_squared, rbm.sigma, rbm.eta @ turn, rbm.centre)
+    phi = np.random.default_rng(1).normal(size=(5, 6))
+    np.testing.assert_allclose(other.log_prob(phi), rbm.log_prob(phi), rtol=1e-12)
+
+
+def z_scores(fields, rbm):
+    """Pulls of all means and second moments about the exact mean, with exact errors."""
+    n, n_visible = fields.shape
+    kernel, mean, *_ = dense(rbm)
+    covariance = np.linalg.inv(kernel)
+    x = np.asarray(fields) - mean
+    of_mean = x.mean(0) / np.sqrt(np.diagonal(covariance) / n)
+    variances = np.diagonal(covariance)
+    error = np.sqrt((np.outer(variances, variances) + covariance**2) / n)
+    of_second = (x.T @ x / n - covariance) / error
+    return np.concatenate([of_mean, of_second[np.triu_indices(n_visible)]])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_direct_samples_have_the_exact_moments(shape, seed):
+    rbm = random_rbm(*shape)
+    fields = rbm.sample(jax.random.key(seed), 100_000)
+    assert fields.shape == (100_000, shape[0])
+    assert np.abs(z_scores(fields, rbm)).max() < 4.5
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_block_gibbs_leaves_the_distribution_alone(seed):
+    rbm = random_rbm()
+    start = rbm.sample(jax.random.key(seed), 100_000)
+    fields = rbm.gibbs(jax.random.key(seed + 10), start, 3)
+    assert np.abs(z_scores(fields, rbm)).max() < 4.5
+
+
+def test_block_gibbs_forgets_a_mode_at_its_predicted_rate():
+    rbm = random_rbm(per_site=False, size=0.95)
+    values, vectors = np.linalg.eigh(rbm.kernel())
+    start = rbm.mean() + 5 * jnp.asarray(vectors[:, 0])
+    n_steps, n = 4, 200_000
+    fields = rbm.gibbs(jax.random.key(1), jnp.broadcast_to(start, (n, 6)), n_steps)
+    left = (np.asarray(fields) - rbm.mean()) @ vectors
+    ratio = 1 - values / float(rbm.mu_squared)
+    expected = 5 * np.array([ratio[0] ** n_steps, *[0] * 5])
+    error = np.sqrt((1 - ratio ** (2 * n_steps)) / values / n)
+    assert np.abs((left.mean(0) - expected) / error).max() < 4.5
+    variance_error = (1 - ratio ** (2 * n_steps)) / values * math.sqrt(2 / n)
+    variance = left.var(0) - (1 - ratio ** (2 * n_steps)) / values
+    assert np.abs(variance / variance_error).max() < 4.5
+
+
+def test_samples_in_float32_stay_in_float32():
+    rbm = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), random_rbm())
+    fields = rbm.sample(jax.random.key(0), 7)
+    assert fields.dtype == jnp.float32
+    assert rbm.gibbs(jax.random.key(1), fields, 2).dtype == jnp.float32
+    assert rbm.log_prob(fields).dtype == jnp.float32
+
+
+def test_kl_vanishes_at_its_own_moments_and_is_that_of_two_gaussians():
+    rbm = random_rbm()
+    kernel, mean, *_ = dense(rbm)
+    assert float(gaussian_kl(rbm, rbm.covariance(), rbm.mean())) == pytest.approx(0, abs=1e-12)
+    covariance = np.diag(np.linspace(0.5, 2, 6))
+    shift = np.linspace(-1, 1, 6)
+    expected = 0.5 * (
+        np.trace(kernel @ covariance)
+        + (shift - mean) @ kernel @ (shift - mean)
+        - 6
+        - np.linalg.slogdet(kernel @ covariance)[1]
+    )
+    assert float(gaussian_kl(rbm, covariance, shift)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_weight_that_cannot_be_normalised_is_refused():
+    with pytest.raises(ValueError, match=r"largest singular value of sigma w / mu must be below 1"):
+        GaussianRBM.of(1.5 * np.eye(3), 2.0)
+    GaussianRBM.of(1.4 * np.eye(3), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.ones((3, 2)), -1.0), r"must be positive, got -1 and 1"),
+        ((np.ones((3, 2)), 9.0, 0.0), r"must be positive, got 9 and 0"),
+        ((np.ones((3, 2)), np.ones(2)), r"mu_squared must be a number or \(3,\)"),
+        ((np.ones((3, 2)), 9.0, 1.0, np.ones(3)), r"eta \(2,\) and centre \(3,\)"),
+        ((np.ones((3, 2)), 9.0, 1.0, None, np.ones(2)), r"eta \(2,\) and centre \(3,\)"),
+        ((np.full((3, 2), np.nan), 9.0), r"cannot be normalised"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianRBM.of(*arguments)
