@@ -218,8 +218,8 @@ def splitting_scale(
     """Predicted mean spacing of a degenerate pair: kappa sqrt(2 pi r/(B (2 - r))).
 
     Exact in the learning rate, leading order in 1/B.  Corrections are relative O(1/B), of the order
-    of the square of spacing over distance to the next level.  It is for plain SGD on batches of new,
-    independent fields that are not centred (centred ones have B - 1 for B).
+    of the square of spacing over distance to the next level.  It is for plain SGD on batches of
+    new, independent fields that are not centred (centred ones have B - 1 for B).
 
     Args:
         kappa: eigenvalue of the pair, below mu^2; all arguments broadcast.
