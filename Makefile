@@ -47,7 +47,7 @@ clean: ## Remove the environment and all caches; runs/ stays
 
 # One stamp per set of extras, so that the quickstart need not wait for the development tools.
 $(VENV)/.stamp-plot: EXTRAS := plot
-$(VENV)/.stamp-dev: EXTRAS := plot,dev
+$(VENV)/.stamp-dev: EXTRAS := plot,dev,images
 $(VENV)/.stamp-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing lattice_ml[$(EXTRAS)] into $(VENV) (about a minute) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -7,6 +7,7 @@ a field whose type is a dataclass.  Knows nothing of physics; `config.py` says w
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import io
 import re
 import tomllib
@@ -21,7 +22,9 @@ __all__ = [
     "Fields",
     "as_arguments",
     "check_keys",
+    "chosen",
     "given_keys",
+    "parameters",
     "print_help",
     "read_file",
     "seconds",
@@ -131,6 +134,29 @@ def word(arguments: Sequence[str], key: str, default: str) -> str:
     """The (last) value of a key among the arguments, before anything is typed."""
     words = _group(arguments).get(key, [default])
     return words[0] if words else default
+
+
+def chosen(
+    key: str, default: str, known: Mapping[str, Any], arguments: Sequence[str]
+) -> tuple[str, Any]:
+    """The name that a key has among the arguments, and what it stands for.
+
+    Raises:
+        ConfigError: a name that is not known.
+    """
+    name = word(arguments, key, default)
+    if name not in known:
+        raise ConfigError(unknown(key, name, known))
+    return name, known[name]
+
+
+def parameters(kind: Any, *given: str) -> Fields:
+    """Names, types and defaults that a constructor takes, but those given by other sections."""
+    return [
+        (p.name, p.annotation, ... if p.default is p.empty else p.default)
+        for p in inspect.signature(kind.__init__).parameters.values()
+        if p.name not in ("self", *given)
+    ]
 
 
 def _schema(fields: Fields) -> Any:

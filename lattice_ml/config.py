@@ -21,14 +21,15 @@ from lattice_ml.arguments import (
     type_arguments,
 )
 from lattice_ml.lattice import Lattice
-from lattice_ml.sections import ChainSection, OutputSection, SamplingSection, TrainingSection
+from lattice_ml.model_sections import KINDS
+from lattice_ml.sections import ChainSection, OutputSection
 
 __all__ = [
-    "SAMPLING",
     "SECTIONS",
     "TRAINING",
     "ConfigError",
     "Job",
+    "Names",
     "SamplingJob",
     "TrainingJob",
     "options",
@@ -37,13 +38,14 @@ __all__ = [
     "parse_sections",
     "parse_training",
     "read_arguments",
+    "sampling_names",
     "split_file",
     "training_names",
 ]
 
 SECTIONS = ("seed", "lattice", "action", "sampler", "chain", "output")
 TRAINING = ("seed", "model", "training", "sampling")
-SAMPLING = ("seed", "lattice", "action", "sampling", "output")
+Names = Sequence[str | tuple[str, type]]  # of sections, one whose type is known with it
 _AGREEING = ("lattice", "action")  # what a training config may say, and the data must agree with
 
 
@@ -61,27 +63,27 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingJob:
-    """A resolved config of `train`; its `model` section is a table of that kind's keys."""
+    """A resolved config of `train`; `model` and `training` have the keys of that kind."""
 
     config: dict[str, Any]
     model: dict[str, Any]
-    training: TrainingSection
+    training: Any
     seed: int
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingJob:
-    """A resolved config of `sample` and the objects it describes."""
+    """A resolved config of `sample` and the objects it describes; no action where none is known."""
 
     config: dict[str, Any]
     lattice: Lattice
-    action: Any
-    sampling: SamplingSection
+    action: Any | None
+    sampling: Any
     output: OutputSection
     seed: int
 
 
-def read_arguments(file: str | Path, names: Sequence[str] = SECTIONS) -> list[str]:
+def read_arguments(file: str | Path, names: Names = SECTIONS) -> list[str]:
     """The sections of a TOML file that a verb reads, as command-line arguments.
 
     Raises:
@@ -107,6 +109,8 @@ def parse(
     config = _resolved(parsed)
     lattice, action = _theory(config)
     settings = dict(config["sampler"])
+    if action is None:
+        raise ConfigError("action.kind = none cannot be sampled: name an action")
     try:
         sampler = samplers.KINDS[settings.pop("kind")](action, **settings)
         sampler.check()
@@ -131,9 +135,16 @@ def training_names(arguments: Sequence[str]) -> tuple[str, ...]:
     return (*TRAINING, *(name for name in _AGREEING if name in given))
 
 
-def parse_sampling(arguments: Sequence[str], *, options: type | None = None) -> SamplingJob:
-    """Build a job of `sample`, as `parse` does for `generate`."""
-    parsed = parse_sections(arguments, SAMPLING, options=options)
+def sampling_names(kind: str = "Diffusion") -> Names:
+    """The sections of `sample` for a kind of model."""
+    return ("seed", "lattice", "action", ("sampling", KINDS[kind]["sampling"]), "output")
+
+
+def parse_sampling(
+    arguments: Sequence[str], *, kind: str = "Diffusion", options: type | None = None
+) -> SamplingJob:
+    """Build a job of `sample` for a kind of model, as `parse` does for `generate`."""
+    parsed = parse_sections(arguments, sampling_names(kind), options=options)
     config = _resolved(parsed)
     lattice, action = _theory(config)
     return SamplingJob(config, lattice, action, parsed.sampling, parsed.output, parsed.seed)
@@ -141,7 +152,7 @@ def parse_sampling(arguments: Sequence[str], *, options: type | None = None) -> 
 
 def parse_sections(
     arguments: Sequence[str],
-    names: Sequence[str],
+    names: Names,
     *,
     file: str | Path | None = None,
     options: type | None = None,
@@ -159,7 +170,7 @@ def options(
     arguments: Sequence[str],
     kind: type,
     file: str | Path | None = None,
-    names: Sequence[str] = SECTIONS,
+    names: Names = SECTIONS,
 ) -> Any:
     """The options of a verb, from arguments that hold config keys as well."""
     parsed = parse_sections(arguments, names, file=file, options=kind)
@@ -167,7 +178,7 @@ def options(
 
 
 def split_file(
-    arguments: Sequence[str], verb: str, options: type, names: Sequence[str] = SECTIONS
+    arguments: Sequence[str], verb: str, options: type, names: Names = SECTIONS
 ) -> tuple[str, list[str]]:
     """The file that comes first, and all arguments: those of a TOML before the user's own.
 
@@ -205,9 +216,13 @@ def _theory(config: dict[str, Any]) -> tuple[Lattice, Any]:
         raise ConfigError(str(error)) from error
 
 
-def _fields(arguments: Sequence[str], names: Sequence[str], options: type | None) -> Fields:
+def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fields:
     """Fields of the whole schema: the seed, the named sections, and a verb's options."""
-    types = {name: sections.section_type(name, arguments) for name in names if name != "seed"}
+    types = dict(
+        name if isinstance(name, tuple) else (name, sections.section_type(name, arguments))
+        for name in names
+        if name != "seed"
+    )
     fields: Fields = [(name, kind, _default(kind)) for name, kind in types.items()]
     if "seed" in names:
         fields.insert(0, ("seed", int, dataclasses.field(default=1)))

@@ -19,10 +19,14 @@ from typing import Any
 
 from lattice_ml.actions import FreeField, Phi4, hopping_scale
 
-__all__ = ["CONVENTIONS", "KINDS", "Convention", "action", "convert", "from_config", "parameters"]
+__all__ = [
+    *("CONVENTIONS", "KINDS", "NONE", "Convention"),
+    *("action", "convert", "describe", "from_config", "parameters"),
+]
 
 
 KINDS: dict[str, Any] = {cls.__name__: cls for cls in (Phi4, FreeField)}
+NONE = "none"  # the kind of data whose action is not known, such as images
 
 
 @dataclass(frozen=True)
@@ -96,15 +100,17 @@ def action(convention: str, ndim: int, **values: float) -> Phi4:
 
 
 def from_config(section: Mapping[str, Any], ndim: int) -> Any:
-    """Build the action that a config's `[action]` section describes.
+    """Build the action that a config's `[action]` section describes; None of the kind "none".
 
     Raises:
         ValueError: unknown kind or convention, or couplings that do not define a theory.
     """
     values = dict(section)
     kind = values.pop("kind")
+    if kind == NONE:
+        return None
     if kind not in KINDS:
-        raise ValueError(f"action.kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise ValueError(f"action.kind must be one of {', '.join(KINDS)}, {NONE}, got {kind!r}")
     if kind == "Phi4":
         return action(values.pop("convention"), ndim, **values)
     built = KINDS[kind](**values, ndim=ndim)
@@ -115,6 +121,8 @@ def from_config(section: Mapping[str, Any], ndim: int) -> Any:
 def describe(section: Mapping[str, Any], ndim: int) -> list[str]:
     """Lines that say what an `[action]` section means: its own words, (h, a, b), the kappa form."""
     built = from_config(section, ndim)
+    if built is None:
+        return ["none: the action of these fields is not known"]
     h, a, b = built.couplings()
     own = ", ".join(f"{key} = {value}" for key, value in section.items())
     lines = [own, f"h = {h:.12g}, a = {a:.12g}, b = {b:.12g} (this part is what is measured)"]

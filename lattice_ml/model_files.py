@@ -3,10 +3,12 @@
     DIR/model.json      format version, resolved config, shape and actions of every stage, parent
                         (hash of the data), provenance, sha256 of the weights and the theories
     DIR/config.toml     the resolved config, as `train` reads it
-    DIR/theories.npz    what was measured of the data: `models.theory.Theory` of every stage
+    DIR/theories.npz    what was measured of the data: `models.theory.Theory` of every stage, or
+                        `models.moments.Moments` for a Gaussian RBM
     DIR/metrics.jsonl   one line per block of steps: stage, phase, step, losses
     DIR/checkpoints/    the last two states of the training (orbax)
-    DIR/weights.npz     the averaged weights, by their path in the network
+    DIR/weights.npz     the averaged weights, by their path in the network; those of an RBM by name
+    DIR/history.npz     of an RBM: the spectrum of its kernel along the training
     DIR/report.json     what the trained model is worth
     DIR/lock            there while a process writes
 
@@ -23,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -30,6 +33,8 @@ from lattice_ml import files
 from lattice_ml.files import StorageError
 from lattice_ml.models import networks
 from lattice_ml.models.modes import Modes
+from lattice_ml.models.moments import Moments
+from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.theory import Theory
 
 __all__ = [
@@ -40,6 +45,7 @@ __all__ = [
     "Stage",
     "build_network",
     "digest",
+    "kind_of",
     "open_model",
     "read_manifest",
     "read_stages",
@@ -49,15 +55,19 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MANIFEST, THEORIES, WEIGHTS, REPORT = "model.json", "theories.npz", "weights.npz", "report.json"
+HISTORY = "history.npz"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The theories of one lattice shape: their `[action]` sections, and what was measured."""
+    """The theories of one lattice shape: their `[action]` sections, and what was measured.
+
+    For an RBM the latter are `Moments`, for a diffusion model `Theory`.
+    """
 
     shape: tuple[int, ...]
     actions: tuple[Mapping[str, Any], ...]
-    theories: tuple[Theory, ...]
+    theories: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class Model:
     Attributes:
         directory: where it lives.
         manifest: what `model.json` holds.
-        network: see `models.denoiser`.
+        network: a denoiser (`models.denoiser`), or a `models.rbm.GaussianRBM`.
         stages: in the order of the training; the last is what the model was made for.
     """
 
@@ -82,9 +92,20 @@ class Model:
         return dict(self.manifest["config"])
 
     @property
-    def theories(self) -> tuple[Theory, ...]:
+    def kind(self) -> str:
+        """Diffusion or GaussianRBM."""
+        return _kind(self.manifest)
+
+    @property
+    def theories(self) -> tuple[Any, ...]:
         """Those of all stages."""
         return tuple(theory for stage in self.stages for theory in stage.theories)
+
+    @cached_property
+    def history(self) -> dict[str, np.ndarray]:
+        """Of an RBM: "step" `(n,)`, "eigenvalues" `(n, N_v)` and "log_likelihood" `(n,)`."""
+        path = self.directory / HISTORY
+        return _read_arrays(path) if path.exists() else {}
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -124,10 +145,19 @@ def open_model(path: str | os.PathLike[str]) -> Model:
         )
     for name, sha256 in manifest["files"].items():
         _check_file(directory / name, sha256)
-    stages = read_stages(directory, manifest["stages"])
-    network = build_network(manifest["config"]["model"], len(stages[0].shape), 0)
-    _load_weights(network, directory / WEIGHTS)
+    stages = read_stages(directory, manifest)
+    section = manifest["config"]["model"]
+    if _kind(manifest) == "GaussianRBM":
+        network: Any = GaussianRBM(**_read_arrays(directory / WEIGHTS))
+    else:
+        network = build_network(section, len(stages[0].shape), 0)
+        _load_weights(network, directory / WEIGHTS)
     return Model(directory, manifest, network, stages)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """The kind of the model in a directory; raises as `read_manifest`."""
+    return _kind(read_manifest(Path(path)))
 
 
 def build_network(section: Mapping[str, Any], ndim: int, seed: int) -> Any:
@@ -152,11 +182,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return files.read_manifest(directory, MANIFEST, "model", FORMAT_VERSION)
 
 
-def write_network(directory: Path, network: Any, report: Mapping[str, Any]) -> dict[str, str]:
-    """Write report and weights; return the sha256 of what a model is made of, by file."""
+def write_network(
+    directory: Path,
+    network: Any,
+    report: Mapping[str, Any],
+    history: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, str]:
+    """Write report, history and weights; return the sha256 of what a model is made of, by file."""
     with files.replacing(directory / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    _write_arrays(directory / WEIGHTS, _weights(network))
+    if history is not None:
+        _write_arrays(directory / HISTORY, history)
+    rbm = isinstance(network, GaussianRBM)
+    weights = jax.tree.map(np.asarray, vars(network)) if rbm else _weights(network)
+    _write_arrays(directory / WEIGHTS, weights)
     return {name: _sha256(directory / name) for name in (WEIGHTS, THEORIES)}
 
 
@@ -172,13 +211,15 @@ def write_stages(directory: Path, stages: Sequence[Stage]) -> None:
     _write_arrays(directory / THEORIES, arrays)
 
 
-def read_stages(directory: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
+def read_stages(directory: Path, manifest: Mapping[str, Any]) -> tuple[Stage, ...]:
     """Read what `write_stages` wrote, of the stages that a manifest lists."""
     stored = _read_arrays(directory / THEORIES)
+    moments = _kind(manifest) == "GaussianRBM"
 
-    def theory(prefix: str, shape: tuple[int, ...]) -> Theory:
+    def theory(prefix: str, shape: tuple[int, ...]) -> Theory | Moments:
         names = (name for name in stored if name.startswith(prefix))
-        return Theory(**{n.removeprefix(prefix): stored[n] for n in names}, modes=Modes(shape))
+        arrays = {n.removeprefix(prefix): stored[n] for n in names}
+        return Moments(**arrays) if moments else Theory(**arrays, modes=Modes(shape))
 
     return tuple(
         Stage(
@@ -186,8 +227,13 @@ def read_stages(directory: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[
             tuple(entry["actions"]),
             tuple(theory(f"{i}.{j}.", tuple(entry["shape"])) for j in range(len(entry["actions"]))),
         )
-        for i, entry in enumerate(entries)
+        for i, entry in enumerate(manifest["stages"])
     )
+
+
+def _kind(manifest: Mapping[str, Any]) -> str:
+    kind: str = manifest["config"]["model"]["kind"]
+    return kind
 
 
 def _weights(network: Any) -> dict[str, np.ndarray]:

@@ -122,7 +122,7 @@ class ModelRun:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages with their theories."""
-        return model_files.read_stages(self.directory, self.manifest["stages"])
+        return model_files.read_stages(self.directory, self.manifest)
 
     @property
     def step(self) -> int:
@@ -165,9 +165,14 @@ class ModelRun:
         )
         self._checkpoints.save(step, args=arguments)
 
-    def finish(self, network: Any, report: Mapping[str, Any]) -> None:
+    def finish(
+        self,
+        network: Any,
+        report: Mapping[str, Any],
+        history: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Write the network and what it is worth; `open_model` reads the directory from now on."""
-        self._update(files=model_files.write_network(self.directory, network, report))
+        self._update(files=model_files.write_network(self.directory, network, report, history))
 
     def _begin(self, made_by: dict[str, Any]) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""

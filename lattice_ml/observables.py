@@ -18,7 +18,10 @@ from lattice_ml import actions
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, single
 
-__all__ = ["DERIVED", "PRIMARIES", "Derived", "Fields", "measure_configurations", "primaries"]
+__all__ = [
+    *("DERIVED", "PRIMARIES", "Derived", "Fields"),
+    *("known_primaries", "measure_configurations", "primaries"),
+]
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,18 @@ PRIMARIES: dict[str, Callable[[Fields], jax.Array]] = {
 }
 
 
-def primaries(action: Any, phi: jax.Array, layout: Layout) -> dict[str, jax.Array]:
+_OF_THE_ACTION = ("action", "schwinger_dyson")
+
+
+def known_primaries(action: Any | None) -> tuple[str, ...]:
+    """Names of the primaries that can be measured; without an action some cannot."""
+    return tuple(name for name in PRIMARIES if action is not None or name not in _OF_THE_ACTION)
+
+
+def primaries(action: Any | None, phi: jax.Array, layout: Layout) -> dict[str, jax.Array]:
     """All primaries of a group of configurations: name to `(group,)`."""
     fields = Fields(phi, action, layout)
-    return {name: function(fields) for name, function in PRIMARIES.items()}
+    return {name: PRIMARIES[name](fields) for name in known_primaries(action)}
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ DERIVED: dict[str, Derived] = {
 }
 
 
-def measure_configurations(action: Any, cfgs: np.ndarray) -> dict[str, np.ndarray]:
+def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np.ndarray]:
     """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one call per block."""
     lanes = 64
     layout = single(cfgs.shape[1:], lanes)

@@ -7,7 +7,7 @@ Markov chain, so that whatever reads an ensemble reads them.  A run goes on from
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import correction
+from lattice_ml import conventions, correction
 from lattice_ml.analysis.film import write_film
 from lattice_ml.config import SamplingJob
 from lattice_ml.ensemble import Ensemble, open_ensemble
 from lattice_ml.model_files import Model
-from lattice_ml.models.drawing import Drawing, draw_film, step_error
+from lattice_ml.models.drawers import DiffusionDrawer, RBMDrawer
+from lattice_ml.models.drawing import Drawing, draw_film
 from lattice_ml.models.transfer import theory_at
 from lattice_ml.sampling_units import CORRECTIONS, Samples, Units
 from lattice_ml.session import Progress, provenance, watching, write_config
@@ -73,8 +74,9 @@ def sample(
     run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
     with run, watching(time_limit) as watch:
         write_config(run.directory, config)
-        if units.drawing.density and "log_prob_error" not in run.tuned:
-            run.record(**_step_error(units))
+        flow = units.drawer if isinstance(units.drawer, DiffusionDrawer) else None
+        if flow and flow.density and "log_prob_error" not in run.tuned:
+            run.record(**_step_error(flow, job.action))
         for part in _parts(units, run, n_samples):
             _append(run, part, save_configs=job.output.save_configs)
             on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
@@ -85,8 +87,8 @@ def sample(
                     f"command goes on from there"
                 )
         run.finish()
-        if job.sampling.snapshots:
-            _film(units, run.directory, job.sampling.snapshots, n_samples)
+        if flow and job.sampling.snapshots:
+            _film(flow, job, run.directory, n_samples)
     return open_ensemble(out)
 
 
@@ -94,7 +96,7 @@ def summary(ensemble: Ensemble) -> list[str]:
     """Lines on what sampled configurations are worth, with warnings where they are due."""
     lines = []
     weights = ensemble.log_weight
-    if weights is None and ensemble.log_prob is not None:
+    if weights is None and ensemble.log_prob is not None and "action" in ensemble.history:
         weights = -ensemble.series("action") - ensemble.log_prob
     log_z_error = math.inf
     if weights is not None:
@@ -139,7 +141,31 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if correct not in CORRECTIONS:
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
-    settings = {key: value for key, value in vars(job.sampling).items() if key in _DRAWING_KEYS}
+    key = jax.random.key(job.seed)
+    drawer = _rbm(job, model, key) if model.kind == "GaussianRBM" else _diffusion(job, model, key)
+    if correct != "none" and job.action is None:
+        raise ValueError(
+            f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
+        )
+    if correct != "none" and not drawer.weighted:
+        method = drawer.settings["method"]
+        why = (
+            f"a {model.config['model']['denoiser']} network has no affordable density on "
+            f"{job.lattice.volume} sites"
+            if method == "ode"
+            else f"samples of the method {method} have no density"
+        )
+        raise ValueError(
+            f"cannot correct by {correct}: {why}; use --sampling.method path, or --correct none"
+        )
+    return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
+
+
+def _diffusion(job: SamplingJob, model: Model, key: jax.Array) -> DiffusionDrawer:
+    """A diffusion model at the lattice and the couplings that are asked for."""
+    if job.action is None:
+        raise ValueError("a diffusion model needs an action, got action.kind = none")
+    settings = {name: getattr(job.sampling, name) for name in DiffusionDrawer.SETTINGS}
     drawing = Drawing.choose(model.network, job.lattice.shape, **settings)
     frames = job.sampling.snapshots
     if frames and not 2 <= frames <= drawing.n_steps + 1:
@@ -147,58 +173,59 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
             f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
             f"sampling.n_steps = {drawing.n_steps}, got {frames}"
         )
-    if correct != "none" and not drawing.weighted:
-        denoiser = model.config["model"]["denoiser"]
-        why = (
-            f"a {denoiser} network has no affordable density on {job.lattice.volume} sites"
-            if drawing.method == "ode"
-            else f"samples of the method {drawing.method} have no density"
-        )
-        raise ValueError(
-            f"cannot correct by {correct}: {why}; use --sampling.method path, or --correct none"
-        )
     theory = theory_at(model.theories, job.action, job.lattice.shape).astype(job.output.dtype)
-    return Units(
-        model.network,
-        theory,
-        drawing,
-        job.action,
-        correct,
-        job.sampling.n_updates,
-        job.seed,
-        {},
-    )
+    return DiffusionDrawer(model.network, theory, drawing, key)
 
 
-_DRAWING_KEYS = ("method", "n_steps", "scheme", "schedule", "batch_size", "n_probes")
+def _rbm(job: SamplingJob, model: Model, key: jax.Array) -> RBMDrawer:
+    """An RBM, which lives on one lattice."""
+    shape = model.stages[-1].shape
+    if job.lattice.shape != shape:
+        raise ValueError(
+            f"this RBM has one weight per site of {list(shape)} and cannot sample lattice.shape = "
+            f"{list(job.lattice.shape)}"
+        )
+    settings = {name: getattr(job.sampling, name) for name in RBMDrawer.SETTINGS}
+    return RBMDrawer.choose(model.network, shape, key, dtype=job.output.dtype, **settings)
 
 
 def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dict[str, Any]:
     """The resolved config of the ensemble."""
-    drawing = units.drawing
-    chosen = {key: getattr(drawing, key) for key in _DRAWING_KEYS}
-    made_by = {key: model.config["model"][key] for key in ("kind", "denoiser")}
+    section = model.config["model"]
     return {
         **job.config,
-        "sampler": made_by,
-        "sampling": {**job.config["sampling"], **chosen, "correct": units.correct},
+        "sampler": {key: section[key] for key in ("kind", "denoiser") if key in section},
+        "sampling": {
+            **job.config["sampling"],
+            **units.drawer.settings,
+            "correct": units.correct,
+        },
         "chain": {"n_chains": 1, "n_configs": n_samples, "thin": 1},
     }
 
 
 def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
     """Where the samples come from, and what they are not."""
-    couplings = [float(c) for c in job.action.couplings()]
-    known = [(t.modes.shape, [float(t.h), float(t.a), float(t.b)]) for t in model.theories]
+    known = [(s.shape, _couplings(a, len(s.shape))) for s in model.stages for a in s.actions]
+    couplings = _couplings(job.config["action"], job.lattice.ndim)
     extrapolated = {
         "lattices": all(shape != job.lattice.shape for shape, _ in known),
-        "couplings": not any(np.allclose(c, couplings, rtol=1e-12) for _, c in known),
+        "couplings": not any(
+            len(c) == len(couplings) and np.allclose(c, couplings, rtol=1e-12) for _, c in known
+        ),
     }
+    drawing = getattr(units.drawer, "drawing", None)
     return {
         "model": str(model.directory),
         "extrapolated": [name for name, is_other in extrapolated.items() if is_other],
-        "approximate": bool(units.drawing.n_probes and units.drawing.density),
+        "approximate": bool(drawing and drawing.n_probes and drawing.density),
     }
+
+
+def _couplings(section: Mapping[str, Any], ndim: int) -> list[float]:
+    """(h, a, b) of an `[action]` section; nothing where it is not known."""
+    action = conventions.from_config(section, ndim)
+    return [] if action is None else [float(c) for c in action.couplings()]
 
 
 def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
@@ -252,7 +279,7 @@ def _quality(part: Samples) -> dict[str, float]:
     """What a block of samples is worth."""
     found = {}
     weights = part.log_weight
-    if weights is None and part.log_prob is not None:
+    if weights is None and part.log_prob is not None and "action" in part.history:
         weights = -part.history["action"] - part.log_prob
     if weights is not None:
         found["ess"] = kish(weights) / len(weights)
@@ -267,19 +294,19 @@ def _sampler_settings(run: Run) -> dict[str, float]:
     return {name: run.tuned[name] for name in names if name in run.tuned}
 
 
-def _film(units: Units, directory: Path, n_frames: int, n_samples: int) -> None:
+def _film(drawer: DiffusionDrawer, job: SamplingJob, directory: Path, n_samples: int) -> None:
     """Keep the first samples on their way from noise, and draw them beside Langevin time."""
-    frames = draw_film(units.network, units.theory, units.drawing, units.key, n_frames)
+    n = job.sampling.snapshots
+    frames = draw_film(drawer.network, drawer.theory, drawer.drawing, drawer.key, n)
     np.save(directory / _SNAPSHOTS, frames[:, :n_samples])
-    variances = units.drawing.noise_variances(units.theory, n_frames)
-    write_film(frames, variances, units.action, directory, seed=units.seed)
+    variances = drawer.drawing.noise_variances(drawer.theory, n)
+    write_film(frames, variances, job.action, directory, seed=job.seed)
 
 
-def _step_error(units: Units) -> dict[str, float]:
+def _step_error(drawer: DiffusionDrawer, action: Any) -> dict[str, float]:
     """Change of log w under step doubling: its rms and its mean."""
-    n_batches = -(-_DOUBLED // units.drawing.batch_size)
-    key = jax.random.fold_in(units.key, _DOUBLING_STREAM)
-    change = step_error(units.network, units.theory, units.action, units.drawing, key, n_batches)
+    key = jax.random.fold_in(drawer.key, _DOUBLING_STREAM)
+    change = drawer.step_error(action, key, _DOUBLED)
     return {
         "log_prob_error": float(np.sqrt(np.mean(change**2))),
         "log_prob_change": float(np.mean(change)),

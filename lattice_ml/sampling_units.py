@@ -18,8 +18,8 @@ import numpy as np
 
 from lattice_ml import correction
 from lattice_ml.lattice import Lattice
-from lattice_ml.models.drawing import Drawing, Drawn, draw, log_weights
-from lattice_ml.models.theory import Theory
+from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawing import Drawn, log_weights
 from lattice_ml.observables import measure_configurations
 from lattice_ml.samplers import HMC
 
@@ -49,19 +49,16 @@ class Units:
     """What makes units of samples.
 
     Attributes:
-        network, theory: what is drawn from.
-        drawing: how.
-        action: that the samples are corrected to.
+        drawer: of samples of the model.
+        action: that the samples are corrected to; None where it is not known.
         correct: one of `CORRECTIONS`.
         n_updates: of HMC.
         seed: of everything.
         tuned: HMC's settings, once they are known.
     """
 
-    network: Any
-    theory: Theory
-    drawing: Drawing
-    action: Any
+    drawer: Drawer
+    action: Any | None
     correct: str
     n_updates: int
     seed: int
@@ -70,18 +67,18 @@ class Units:
     @property
     def batches(self) -> int:
         """Batches per unit."""
-        size = self.drawing.batch_size
+        size = self.drawer.batch_size
         return max(1, _REFINED // size) if self.correct == "hmc" else 1
 
     @property
     def size(self) -> int:
         """Samples per unit."""
-        return self.batches * self.drawing.batch_size
+        return self.batches * self.drawer.batch_size
 
     @property
     def most(self) -> int:
         """Units that are made together, at most."""
-        return max(1, self.drawing.room(self.theory.modes.volume) // self.batches)
+        return max(1, self.drawer.most // self.batches)
 
     @property
     def key(self) -> jax.Array:
@@ -89,14 +86,7 @@ class Units:
 
     def make(self, first: int, n: int, state: State) -> Samples:
         """Make `n` units from number `first` on."""
-        drawn = draw(
-            self.network,
-            self.theory,
-            self.drawing,
-            self.key,
-            first * self.batches,
-            n * self.batches,
-        )
+        drawn = self.drawer.draw(first * self.batches, n * self.batches)
         if self.correct == "metropolis":
             return self._walk(first, drawn, state)
         if self.correct == "hmc":
@@ -130,7 +120,7 @@ class Units:
     def _move(self, first: int, drawn: Drawn) -> Samples:
         """Move every sample by HMC; its weight stays."""
         weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
-        lattice = Lattice(self.theory.modes.shape)
+        lattice = Lattice(self.drawer.shape)
         key = jax.random.fold_in(self.key, _HMC_STREAM)
         cfgs, acceptance, tuned = [], [], self.tuned
         for i in range(len(weights) // self.size):

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lattice_ml import training_report
+from lattice_ml import rbm_training, training_report
 from lattice_ml.config import TrainingJob
 from lattice_ml.ensemble import Ensemble, open_ensemble
 from lattice_ml.model_files import Model, Stage, build_network, digest, open_model
 from lattice_ml.model_runs import ModelRun, open_model_run
 from lattice_ml.models import fitting
 from lattice_ml.session import Progress, Watch, provenance, watching
-from lattice_ml.training_data import Data, identify, open_data
+from lattice_ml.training_data import Data, check_agreement, identify, open_data
 from lattice_ml.training_phases import Block, Phase, TrainingError, blocks, plan
 
 __all__ = ["TrainingError", "train"]
@@ -56,6 +56,15 @@ def train(
     """
     ensembles = [open_ensemble(path) for path in data]
     initial = None if init_from is None else open_model(init_from)
+    if initial is not None and initial.kind != job.model["kind"]:
+        raise ValueError(
+            f"model.kind is {job.model['kind']}, but {initial.directory} is a {initial.kind}"
+        )
+    if job.model["kind"] == "GaussianRBM":
+        rbm_training.train(
+            job, out, ensembles, initial=initial, time_limit=time_limit, on_progress=on_progress
+        )
+        return open_model(out)
     _check(job, ensembles, initial)
     data_sets = open_data(ensembles, job.training.validation)
     _check_conditional(job.model, data_sets)
@@ -163,18 +172,15 @@ def _check(job: TrainingJob, ensembles: Sequence[Ensemble], initial: Model | Non
             "nothing to train on: give --data ENSEMBLE, or --init-from MODEL with "
             "--training.fine-tune to train a model on its own samples"
         )
+    for ensemble in ensembles:
+        if ensemble.action is None:
+            raise ValueError(
+                f"a diffusion model needs the action of its data, which is not known of "
+                f"{ensemble.directory} (action.kind = none)"
+            )
     if initial is not None:
         _check_network(job.model, initial)
-    for section, found in (
-        ("lattice", [{"shape": list(e.shape)} for e in ensembles]),
-        ("action", [e.config["action"] for e in ensembles]),
-    ):
-        asked = job.config.get(section)
-        if asked is not None and found and asked not in found:
-            raise ValueError(
-                f"[{section}] of the config is {_listed(asked)}, the data have "
-                f"{' and '.join(map(_listed, found))}: leave it out, or make it that of the data"
-            )
+    check_agreement(job.config, ensembles)
 
 
 def _check_conditional(model: Mapping[str, Any], data_sets: Sequence[Data]) -> None:
@@ -200,7 +206,3 @@ def _check_network(model: Mapping[str, Any], initial: Model) -> None:
                 f"model.{key} is {model.get(key)!r}, but {initial.directory} was trained with "
                 f"{before.get(key)!r}: its weights fit no other network"
             )
-
-
-def _listed(table: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in table.items())

@@ -6,7 +6,7 @@ used by drawing fields in proportion to them.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,8 +17,9 @@ from lattice_ml.ensemble import BLOCK_BYTES, Ensemble, rows_in
 from lattice_ml.files import StorageError
 from lattice_ml.model_files import Stage, digest
 from lattice_ml.models.measured import measure_theory
+from lattice_ml.models.moments import Moments, measure_moments
 
-__all__ = ["Data", "Source", "identify", "open_data"]
+__all__ = ["Data", "Source", "check_agreement", "identify", "open_data"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class Data:
         )
         return Stage(self.shape, self.actions, tuple(theories))
 
+    def moments(self, *, symmetric: bool) -> Moments:
+        """Measure the moments of all fields to train on, averaged over symmetries if asked."""
+        measured = measure_moments(part for source in self.sources for part in source.training())
+        return measured.symmetrised(self.shape) if symmetric else measured
+
     def held_out(self, n_fields: int) -> np.ndarray | None:
         """Held-out fields of every ensemble, `(n_ensembles, n, *L)`, n at most about `n_fields`."""
         found = [source.held_out(n_fields) for source in self.sources]
@@ -179,6 +185,28 @@ def identify(ensembles: Sequence[Ensemble]) -> str:
     return digest(
         [[e.config, [shard["sha256"] for shard in e.manifest["shards"]]] for e in ensembles]
     )
+
+
+def check_agreement(config: Mapping[str, Any], ensembles: Sequence[Ensemble]) -> None:
+    """Refuse data on another lattice, or of another action, than a training config says.
+
+    Raises:
+        ValueError: naming both.
+    """
+    for section, found in (
+        ("lattice", [{"shape": list(e.shape)} for e in ensembles]),
+        ("action", [e.config["action"] for e in ensembles]),
+    ):
+        asked = config.get(section)
+        if asked is not None and found and asked not in found:
+            raise ValueError(
+                f"[{section}] of the config is {_listed(asked)}, the data have "
+                f"{' and '.join(map(_listed, found))}: leave it out, or make it that of the data"
+            )
+
+
+def _listed(table: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in table.items())
 
 
 def _check_normalisation(first: Ensemble, other: Ensemble) -> None:

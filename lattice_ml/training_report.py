@@ -2,32 +2,29 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
 from lattice_ml import conventions, correction
 from lattice_ml.config import TrainingJob
 from lattice_ml.model_files import Stage
 from lattice_ml.models import equivariance
 from lattice_ml.models.denoiser import Denoiser
-from lattice_ml.models.drawing import Drawing, draw, log_weights, step_error
-from lattice_ml.models.flow import Flow
-from lattice_ml.models.theory import Theory
+from lattice_ml.models.drawers import DiffusionDrawer, Drawer
+from lattice_ml.models.drawing import Drawing, log_weights
 from lattice_ml.observables import measure_configurations
 from lattice_ml.statistics import estimate
 from lattice_ml.training_data import Data, Source
 from lattice_ml.training_phases import Phase
 
-__all__ = ["cost", "report"]
+__all__ = ["cost", "judge", "report"]
 
-_SITES = 1 << 20  # of the samples that judge a theory, in all
-_SAMPLES = 2048  # of them at most
+SITES = 1 << 20  # of the samples that judge a theory, in all
+SAMPLES = 2048  # of them at most
 _REFERENCE = 512  # held-out fields that the forward ESS is measured on
 _DOUBLED = 64  # samples whose steps are doubled
 
@@ -49,7 +46,7 @@ def report(network: Any, stage: Stage, data: Data | None, job: TrainingJob) -> d
     sources: Sequence[Source | None] = data.sources if data else [None] * len(stage.theories)
     theories = [
         {"shape": list(stage.shape), "action": dict(action)}
-        | _judge(network, theory.astype(jnp.float32), action, source, drawing, key)
+        | _judge(DiffusionDrawer(network, theory.astype(jnp.float32), drawing, key), action, source)
         for theory, action, source in zip(stage.theories, stage.actions, sources, strict=True)
     ]
     refused = [t["missed_mode"] for t in theories if t.get("missed_mode")]
@@ -92,62 +89,54 @@ def _evaluations(phase: Phase) -> int:
 
 
 def _judge(
-    network: Any,
-    theory: Theory,
-    section: Mapping[str, Any],
-    source: Source | None,
-    drawing: Drawing,
-    key: jax.Array,
+    drawer: DiffusionDrawer, section: Mapping[str, Any], source: Source | None
 ) -> dict[str, Any]:
-    """Samples of one theory against its own action and the data held out."""
-    per_sample = theory.modes.volume ** (1 if network.exact_trace else 2)
-    n_samples = max(4 * drawing.batch_size, min(_SAMPLES, _SITES // per_sample))
-    n_batches = -(-n_samples // drawing.batch_size)
-    drawn = draw(network, theory, drawing, key, 0, n_batches)
-    action = conventions.from_config(section, theory.modes.ndim)
+    """Samples of one theory, with the error that the integrator makes."""
+    modes = drawer.theory.modes
+    per_sample = modes.volume ** (1 if drawer.network.exact_trace else 2)
+    n_samples = max(4 * drawer.batch_size, min(SAMPLES, SITES // per_sample))
+    action = conventions.from_config(section, modes.ndim)
+    found = judge(drawer, action, source, n_samples) | {"n_steps": drawer.drawing.n_steps}
+    if drawer.density:
+        change = drawer.step_error(action, drawer.key, _DOUBLED)
+        found["log_weight_change"] = {
+            "rms": float(np.sqrt(np.mean(change**2))),
+            "mean": float(np.mean(change)),
+            "error": float(np.std(change) / math.sqrt(len(change))),
+        }
+    return found
+
+
+def judge(drawer: Drawer, action: Any, source: Source | None, n_samples: int) -> dict[str, Any]:
+    """Judge samples by their own action, and by the data held out.
+
+    Args:
+        drawer: of the samples.
+        action: of the theory.
+        source: of what was held out, or None.
+        n_samples: to draw, at least.
+
+    Returns:
+        JSON values: the Schwinger-Dyson identity, and where there is a density the worth of the
+        weights, the forward ESS and `missed_mode`.
+    """
+    drawn = drawer.draw(0, -(-n_samples // drawer.batch_size))
     series = measure_configurations(action, drawn.fields)
-    found: dict[str, Any] = {"n_samples": len(drawn.fields), "n_steps": drawing.n_steps}
+    found: dict[str, Any] = {"n_samples": len(drawn.fields)}
     raw = estimate(series["schwinger_dyson"][None])
     found["schwinger_dyson"] = {"value": raw.value, "error": raw.error}
-    if not drawing.density:
+    if not drawer.density:
         return found
     weights = log_weights(drawn, series["action"])
     found |= vars(correction.reweight(weights))
-    n_doubled = -(-_DOUBLED // drawing.batch_size)
-    change = step_error(network, theory, action, drawing, key, n_doubled)
-    found["log_weight_change"] = {
-        "rms": float(np.sqrt(np.mean(change**2))),
-        "mean": float(np.mean(change)),
-        "error": float(np.std(change) / math.sqrt(len(change))),
-    }
     fields = None if source is None else source.held_out(_REFERENCE)
     if fields is not None:
-        reference = _reference_weights(network, theory, drawing, action, fields)
+        # and their negatives, in the same chains
+        both = np.concatenate([fields, -fields], axis=1).astype(np.float32)
+        flat = both.reshape(-1, *drawer.shape)
+        logs = -measure_configurations(action, flat)["action"] - drawer.log_prob(flat)
+        reference = logs.reshape(both.shape[:2])
         forward = correction.forward_ess(reference)
         found["forward_ess"] = {"value": forward.value, "error": forward.error}
         found["missed_mode"] = correction.missed_mode(weights, reference)
     return found
-
-
-def _reference_weights(
-    network: Any, theory: Theory, drawing: Drawing, action: Any, fields: np.ndarray
-) -> np.ndarray:
-    """log w of fields `(n_chains, n_configs, *L)` and of their negatives, in the same chains."""
-    both = np.concatenate([fields, -fields], axis=1).astype(np.float32)
-    flat = both.reshape(-1, *theory.modes.shape)
-    size = drawing.batch_size
-    padded = np.concatenate([flat, np.repeat(flat[-1:], -len(flat) % size, axis=0)])
-    batches = padded.reshape(-1, size, *theory.modes.shape)
-    graph, state = nnx.split(network)
-    log_prob = _log_prob(state, theory, batches, graph=graph, flow=drawing.flow)
-    log_q = np.asarray(log_prob, np.float64).ravel()[: len(flat)]
-    weights: np.ndarray = -measure_configurations(action, flat)["action"] - log_q
-    return weights.reshape(both.shape[:2])
-
-
-@partial(jax.jit, static_argnames=("graph", "flow"))
-def _log_prob(
-    state: Any, theory: Theory, batches: jax.Array, *, graph: Any, flow: Flow
-) -> jax.Array:
-    network = nnx.merge(graph, state)
-    return lax.map(lambda x: flow.log_prob(network, theory, theory.modes.forward(x)), batches)

@@ -158,7 +158,7 @@ def test_couplings_that_define_no_theory_are_refused(convention, values, message
 
 
 def test_other_actions_and_normalisations_are_refused():
-    with pytest.raises(ValueError, match=r"action.kind must be .*Phi4.*FreeField, got 'Ising'"):
+    with pytest.raises(ValueError, match=r"action.kind must be .*Phi4.*FreeField.*, got 'Ising'"):
         conventions.from_config({"kind": "Ising"}, 2)
     with pytest.raises(ValueError, match="needs a > 2"):
         conventions.from_config({"kind": "FreeField", "mass_squared": -0.1}, 2)

@@ -161,5 +161,5 @@ def test_weights_do_not_give_a_constant_an_error():
 
 
 def test_a_single_bin_is_refused():
-    with pytest.raises(ValueError, match=r"at least two bins, got 1 chains x 1 parts"):
+    with pytest.raises(ValueError, match=r"at least two bins, got 1 chains x 1 config"):
         two_point(ensemble(np.ones((1, 1, 4, 3))))

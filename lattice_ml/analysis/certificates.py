@@ -80,8 +80,10 @@ def check(ensemble: Any, *, weights: bool = True) -> list[Certificate]:
         One certificate per test, those that do not apply included.
 
     Raises:
-        ValueError: a configuration is not finite.
+        ValueError: a configuration is not finite, or the action is not known.
     """
+    if ensemble.action is None:
+        raise ValueError("fields are tested against their action, but action.kind = none")
     evidence = gather(ensemble, weights=weights)
     return [_certify(name, test, evidence) for name, test in _TESTS.items()]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.lattice import Lattice
-from lattice_ml.observables import DERIVED, PRIMARIES, Derived, measure_configurations
+from lattice_ml.observables import DERIVED, Derived, known_primaries, measure_configurations
 from lattice_ml.statistics import Estimate, estimate
 
 __all__ = ["measure", "stored_series"]
@@ -39,7 +39,7 @@ def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None
 def stored_series(ensemble: Any) -> dict[str, np.ndarray]:
     """All histories `(n_chains, n_configs)`; primaries that were not stored are measured now."""
     series = {name: ensemble.series(name) for name in ensemble.history}
-    if not set(PRIMARIES) <= set(series):
+    if not set(known_primaries(ensemble.action)) <= set(series):
         series |= remeasured_series(ensemble)
     return series
 

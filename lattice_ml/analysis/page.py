@@ -89,8 +89,7 @@ def _summary(ensemble: Any) -> list[tuple[str, str]]:
     action = conventions.describe(ensemble.config["action"], len(ensemble.shape))
     return [
         ("lattice", " x ".join(map(str, ensemble.shape))),
-        ("action", action[0]),
-        ("couplings", action[1]),
+        *zip(("action", "couplings"), action, strict=False),
         ("chains", f"{ensemble.n_chains} x {ensemble.n_configs} configurations"),
         ("sampler", str(ensemble.config.get("sampler", {}).get("kind", "imported"))),
     ]

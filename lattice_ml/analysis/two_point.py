@@ -14,7 +14,7 @@ import numpy as np
 
 from lattice_ml.lattice import Lattice
 
-__all__ = ["TwoPoint", "two_point"]
+__all__ = ["TwoPoint", "bin_numbers", "two_point"]
 
 _BINS = 64
 
@@ -104,12 +104,12 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
     """
     lattice = Lattice(ensemble.shape)
     n_chains, n_configs = ensemble.n_chains, ensemble.n_configs
-    n_bins = n_bins or _BINS
-    groups = min(n_chains, n_bins)  # of chains
-    parts = min(n_configs, -(-n_bins // groups))
-    if parts * groups < 2:
+    bins = bin_numbers(n_chains, n_configs, n_bins or _BINS)
+    number = int(bins.max()) + 1
+    if number < 2:
         raise ValueError(
-            f"errors of G(p) need at least two bins, got {n_chains} chains x {parts} parts"
+            f"errors of G(p) need at least two bins, got {n_chains} chains x {n_configs} "
+            f"configurations in {number}"
         )
     log_weight = getattr(ensemble, "log_weight", None) if weights else None
     weight = np.ones((n_chains, n_configs))
@@ -117,15 +117,25 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.mean()
     sample_weights = weight.T.reshape(-1)
-    samples = np.arange(n_chains * n_configs)
-    bins = (samples // n_chains * parts // n_configs) * groups + samples % n_chains % groups
-    sums = np.zeros((parts * groups, *lattice.shape))
+    sums = np.zeros((number, *lattice.shape))
     for start, fields in ensemble.blocks():
         here = slice(start, start + len(fields))
         modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
         scale = sample_weights[here].reshape(-1, *(1,) * lattice.ndim) / lattice.volume
         np.add.at(sums, bins[here], scale * np.abs(modes) ** 2)
     return TwoPoint(lattice, sums, np.bincount(bins, weights=sample_weights))
+
+
+def bin_numbers(n_chains: int, n_configs: int, n_bins: int = _BINS) -> np.ndarray:
+    """The bin of every sample, configuration-major: `(n_configs * n_chains,)`.
+
+    About `n_bins` bins are made, of whole chains or of consecutive parts of chains.
+    """
+    groups = min(n_chains, n_bins)  # of chains
+    parts = min(n_configs, -(-n_bins // groups))
+    samples = np.arange(n_chains * n_configs)
+    numbers: np.ndarray = samples // n_chains * parts // n_configs * groups
+    return numbers + samples % n_chains % groups
 
 
 def _effective_mass(correlator: np.ndarray, times: np.ndarray) -> np.ndarray:

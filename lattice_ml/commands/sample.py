@@ -36,11 +36,14 @@ def sample_command(arguments: list[str]) -> int:
     from lattice_ml import arguments as words
     from lattice_ml import config, model_files, progress, sampling, session
 
-    path, given = config.split_file(arguments, "sample", SampleOptions, config.SAMPLING)
+    named = bool(arguments) and not arguments[0].startswith("-")
+    kind = model_files.kind_of(arguments[0]) if named else "Diffusion"
+    names = config.sampling_names(kind)
+    path, given = config.split_file(arguments, "sample", SampleOptions, names)
     model = model_files.open_model(path)
     given = [*words.as_arguments(model.defaults), *given]
-    options = config.options(given, SampleOptions, names=config.SAMPLING)
-    job = config.parse_sampling(given, options=SampleOptions)
+    options = config.options(given, SampleOptions, names=names)
+    job = config.parse_sampling(given, kind=kind, options=SampleOptions)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
     begin = time.monotonic()
     try:

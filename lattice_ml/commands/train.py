@@ -81,29 +81,43 @@ def summary(model: Any) -> list[str]:
     report = model.report
     lines = [
         f"{model.directory}: {report['n_weights']} weights, {report['training_seconds']:.1f} s of "
-        f"training, {report['evaluations']:.3g} evaluations of the network"
+        f"training"
     ]
+    if "evaluations" in report:
+        lines[0] += f", {report['evaluations']:.3g} evaluations of the network"
     for entry in report["theories"]:
         shape = " x ".join(map(str, entry["shape"]))
         couplings = ", ".join(
             f"{key} = {value}" for key, value in entry["action"].items() if key != "kind"
         )
-        lines.append(f"  {shape}, {couplings}: {'; '.join(_worth(entry))}")
+        name = ", ".join(filter(None, (shape, couplings)))
+        lines.append(f"  {name}: {'; '.join(_worth(entry))}")
     return lines
 
 
 def _worth(entry: dict[str, Any]) -> list[str]:
     """What one theory's samples are worth, in words."""
-    identity = entry["schwinger_dyson"]
-    words = [f"Schwinger-Dyson {identity['value']:.4f} +- {identity['error']:.4f}"]
+    words = []
+    if "log_likelihood" in entry:
+        words.append(f"mean log density of the data {entry['log_likelihood']:.6g}")
+    if "validation_log_likelihood" in entry:
+        words.append(f"held out {entry['validation_log_likelihood']:.6g}")
+    if entry.get("kl_gaussian") is not None:
+        words.append(f"KL from the Gaussian of the data's moments {entry['kl_gaussian']:.3g}")
+    if "schwinger_dyson" in entry:
+        identity = entry["schwinger_dyson"]
+        words.append(f"Schwinger-Dyson {identity['value']:.4f} +- {identity['error']:.4f}")
     if "ess" in entry:
-        change = entry["log_weight_change"]
         words += [
             f"ESS/n {entry['ess']:.4f} of {entry['n_samples']} samples",
             f"Pareto k {entry['pareto_k']:.2f}",
             f"log Z {entry['log_z']:.6f} +- {entry['log_z_error']:.6f}",
-            f"log w under step doubling {change['rms']:.3f} rms, {change['mean']:+.4f} mean",
         ]
+    if "log_weight_change" in entry:
+        change = entry["log_weight_change"]
+        words.append(
+            f"log w under step doubling {change['rms']:.3f} rms, {change['mean']:+.4f} mean"
+        )
     if "forward_ess" in entry:
         forward = entry["forward_ess"]
         words.append(f"forward ESS/n {forward['value']:.4f} +- {forward['error']:.4f}")

@@ -1,0 +1,125 @@
+"""What a Gaussian RBM is trained on: images without an action, and what is refused."""
+
+import numpy as np
+import pytest
+from trained_models import make_ensemble
+from trained_rbms import FREE, job, sample, train
+
+from lattice_ml import cli, config, measure, training
+from lattice_ml.arguments import ConfigError
+from lattice_ml.exchange import import_array
+
+
+@pytest.fixture(scope="module")
+def free(tmp_path_factory):
+    """A free chain of ten sites."""
+    return make_ensemble(tmp_path_factory.mktemp("free") / "e", (10,), couplings=FREE)
+
+
+@pytest.fixture(scope="module")
+def model(free, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("model") / "m", free, training_n_steps=1)
+
+
+# -------------------------------------------------------------------------- data without an action
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Images of 4 x 5 pixels, some of which never change."""
+    values = np.random.default_rng(0).uniform(size=(200, 4, 5)).astype(np.float32)
+    values[:, 0] = 0
+    np.save(tmp_path / "images.npy", values)
+    return import_array(
+        tmp_path / "images.npy", tmp_path / "images", config={"action": {"kind": "none"}}
+    )
+
+
+def test_images_are_learned_and_sampled_without_an_action(images, tmp_path):
+    model = train(tmp_path / "m", images.directory, model_mu_squared=100.0, model_train_eta=False)
+    data = np.linalg.eigvalsh(model.theories[0].second)[::-1]
+    expected = np.minimum(1 / np.maximum(data, 1e-9), 100)
+    np.testing.assert_allclose(model.network.eigenvalues(), np.sort(expected), rtol=1e-3)
+    made = sample(model, tmp_path / "s", 100)
+    assert made.action is None and made.cfgs.shape == (100, 4, 5)
+    assert set(made.history) == {"magnetisation", "phi2", "phi4", "link_sum", "two_point_min"}
+    assert measure(made)["phi2"] is not None and measure(made)["action_density"] is None
+    assert cli.main(["info", str(tmp_path / "s")]) == 0
+    assert cli.main(["info", str(tmp_path / "m")]) == 0
+    assert cli.main(["measure", str(tmp_path / "s"), "--out", str(tmp_path / "page")]) == 0
+
+
+def test_images_have_no_certificates_and_no_weights(images, tmp_path, capsys):
+    model = train(tmp_path / "m", images.directory, training_n_steps=3)
+    with pytest.raises(ValueError, match=r"cannot correct by reweight: the action of the data"):
+        sample(model, tmp_path / "s", correct="reweight")
+    assert cli.main(["check", str(images.directory)]) == 2
+    assert "against their action, but action.kind = none" in capsys.readouterr().err
+    diffusion = config.parse_training(["--model.denoiser", "zero"])
+    with pytest.raises(ValueError, match=r"a diffusion model needs the action of its data"):
+        training.train(diffusion, tmp_path / "d", data=[images.directory])
+    with pytest.raises(ValueError, match=r"training.augment needs data with an action"):
+        train(tmp_path / "a", images.directory, training_augment=True)
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_mu_squared": -1.0}, r"model.mu_squared must be positive, got -1.0"),
+        ({"model_sigma": 0.0}, r"must be positive, got 9 and 0"),
+    ],
+)
+def test_settings_that_define_no_model_are_refused(free, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "m", free, **changes)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.hidden", "3"], r"model.hidden; did you mean model.n_hidden\?"),
+        (["--model.n-hidden", "0"], r"model.n_hidden must be at least 1, got 0"),
+        (["--model.initial", "1"], r"model.initial must be in \[0, 1\), got 1.0"),
+        (["--training.method", "bp"], r"training.method must be exact or cd or pcd, got bp"),
+        (["--training.fine-tune", "true"], r"unknown key on the command line: training.fine_tune"),
+        (["--sampling.snapshots", "3"], r"unknown key on the command line: sampling.snapshots"),
+    ],
+)
+def test_a_mistake_in_the_config_is_named(words, message):
+    with pytest.raises(ConfigError, match=message):
+        config.parse_training(["--model.kind", "GaussianRBM", *words])
+
+
+def test_an_unknown_kind_of_model_is_named():
+    with pytest.raises(ConfigError, match=r"unknown model.kind: RBM.*allowed: .*GaussianRBM"):
+        config.parse_training(["--model.kind", "RBM"])
+
+
+def test_data_that_do_not_fit_are_refused(free, model, images, tmp_path):
+    with pytest.raises(ValueError, match=r"nothing to train on"):
+        training.train(job(), tmp_path / "m")
+    with pytest.raises(ValueError, match=r"one distribution on one lattice"):
+        other = make_ensemble(tmp_path / "e", (8,), couplings=FREE)
+        training.train(job(), tmp_path / "m", data=[free, other])
+    with pytest.raises(ValueError, match=r"auto needs data that vary in every direction"):
+        train(tmp_path / "m2", images.directory, model_mu_squared="auto")
+    with pytest.raises(ValueError, match=r"asked for weights \(10, 3\).*has \(10, 10\)"):
+        train(tmp_path / "m3", free, init_from=model.directory, model_n_hidden=3)
+    with pytest.raises(ValueError, match=r"model.per_site differs"):
+        train(tmp_path / "m3", free, init_from=model.directory, model_per_site=True)
+    with pytest.raises(ValueError, match=r"model.kind is Diffusion, but .* is a GaussianRBM"):
+        diffusion = config.parse_training(["--model.denoiser", "zero"])
+        training.train(diffusion, tmp_path / "m4", data=[free], init_from=model.directory)
+    with pytest.raises(ValueError, match=r"one weight per site of \[10\]"):
+        sample(model, tmp_path / "s", lattice_shape=[12])
+
+
+def test_fields_that_are_all_zero_teach_nothing(tmp_path):
+    np.save(tmp_path / "zero.npy", np.zeros((20, 4)))
+    config_ = {"action": {"kind": "none"}}
+    data = import_array(tmp_path / "zero.npy", tmp_path / "e", config=config_)
+    with pytest.raises(ValueError, match=r"all zero or do not vary"):
+        train(tmp_path / "m", data.directory)

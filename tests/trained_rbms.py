@@ -1,0 +1,26 @@
+"""Gaussian RBMs trained on ensembles, for the tests of `train` and `sample`."""
+
+from trained_models import as_words
+
+from lattice_ml import config, sampling, training
+from lattice_ml.arguments import as_arguments
+
+FREE = {"action.kind": "FreeField", "action.mass_squared": 4.0}
+MODEL = {"model.kind": "GaussianRBM", "model.mu_squared": 9.0}
+
+
+def job(**changes):
+    settings = MODEL | {key.replace("_", ".", 1): value for key, value in changes.items()}
+    return config.parse_training(as_words(settings))
+
+
+def train(out, data, init_from=None, **changes):
+    limits = {key: changes.pop(key) for key in ("time_limit", "on_progress") if key in changes}
+    return training.train(job(**changes), out, data=[data], init_from=init_from, **limits)
+
+
+def sample(model, out, n_samples=64, correct="none", **changes):
+    settings = {key.replace("_", ".", 1): value for key, value in changes.items()}
+    words = [*as_arguments(model.defaults), *as_words(settings)]
+    asked = config.parse_sampling(words, kind=model.kind)
+    return sampling.sample(asked, model, out, n_samples=n_samples, correct=correct)
