@@ -86,16 +86,15 @@ def eigenvalue_errors(rbm: GaussianRBM, sources: tuple[Source, ...]) -> np.ndarr
     sums, weights = [], []
     for source in sources:
         bins = bin_numbers(source.n_chains, source.n_configs)
-        total = np.zeros((bins.max() + 1, len(values)))
-        weight = np.zeros(bins.max() + 1)
-        first = 0
+        numbers = np.arange(bins.max() + 1)[:, None]
+        total, weight, first = np.zeros((len(numbers), len(values))), np.zeros(len(numbers)), 0
         for fields, share in source.training():
-            here = bins[first : first + len(fields)]
-            first += len(fields)
-            share = np.ones(len(fields)) if share is None else share
+            inside = (bins[first : first + len(fields)] == numbers).astype(np.float64)
+            inside *= 1.0 if share is None else share
             projected = (fields.reshape(len(fields), -1) - centre) @ vectors
-            np.add.at(total, here, share[:, None] * projected**2)
-            np.add.at(weight, here, share)
+            total += inside @ projected**2
+            weight += inside.sum(axis=1)
+            first += len(fields)
         sums.append(total)
         weights.append(weight)
     parts, shares = np.concatenate(sums), np.concatenate(weights)

@@ -13,7 +13,7 @@ from rbms import WIDE, begin, exact_moments, fit, free_fields, kernel, random_rb
 from lattice_ml.models import rbm_fit
 from lattice_ml.models.moments import measure_moments
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
-from lattice_ml.models.rbm_fit import gradient, log_likelihood
+from lattice_ml.models.rbm_fit import RBMState, gradient, log_likelihood
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "rbm_reference.json").read_text())["cases"]
 CHAIN = np.array(REFERENCE["rbm1d"]["values"]["spectrum"])
@@ -80,6 +80,25 @@ def test_the_expected_sampled_gradient_is_the_exact_one_times_what_gibbs_forgets
     excess = np.sum(forgotten * (1 / values - 1 / learned))
     mass_error = np.sqrt(np.sum(2 / values**2 + 2 / learned**2) / n) / 2
     assert abs(float(found.mu_squared) + 0.5 * excess) < 4.5 * mass_error
+
+
+def test_the_expected_gradient_of_persistent_chains_is_the_exact_one():
+    rbm = random_rbm()
+    fields = np.random.default_rng(5).normal(size=(500, 6)) @ np.diag(np.linspace(0.5, 1.5, 6)) + 1
+    exact = free_parts(gradient(rbm, measure_moments([(fields, None)])))
+    settings = replace(WIDE, method="pcd", batch_size=2048)
+
+    @jax.jit
+    @jax.vmap
+    def batch(seed):
+        chains = rbm.sample(jax.random.key(2 * seed), 2048)
+        state = RBMState(rbm, chains, 0, 0)
+        found, _ = sampled(settings, state, jnp.asarray(fields), jax.random.key(2 * seed + 1))
+        return free_parts(found)
+
+    for name, found in batch(jnp.arange(100)).items():
+        z = (np.mean(found, 0) - exact[name]) / (np.std(found, 0) / 10)
+        assert np.abs(z).max() < 4.5, name
 
 
 def test_persistent_chains_go_on():
