@@ -69,6 +69,17 @@ def test_exp_minus_s_stays_normalisable_in_hostile_settings(variant):
         assert not exact or np.all(np.diff(values) > -1e-9 * abs(values[0])), f"{case=}"
 
 
+def test_a_mass_without_variance_in_the_data_stops_at_its_bound():
+    fields = np.random.default_rng(0).normal(size=(50, 4))
+    fields[:, 0] = 0
+    settings = replace(WIDE, train_mu=True, mu_range=(1e-3, 1e3))
+    state = begin(settings, 4, 2, np.ones(4))
+    state = fit(settings, state, measure_moments([(fields, None)]), 100)
+    mass = np.asarray(state.rbm.mu_squared)
+    assert mass[0] == pytest.approx(1e3) and np.all(mass[1:] < 100)
+    state.rbm.check()
+
+
 def test_a_step_that_is_far_too_long_is_halved():
     data = exact_moments(100 * np.linalg.inv(kernel((10,), 4.0)))
     plain = replace(WIDE, natural=False)
