@@ -25,6 +25,7 @@ _HOMES = {
     "open_model": "model_files",
     "run": "chain",
     "sample": "sampling",
+    "spectrum": "spectra",
     "train": "training",
     "two_point": "analysis.two_point",
 }

@@ -13,6 +13,7 @@ VERBS = {
     "check": "test ensembles against their own action, without a reference; exit 1 on failure",
     "train": "fit a model to ensembles; resumes what was interrupted",
     "sample": "draw an ensemble from a model, corrected to exactness where asked for",
+    "spectrum": "the kernel of a model or an ensemble, momentum by momentum, beside the theory's",
     "import": "make an ensemble of an array in a .npy, .npz or .h5 file",
     "export": "write an ensemble to one .h5, .npz or .npy file",
     "info": "what an ensemble or a model is and where it came from",

@@ -75,8 +75,8 @@ def eigenvalue_errors(rbm: GaussianRBM, sources: tuple[Source, ...]) -> np.ndarr
 
     An eigenvalue lambda with eigenvector u is learned from <(u phi)^2>; the error is lambda times
     the relative error of that mean, by the jackknife over bins of whole chains or of consecutive
-    parts of chains, so that autocorrelations are in it.  Eigenvalues that no hidden field has
-    lowered are mu^2 and have none.
+    parts of chains, so that autocorrelations are in it.  Eigenvalues that no hidden field lowers
+    are mu^2 and have none.
 
     Returns:
         `(N_v,)`.
@@ -103,7 +103,8 @@ def eigenvalue_errors(rbm: GaussianRBM, sources: tuple[Source, ...]) -> np.ndarr
     spread = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(0)) ** 2, axis=0))
     mean = parts.sum(0) / shares.sum()
     relative = np.divide(spread, mean, out=np.zeros_like(mean), where=mean > 0)
-    learned = np.arange(len(values)) < rbm.n_hidden
+    regulator = np.asarray(rbm.mass, np.float64) @ vectors**2
+    learned = (np.arange(len(values)) < rbm.n_hidden) & (mean * regulator > 1)
     errors: np.ndarray = np.where(learned, values * relative, 0.0)
     return errors
 

@@ -26,7 +26,7 @@ ORDER = [
     *("engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
     *("model_sections", "sections", "config", "session", "generation", "model_files"),
     *("model_runs", "training_data", "training_phases", "training_report"),
-    *("rbm_report", "rbm_training", "training"),
+    *("rbm_report", "rbm_training", "training", "score_spectrum", "spectra"),
     *("sampling_units", "sampling", "progress", "commands", "cli", "__main__"),
 ]
 

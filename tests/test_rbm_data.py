@@ -40,6 +40,8 @@ def test_images_are_learned_and_sampled_without_an_action(images, tmp_path):
     data = np.linalg.eigvalsh(model.theories[0].second)[::-1]
     expected = np.minimum(1 / np.maximum(data, 1e-9), 100)
     np.testing.assert_allclose(model.network.eigenvalues(), np.sort(expected), rtol=1e-3)
+    errors = np.array(model.report["eigenvalue_errors"])
+    assert np.array_equal(errors > 0, np.sort(expected) < 100)  # what is regulated has none
     made = sample(model, tmp_path / "s", 100)
     assert made.action is None and made.cfgs.shape == (100, 4, 5)
     assert set(made.history) == {"magnetisation", "phi2", "phi4", "link_sum", "two_point_min"}

@@ -239,3 +239,17 @@ def test_the_verbs_go_from_couplings_to_samples(tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "sampling.scheme" in error and "sampling.method" in error
     assert json.loads((tmp_path / "m" / "report.json").read_text())["verdict"] == "passed"
+
+
+def test_the_spectrum_of_a_trained_machine_is_regulated_and_says_so(model, tmp_path, capsys):
+    assert cli.main(["spectrum", str(model.directory), "--out", str(tmp_path)]) == 0
+    assert "eigenvalues of the kernel K" in capsys.readouterr().out
+    found = json.loads((tmp_path / "spectrum.json").read_text())
+    np.testing.assert_allclose(found["exact"], EXACT, rtol=1e-9)
+    np.testing.assert_allclose(found["eigenvalues"], model.network.eigenvalues(), rtol=1e-9)
+    assert found["errors"] == pytest.approx(model.report["eigenvalue_errors"])
+    assert found["deviation"] < 0.05  # of the data's finite number of fields
+    steps = [entry["step"] for entry in found["history"]]
+    assert steps == model.history["step"].tolist()
+    np.testing.assert_allclose(found["history"][-1]["eigenvalues"], found["eigenvalues"])
+    assert (tmp_path / "index.html").exists() and list(tmp_path.glob("*.png"))

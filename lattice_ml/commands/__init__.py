@@ -15,6 +15,7 @@ _HOMES = {
     "check": "measure",
     "train": "train",
     "sample": "sample",
+    "spectrum": "spectrum",
     "import": "data",
     "export": "data",
     "info": "data",

@@ -1,0 +1,315 @@
+r"""Spectra: kernels of ensembles and of Gaussian machines, against what they should be.
+
+The *exact* spectrum of a free field is 2a - 2dh + h p_hat^2 in the couplings of `actions`,
+m^2 + p_hat^2 for h = 1.  Found ones come as
+
+    1/G(p) of an ensemble, with the line (m_R^2 + p_hat^2)/Z at the lowest momenta;
+    the eigenvalues of K = mu^2 - sigma^2 w w^T, which can reach min(exact, mu^2) only, and only
+    as many of the lowest as there are hidden fields (arXiv:2309.15002);
+    <e|J|e> of a score function, see `probes.py`.
+
+Eigenvalues are compared as sets, one set per shell of equal p_hat^2: whatever symmetry makes equal
+has no order of its own, and noise splits it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattice_ml.analysis.probes import plane_waves, shell_means, shell_sizes
+from lattice_ml.analysis.two_point import TwoPoint
+from lattice_ml.lattice import Lattice
+
+__all__ = [
+    "InversePropagator",
+    "Line",
+    "bare_form",
+    "couplings",
+    "data_kernel",
+    "fit_line",
+    "inverse_propagator",
+    "largest_deviation",
+    "learned_singular_values",
+    "machine",
+    "per_shell",
+    "regulated",
+    "shell_sets",
+]
+
+
+class Line(NamedTuple):
+    """y = constant + slope x.
+
+    Attributes:
+        constant, slope: of the fit.
+        covariance: of the two, `(2, 2)`.
+        residual: root mean square of what the line leaves.
+    """
+
+    constant: float
+    slope: float
+    covariance: np.ndarray
+    residual: float
+
+
+def fit_line(x: Any, y: Any, weights: Any, *, correlated: bool = False) -> Line:
+    """Fit a line by weighted least squares; the errors come from the residuals' own spread.
+
+    Args:
+        x, y, weights: `(n,)`, n >= 2.
+        correlated: take the residuals to be a smooth function, worth one degree of freedom.
+    """
+    x, y, weights = (np.asarray(a, np.float64) for a in (x, y, weights))
+    rows = np.stack([np.ones_like(x), x], axis=1)
+    normal = rows.T @ (weights[:, None] * rows)
+    constant, slope = np.linalg.solve(normal, rows.T @ (weights * y))
+    chi2 = np.sum(weights * (y - constant - slope * x) ** 2)
+    variance = chi2 / (1 if correlated else max(1, len(x) - 2))
+    residual = float(np.sqrt(chi2 / weights.sum()))
+    return Line(float(constant), float(slope), np.linalg.inv(normal) * variance, residual)
+
+
+def couplings(
+    lattice: Lattice, kernel: Any, by_field: Any = None, squares: Any = None
+) -> dict[str, tuple[float, float]]:
+    """Read (h, a, b) off a kernel 2a - 2dh + h p_hat^2 + 12 b phi^2, each with its error.
+
+    h is the slope in p_hat^2, b that in the mean of phi^2 from field to field.  What bends where a
+    line should be is smooth, so the errors count it as one deviation, not one per shell.
+
+    Args:
+        lattice: the lattice.
+        kernel: of every shell, `(n_shells,)`.
+        by_field: the kernel at single fields, `(n, n_shells)`; without it phi = 0.
+        squares: each field's mean of phi^2, `(n,)`.
+
+    Returns:
+        h, a, bare_mass_squared = 2a - 2dh and, where fields are given, b.
+    """
+    sizes, ndim = shell_sizes(lattice), lattice.ndim
+    line = fit_line(lattice.shells[0], kernel, sizes, correlated=True)
+    constant, shift, b = line.constant, 0.0, None
+    if by_field is not None:
+        square = np.mean(squares)
+        change = np.asarray(squares) - square
+        slopes = change @ np.asarray(by_field) / np.sum(change**2)
+        slope = np.average(slopes, weights=sizes)
+        spread = np.sqrt(np.average((slopes - slope) ** 2, weights=sizes))
+        constant, shift = constant - slope * square, spread * square
+        b = float(slope / 12), float(spread / 12)
+    both = np.array([1, 2 * ndim])  # 2a = bare_mass_squared + 2dh
+    return {
+        "h": (line.slope, float(np.sqrt(line.covariance[1, 1]))),
+        "a": (
+            float(both @ [constant, line.slope]) / 2,
+            float(np.hypot(np.sqrt(both @ line.covariance @ both), shift)) / 2,
+        ),
+        "bare_mass_squared": (
+            float(constant),
+            float(np.hypot(np.sqrt(line.covariance[0, 0]), shift)),
+        ),
+        **({} if b is None else {"b": b}),
+    }
+
+
+class InversePropagator(NamedTuple):
+    """1/G(p) of an ensemble, and its line (m_R^2 + p_hat^2)/Z at the lowest momenta.
+
+    Attributes:
+        value, error: 1/G of every shell, `(n_shells,)`.
+        z, mass_squared: of the line, each with its error; NaN with fewer than two momenta.
+        n_fitted: shells that the line was fitted to; the zero mode is not among them.
+    """
+
+    value: np.ndarray
+    error: np.ndarray
+    z: tuple[float, float]
+    mass_squared: tuple[float, float]
+    n_fitted: int
+
+
+def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropagator:
+    """1/G(p) per shell with the jackknife's errors, and the renormalised mass.
+
+    The line is fitted to the `n_fitted` lowest shells but the zero mode, which near a transition
+    and in the broken phase is no Gaussian.  1/G bends upwards at larger p_hat^2: the fit's own
+    systematic error, which falls with the volume.
+    """
+    lattice, total = two_point.lattice, two_point.weights.sum()
+    p_hat_squared, _ = lattice.shells
+    moving = np.arange(1, min(n_fitted + 1, len(p_hat_squared)))
+    sums = shell_means(two_point.sums, lattice)
+    whole = sums.sum(axis=0)
+    value = total / whole
+    left_out = (total - two_point.weights)[:, None] / (whole - sums)  # (bins, n_shells)
+    error = _jackknife_error(left_out)
+    if len(moving) < 2:
+        unknown = (np.nan, np.nan)
+        return InversePropagator(value, error, unknown, unknown, 0)
+
+    def read(inverse: np.ndarray) -> np.ndarray:
+        weights = 1 / np.maximum(error[moving], 1e-12 * value[moving]) ** 2
+        line = fit_line(p_hat_squared[moving], inverse[moving], weights)
+        return np.array([1 / line.slope, line.constant / line.slope])
+
+    z, mass_squared = read(value)
+    dz, dm = _jackknife_error(np.array([read(one) for one in left_out]))
+    return InversePropagator(value, error, (z, dz), (mass_squared, dm), len(moving))
+
+
+def data_kernel(second: Any) -> np.ndarray:
+    """Eigenvalues that a Gaussian's kernel needs to have this second moment, `(N_v,)`, ascending.
+
+    1 over the eigenvalues of `second`; infinite where it is singular to rounding, as for pixels
+    that never vary.
+    """
+    moments = np.linalg.eigvalsh(np.asarray(second, np.float64))[::-1]
+    floor = len(moments) * np.finfo(np.float64).eps * max(moments[0], 0.0)
+    safe = np.where(moments > floor, moments, 1.0)
+    return np.where(moments > floor, 1 / safe, np.inf)
+
+
+def regulated(exact: Any, mu_squared: float, n_hidden: int) -> np.ndarray:
+    """What a Gaussian RBM can learn of a spectrum (ascending): min(exact, mu^2), `(N_v,)`.
+
+    N_h hidden fields lower the N_h lowest modes; the rest stays at mu^2 (arXiv:2309.15002).
+    """
+    learned = np.minimum(np.asarray(exact, np.float64), mu_squared)
+    learned[n_hidden:] = mu_squared
+    return learned
+
+
+def learned_singular_values(target: Any, mu_squared: float, sigma: float) -> np.ndarray:
+    """Singular values of w that give a regulated spectrum: sqrt(mu^2 - kappa)/sigma, falling."""
+    return np.sqrt(np.maximum(mu_squared - np.asarray(target), 0)) / sigma
+
+
+def largest_deviation(eigenvalues: Any, target: Any, exact: Any, mu_squared: float) -> float | None:
+    """Largest |eigenvalue/target - 1| over modes with exact < 0.9 mu^2; None without any."""
+    learned = np.asarray(exact) < 0.9 * mu_squared
+    if not learned.any():
+        return None
+    return float(np.max(np.abs(np.asarray(eigenvalues) / np.asarray(target) - 1)[learned]))
+
+
+def shell_sets(kernel: Any, lattice: Lattice) -> list[np.ndarray]:
+    """Eigenvalues of each shell's block of a symmetric kernel `(V, V)`, ascending.
+
+    A set belongs to one exact value: its mean is the shell's mean of <p|K|p>, and its spread shows
+    how far noise has split what symmetry makes degenerate.  Blocks mix nothing between shells.
+    """
+    waves, shell = plane_waves(lattice)
+    turned = waves @ np.asarray(kernel, np.float64) @ waves.T
+    n_shells = len(shell_sizes(lattice))
+    return [np.linalg.eigvalsh(turned[np.ix_(shell == s, shell == s)]) for s in range(n_shells)]
+
+
+def machine(
+    w: Any,
+    mu_squared: Any,
+    sigma: float,
+    second: Any,
+    errors: Any,
+    *,
+    lattice: Lattice | None = None,
+    free: Any = None,
+) -> dict[str, Any]:
+    """The kernel K = mu^2 - sigma^2 w w^T of a Gaussian RBM against what it can learn.
+
+    Args:
+        w: `(N_v, N_h)`.
+        mu_squared: a scalar, or one per site `(N_v,)`: then no closed form is known, and all that
+            is made of `regulated` is NaN or None.
+        sigma: of the hidden fields.
+        second: moment of the data whose inverse K should be, `(N_v, N_v)`.
+        errors: of the eigenvalues of K in increasing order, `(N_v,)`.
+        lattice: of the fields, for the table of shells.
+        free: exact kernel of every shell where the data's action is quadratic, `(n_shells,)`.
+
+    Returns:
+        eigenvalues, errors, exact, regulated, deviation, singular_values, singular_values_exact,
+        and shells, a table with the columns regulated and spread, or None.
+    """
+    w, mass, errors = (np.asarray(a, np.float64) for a in (w, mu_squared, errors))
+    n_visible, n_hidden = w.shape
+    kernel = np.diag(np.broadcast_to(mass, n_visible)) - sigma**2 * w @ w.T
+    eigenvalues, vectors = np.linalg.eigh(kernel)
+    targets = free
+    if lattice is not None and free is None:
+        targets = 1 / np.array([s.mean() for s in shell_sets(second, lattice)])
+    exact = data_kernel(second)
+    if lattice is not None and free is not None:
+        exact = np.sort(np.repeat(free, shell_sizes(lattice)))
+
+    def target(spectrum: np.ndarray) -> np.ndarray:
+        unknown = mass.ndim > 0
+        return spectrum * np.nan if unknown else regulated(spectrum, float(mass), n_hidden)
+
+    found: dict[str, Any] = {
+        "eigenvalues": eigenvalues,
+        "errors": errors,
+        "exact": exact,
+        "regulated": target(exact),
+        "deviation": None,
+        "singular_values": np.linalg.svd(w, compute_uv=False),
+        "singular_values_exact": None,
+        "shells": None,
+    }
+    if mass.ndim == 0:
+        singular = learned_singular_values(found["regulated"], float(mass), sigma)
+        found["singular_values_exact"] = singular[: min(n_visible, n_hidden)]
+        found["deviation"] = largest_deviation(eigenvalues, found["regulated"], exact, float(mass))
+    if lattice is not None:
+        sets, sizes = shell_sets(kernel, lattice), shell_sizes(lattice)
+        modes = np.repeat(targets, sizes)
+        order = np.argsort(modes, kind="stable")
+        modes[order] = target(modes[order])
+        ceiling = np.array([part.mean() for part in np.split(modes, np.cumsum(sizes)[:-1])])
+        learned = np.array([s.mean() for s in sets])
+        table = per_shell(
+            lattice,
+            learned,
+            _shell_errors(vectors, errors, lattice),
+            targets,
+            ratio=learned / ceiling,
+            regulated=ceiling,
+            spread=np.array([s.std() for s in sets]),
+        )
+        found["shells"] = table["shells"]
+    return found
+
+
+def per_shell(
+    lattice: Lattice, learned: Any, error: Any, exact: Any, **columns: Any
+) -> dict[str, Any]:
+    """The lists of `spectrum.json` where they have one entry per shell, and the table `shells`.
+
+    The table's columns are of equal length; `ratio` is learned/exact if it is not given.
+    """
+    known = {"p_hat_squared": lattice.shells[0], "multiplicity": shell_sizes(lattice)}
+    ratio = np.asarray(learned) / np.asarray(exact)
+    table = {"learned": learned, "error": error, "exact": exact, "ratio": ratio}
+    lists = {"eigenvalues": learned, "errors": error, "exact": exact}
+    return lists | known | {"shells": known | table | columns}
+
+
+def bare_form(h: Any, a: Any, lattice: Lattice) -> np.ndarray:
+    """The quadratic form 2a - 2dh + h p_hat^2 of every shell, exact without phi^4."""
+    h, a = float(h), float(a)
+    form: np.ndarray = 2 * a - 2 * lattice.ndim * h + h * lattice.shells[0]
+    return form
+
+
+def _shell_errors(vectors: np.ndarray, errors: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """Errors of the means of <p|K|p>, from those of the eigenvalues, taken to be independent."""
+    waves, shell = plane_waves(lattice)
+    overlaps = (waves @ vectors) ** 2
+    shares = [overlaps[shell == s].mean(axis=0) for s in range(len(shell_sizes(lattice)))]
+    combined: np.ndarray = np.sqrt(np.square(shares) @ errors**2)
+    return combined
+
+
+def _jackknife_error(left_out: np.ndarray) -> np.ndarray:
+    n = len(left_out)
+    error: np.ndarray = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
+    return error

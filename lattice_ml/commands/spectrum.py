@@ -1,0 +1,113 @@
+"""`lattice-ml spectrum`."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from lattice_ml.commands.environment import configure_jax
+from lattice_ml.distributed import keep_freed_memory, use_all_cores
+
+__all__ = ["lines", "spectrum_command"]
+
+_ROWS = 24  # of the table on the terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectrumOptions:
+    """What an ensemble shows or a model has learned, momentum by momentum.
+
+    Args:
+        source: directory of a model or an ensemble.
+        out: directory for spectrum.json, plots and a page.
+        fields: an ensemble at whose configurations a diffusion model is probed; its own samples
+            by default.
+        n_fields: how many of them.
+        noise: variances under a diffusion model's score, in units of its smallest propagator.
+        weights: use an ensemble's weights where it has some (--no-weights to ignore them).
+        seed: of samples, noise and probes.
+    """
+
+    source: tyro.conf.Positional[str]
+    out: str
+    fields: str | None = None
+    n_fields: int | None = None
+    noise: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    weights: bool = True
+    seed: int = 0
+
+
+def spectrum_command(arguments: list[str]) -> int:
+    """Write the spectrum of a model or an ensemble and print its table."""
+    options = tyro.cli(SpectrumOptions, args=arguments, prog="lattice-ml spectrum")
+    use_all_cores()
+    keep_freed_memory()
+    configure_jax()
+    from lattice_ml.spectra import spectrum
+
+    found = spectrum(
+        options.source,
+        options.out,
+        fields=options.fields,
+        n_fields=options.n_fields,
+        noise=options.noise,
+        weights=options.weights,
+        seed=options.seed,
+    )
+    print("\n".join([*lines(found), f"page: {options.out}/index.html"]))
+    return 0
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The table of a spectrum, and the numbers that go with it, as text."""
+    shape = " x ".join(map(str, found["shape"]))
+    text = [f"{found['source']}: {found['what']}, {shape}"]
+    if shells := found["shells"]:
+        text += _table(shells)
+    else:
+        learned = zip(found["eigenvalues"], found["regulated"], strict=True)
+        ratio = [None if None in pair else pair[0] / pair[1] for pair in learned]
+        rank = list(range(1, len(ratio) + 1))
+        keys = {"learned": "eigenvalues", "error": "errors", "exact": "exact"}
+        text += _table({"rank": rank, **{k: found[v] for k, v in keys.items()}, "ratio": ratio})
+    words = {
+        "deviation": "largest deviation of the learned modes",
+        "median_deviation": "median deviation",
+        "asymmetry": "antisymmetric part of J (the score's curl)",
+        "off_diagonal": "part of J between momenta",
+    }
+    text += [f"  {said}: {found[key]:.3g}" for key, said in words.items() if found.get(key)]
+    text += _read("score over fields", found.get("couplings", {}))
+    text += _read("curvature over fields", found.get("curvature_couplings", {}))
+    if zero := found.get("zero_field"):
+        far = ", out of distribution" if zero["out_of_distribution"] else ""
+        text += _read(f"curvature at zero field{far}", zero["couplings"])
+    if (fit := found.get("renormalised")) and fit["n_fitted"]:
+        text += _read(f"lowest {fit['n_fitted']} shells above zero", fit)
+    return text
+
+
+def _table(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Columns as lines; some of the rows where there are many."""
+    rows = list(zip(*columns.values(), strict=True))
+    step = -(-len(rows) // _ROWS)
+    table = ["  " + "".join(f"{name.replace('_', ' '):>15}" for name in columns)]
+    table += ["  " + "".join(f"{_word(cell):>15}" for cell in row) for row in rows[::step]]
+    return table + ([f"  (every {step} of {len(rows)} rows)"] if step > 1 else [])
+
+
+def _read(where: str, table: Mapping[str, Any]) -> list[str]:
+    """Couplings that were read off, one per line."""
+    return [
+        f"  {where}: {name.replace('_', ' ')} = {_word(entry['value'])} +- {_word(entry['error'])}"
+        + (f" (true {_word(entry['true'])})" if "true" in entry else "")
+        for name, entry in table.items()
+        if isinstance(entry, Mapping)
+    ]
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
