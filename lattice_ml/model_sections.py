@@ -138,14 +138,15 @@ class RBMTrainingSection:
         method: exact gradient from the two moments of the data; cd or pcd sample the model.
         natural: use the natural gradient, whose rate is the same for all modes.
         n_steps: gradient steps.
-        learning_rate: largest size of a step; it is halved where the step is not allowed.
+        learning_rate: largest size of a step; it is halved where the step is not allowed.  From
+            the natural gradient, infrared modes overshoot by as much as they missed at 1.
         decay: steps after which the learning rate is halved; it falls as 1/step, 0 for never.
         n_gibbs: steps of block Gibbs sampling per gradient step, of cd and pcd.
         batch_size: fields per step of cd and pcd, and number of persistent chains.
         validation: share of the chains held out.
         augment: average over the symmetries of the lattice, and over phi -> -phi.
-        snapshots: number of spectra kept along the training, at steps spaced evenly in the
-            logarithm.
+        snapshots: spectra kept along the training besides the first and the last, at steps spaced
+            evenly in the logarithm.
         checkpoint_every: seconds between checkpoints; a run goes on from any to the same weights.
         pool_bytes: how much of an ensemble is in memory at once, of cd and pcd.
     """
@@ -153,7 +154,7 @@ class RBMTrainingSection:
     method: Literal["exact", "cd", "pcd"] = "exact"
     natural: bool = True
     n_steps: int = 300
-    learning_rate: float = 1.0
+    learning_rate: float = 0.7
     decay: int = 0
     n_gibbs: int = 1
     batch_size: int = 512

@@ -21,6 +21,8 @@ __all__ = ["cost", "eigenvalue_errors", "report"]
 
 _HELD_OUT = 4096  # fields
 
+_likelihood, _gaussian_kl = jax.jit(log_likelihood), jax.jit(gaussian_kl)
+
 
 def report(rbm: GaussianRBM, moments: Moments, data: Data, job: TrainingJob) -> dict[str, Any]:
     """Judge an RBM by the data, and where their action is known by its own samples.
@@ -34,21 +36,20 @@ def report(rbm: GaussianRBM, moments: Moments, data: Data, job: TrainingJob) -> 
     Returns:
         JSON values: `verdict` is "passed", or the sentence of `correction.missed_mode`.
     """
+    key = jax.random.fold_in(jax.random.key(job.seed), 2**31)
+    drawer = RBMDrawer.choose(rbm, data.shape, key)
     held_out = data.held_out(_HELD_OUT)
     entry: dict[str, Any] = {
         "shape": list(data.shape),
         "action": dict(data.actions[0]),
-        "log_likelihood": float(log_likelihood(rbm, moments)),
+        "log_likelihood": float(_likelihood(rbm, moments)),
         "kl_gaussian": _kl(rbm, moments),
     }
     if held_out is not None:
-        fields = jnp.asarray(held_out.reshape(-1, rbm.n_visible), rbm.w.dtype)
-        logs = np.asarray(rbm.log_prob(fields), np.float64)
+        logs = drawer.log_prob(held_out.reshape(-1, *data.shape))
         entry["validation_log_likelihood"] = float(logs.mean())
     action = conventions.from_config(data.actions[0], len(data.shape))
     if action is not None:
-        key = jax.random.fold_in(jax.random.key(job.seed), 2**31)
-        drawer = RBMDrawer.choose(rbm, data.shape, key)
         n_samples = max(64, min(SAMPLES, SITES // rbm.n_visible))
         entry |= judge(drawer, action, data.sources[0], n_samples)
     return {
@@ -112,5 +113,5 @@ def eigenvalue_errors(rbm: GaussianRBM, sources: tuple[Source, ...]) -> np.ndarr
 def _kl(rbm: GaussianRBM, moments: Moments) -> float | None:
     """KL of the Gaussian with the data's moments and the RBM; None where that is degenerate."""
     covariance = moments.second - jnp.outer(moments.mean, moments.mean)
-    value = float(gaussian_kl(rbm, covariance, moments.mean))
+    value = float(_gaussian_kl(rbm, covariance, moments.mean))
     return value if math.isfinite(value) else None

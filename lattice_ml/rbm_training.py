@@ -212,15 +212,15 @@ def _begin(
         train_mu=model["train_mu"],
         train_eta=model["train_eta"],
         symmetries=data.shape if training.augment else (),
-        mu_range=(_MU_RANGE[0] / scale, _MU_RANGE[1] / scale),
     )
+    mu_range = (_MU_RANGE[0] / scale, _MU_RANGE[1] / scale)
     n_visible = len(moments.mean)
     n_hidden = n_visible if model["n_hidden"] == "auto" else model["n_hidden"]
     mu_squared = jnp.asarray(_mass(model["mu_squared"], second), centre.dtype)
     if model["per_site"]:
         mu_squared = jnp.full(n_visible, mu_squared)
     key = jax.random.key(job.seed)
-    numbers = (n_hidden, mu_squared, model["sigma"], model["initial"], settings)
+    numbers = (n_hidden, mu_squared, model["sigma"], model["initial"], settings, mu_range)
     state = rbm_fit.initial(key, centre, *numbers)
     if initial is not None:
         rbm = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), initial.network, state.rbm)

@@ -9,7 +9,7 @@ from lattice_ml.models.moments import Moments
 from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.rbm_fit import RBMSettings, initial
 
-WIDE = RBMSettings(mu_range=(1e-6, 1e6))
+WIDE = RBMSettings()
 
 
 def kernel(shape, mass_squared):
@@ -28,13 +28,15 @@ def exact_moments(covariance, mean=None, n=np.inf):
     )
 
 
-def begin(settings, n_visible, n_hidden, mu_squared, *, scale=0.3, seed=0, dtype=jnp.float64):
-    centre = jnp.zeros(n_visible, dtype)
+def begin(
+    settings, n_visible, n_hidden, mu_squared, *, scale=0.3, dtype=jnp.float64, mu_range=(1e-6, 1e6)
+):
     mu_squared = jnp.asarray(mu_squared, dtype)
-    return initial(jax.random.key(seed), centre, n_hidden, mu_squared, 1.0, scale, settings)
+    numbers = (n_hidden, mu_squared, 1.0, scale, settings, mu_range)
+    return initial(jax.random.key(0), jnp.zeros(n_visible, dtype), *numbers)
 
 
-def fit(settings, state, data, n, *, rate=1.0, decay=np.inf, seed=1):
+def fit(settings, state, data, n, *, rate=0.7, decay=np.inf, seed=1):
     dtype = state.rbm.w.dtype
     numbers = (jnp.asarray(rate, dtype), jnp.asarray(decay, dtype), n)
     return rbm_fit.fit(settings, state, data, jax.random.key(seed), *numbers)

@@ -28,8 +28,9 @@ def free_parts(rbm):
     return {"w": rbm.w, "mu_squared": rbm.mu_squared, "eta": rbm.eta}
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (5, 5), (4, 7)])
-@pytest.mark.parametrize("per_site", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "per_site"), [((6, 4), True), ((6, 4), False), ((5, 5), True), ((4, 7), False)]
+)
 def test_the_gradient_is_that_of_the_mean_log_density(shape, per_site):
     rbm = random_rbm(*shape, per_site=per_site)
     fields = jnp.asarray(np.random.default_rng(4).normal(size=(50, shape[0])) + 0.5)
@@ -53,8 +54,7 @@ def test_the_gradient_vanishes_where_the_data_are_the_model():
         np.testing.assert_allclose(value, 0, atol=1e-11)
 
 
-@pytest.mark.parametrize("method", ["cd", "pcd"])
-@pytest.mark.parametrize("n_gibbs", [1, 3])
+@pytest.mark.parametrize(("method", "n_gibbs"), [("cd", 1), ("cd", 3), ("pcd", 1)])
 def test_the_expected_sampled_gradient_is_the_exact_one_times_what_gibbs_forgets(method, n_gibbs):
     """In common eigenvectors, CD-k sees (1 - r^2k) (C - 1/k) with r = 1 - k/mu^2; PCD all of it."""
     target, mu_squared, n = kernel((4,), 1.0), 6.0, 200_000
@@ -92,7 +92,7 @@ def test_the_expected_gradient_of_persistent_chains_is_the_exact_one():
     @jax.vmap
     def batch(seed):
         chains = rbm.sample(jax.random.key(2 * seed), 2048)
-        state = RBMState(rbm, chains, 0, 0)
+        state = RBMState(rbm, chains, 0, 0, jnp.array([1e-6, 1e6]))
         found, _ = sampled(settings, state, jnp.asarray(fields), jax.random.key(2 * seed + 1))
         return free_parts(found)
 
@@ -197,9 +197,7 @@ def test_factor_analysis_is_reached_where_every_site_has_a_mass():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "n_hidden", "mu_squared"), [("cd", 10, 9.0), ("pcd", 10, 9.0), ("pcd", 5, 9.0)]
-)
+@pytest.mark.parametrize(("method", "n_hidden", "mu_squared"), [("cd", 10, 9.0), ("pcd", 10, 9.0)])
 def test_contrastive_divergence_reaches_one_per_cent(method, n_hidden, mu_squared):
     settings = replace(WIDE, method=method, batch_size=2048)
     state = begin(settings, 10, n_hidden, mu_squared, dtype=jnp.float32)

@@ -13,16 +13,13 @@ from lattice_ml.models.rbm_fit import RBMSettings, log_likelihood
 
 VARIANTS = [  # method, natural, train_mu, n_hidden, a mass for every site, batch size
     ("exact", True, True, 6, True, 1),
-    ("exact", True, False, 3, False, 1),
-    ("exact", False, True, 9, False, 1),
-    ("exact", False, True, 6, True, 1),
-    ("cd", True, True, 6, False, 16),
-    ("cd", True, True, 3, True, 1),
-    ("cd", False, False, 6, False, 16),
-    ("pcd", True, True, 9, True, 16),
+    ("exact", False, False, 9, False, 1),
+    ("cd", True, True, 3, False, 16),
+    ("cd", False, True, 6, True, 1),
     ("pcd", True, False, 6, False, 1),
-    ("pcd", False, True, 6, False, 16),
+    ("pcd", False, True, 9, True, 16),
 ]
+N_CASES = 17  # of each
 
 
 def hostile_fields(case, rng):
@@ -44,13 +41,11 @@ def hostile_fields(case, rng):
 @pytest.mark.parametrize("variant", range(len(VARIANTS)))
 def test_exp_minus_s_stays_normalisable_in_hostile_settings(variant):
     method, natural, train_mu, n_hidden, per_site, batch_size = VARIANTS[variant]
-    settings = RBMSettings(
-        method, natural, batch_size=batch_size, train_mu=train_mu, mu_range=(1e-6, 1e6)
-    )
+    settings = RBMSettings(method, natural, batch_size=batch_size, train_mu=train_mu)
     exact = method == "exact"
     dtype = jnp.float64 if exact else jnp.float32
     likelihood = jax.jit(log_likelihood)
-    for case in range(10):
+    for case in range(N_CASES):
         rng = np.random.default_rng([variant, case])
         fields = hostile_fields(case, rng)
         mu_squared = 10 ** rng.uniform(-3, 3)  # far below the data's largest eigenvalue, or above
@@ -72,8 +67,8 @@ def test_exp_minus_s_stays_normalisable_in_hostile_settings(variant):
 def test_a_mass_without_variance_in_the_data_stops_at_its_bound():
     fields = np.random.default_rng(0).normal(size=(50, 4))
     fields[:, 0] = 0
-    settings = replace(WIDE, train_mu=True, mu_range=(1e-3, 1e3))
-    state = begin(settings, 4, 2, np.ones(4))
+    settings = replace(WIDE, train_mu=True)
+    state = begin(settings, 4, 2, np.ones(4), mu_range=(1e-3, 1e3))
     state = fit(settings, state, measure_moments([(fields, None)]), 100)
     mass = np.asarray(state.rbm.mu_squared)
     assert mass[0] == pytest.approx(1e3) and np.all(mass[1:] < 100)

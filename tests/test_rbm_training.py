@@ -10,7 +10,7 @@ from rbms import kernel
 from trained_models import make_ensemble, metrics
 from trained_rbms import FREE, sample, train
 
-from lattice_ml import cli, correction, measure, open_ensemble, session
+from lattice_ml import cli, correction, measure, session
 from lattice_ml.files import StorageError
 from lattice_ml.model_files import open_model
 from lattice_ml.models import rbm_fit
@@ -144,17 +144,12 @@ def test_a_training_begins_with_the_weights_of_a_model(free, model, tmp_path):
     np.testing.assert_allclose(first, model.network.eigenvalues(), rtol=1e-9)
 
 
-def test_masses_of_every_site_are_at_least_as_good_as_one(free, tmp_path):
-    changes = {"model_n_hidden": 3, "model_train_mu": True}
-    kl = {}
-    for per_site in (False, True):
-        out = tmp_path / str(per_site)
-        other = train(out, free, model_per_site=per_site, **changes)
-        assert other.network.mu_squared.shape == ((10,) if per_site else ())
-        kl[per_site] = other.report["theories"][0]["kl_gaussian"]
-    expected = REFERENCE["rbm1d.Nh=3_learn_mu2"]["values"]["KL"]
-    assert kl[False] == pytest.approx(expected, rel=0.1)
-    assert 0 < kl[True] < kl[False]
+def test_masses_of_every_site_are_better_than_one_for_all(free, tmp_path):
+    changes = {"model_n_hidden": 3, "model_train_mu": True, "model_per_site": True}
+    model = train(tmp_path / "m", free, **changes)
+    assert model.network.mu_squared.shape == (10,)
+    kl = model.report["theories"][0]["kl_gaussian"]
+    assert 0 < kl < REFERENCE["rbm1d.Nh=3_learn_mu2"]["values"]["KL"]
 
 
 def test_the_first_weights_the_width_and_the_mass_are_those_of_the_config(free, model, tmp_path):
@@ -195,27 +190,10 @@ def test_the_training_is_the_one_of_the_config(free, tmp_path, monkeypatch):
     asked = {f"training_{key}": value for key, value in changes.items()}
     train(tmp_path / "m", free, model_train_eta=False, model_train_mu=True, **asked)
     settings, shape, dtype, rate, decay, n = seen[0]
-    expected = rbm_fit.RBMSettings("cd", False, 2, 32, True, False, (10,), settings.mu_range)
+    expected = rbm_fit.RBMSettings("cd", False, 2, 32, True, False, (10,))
     assert settings == expected
     assert (shape, dtype, rate, decay, n) == ((640, 10), np.float32, 0.25, 10, 2)
     assert sum(n for *_, n in seen) == 40
-
-
-# --------------------------------------------------------- what a Gaussian kernel cannot capture
-
-
-@pytest.mark.slow
-def test_an_interacting_theory_keeps_its_two_point_function_and_loses_phi4(tmp_path):
-    couplings = {"action.kappa": 0.25, "action.lam": 0.5}
-    data = make_ensemble(tmp_path / "e", (4, 4), 64, 200, couplings=couplings)
-    model = train(tmp_path / "m", data, model_mu_squared="auto", training_augment=True)
-    samples = measure(sample(model, tmp_path / "s", 10_000), weights=False)
-    exact = measure(open_ensemble(data))
-    phi2, phi4 = samples["phi2"], samples["phi4"]
-    assert abs(phi2.value - exact["phi2"].value) < 4.5 * np.hypot(phi2.error, exact["phi2"].error)
-    assert phi4.value == pytest.approx(3 * phi2.value**2, rel=0.05)
-    assert phi4.value - exact["phi4"].value > 20 * np.hypot(phi4.error, exact["phi4"].error)
-    assert model.report["theories"][0]["ess"] < 0.9
 
 
 # ---------------------------------------------------------------------------------- command line

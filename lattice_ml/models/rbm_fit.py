@@ -24,7 +24,7 @@ likelihood does not fall.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,6 @@ class RBMSettings:
         train_eta: adapt the hidden means.
         symmetries: lattice shape whose random symmetries, and phi -> -phi, are applied to the
             batches of cd and pcd; empty for none.
-        mu_range: between which mu^2 stays: without variance in the data it would have no maximum.
     """
 
     method: str = "exact"
@@ -65,7 +64,6 @@ class RBMSettings:
     train_mu: bool = False
     train_eta: bool = True
     symmetries: tuple[int, ...] = ()
-    mu_range: tuple[float, float] = (0.0, np.inf)
 
 
 class RBMState(NamedTuple):
@@ -75,6 +73,7 @@ class RBMState(NamedTuple):
     chains: jax.Array  # (batch_size, N_v) of pcd, which begin with the model's own fields
     step: jax.Array
     halvings: jax.Array  # of the last step
+    mu_range: jax.Array  # (2,), of mu^2, which would grow for ever where the data do not vary
 
 
 def initial(
@@ -85,6 +84,7 @@ def initial(
     sigma: float,
     scale: float,
     settings: RBMSettings,
+    mu_range: tuple[float, float] = (0.0, np.inf),
 ) -> RBMState:
     """Begin with sigma w / mu = `scale` times orthonormal rows or columns, and eta = 0.
 
@@ -93,15 +93,25 @@ def initial(
     """
     if not 0 < scale < 1:
         raise ValueError(f"the initial scale of sigma w / mu must be in (0, 1), got {scale}")
-    n_visible = len(centre)
-    shape = (max(n_visible, n_hidden), min(n_visible, n_hidden))
-    frame = jnp.linalg.qr(jax.random.normal(key, shape, centre.dtype))[0]
-    frame = frame if n_visible >= n_hidden else frame.T
-    mass = jnp.broadcast_to(jnp.asarray(mu_squared, centre.dtype), (n_visible,))
-    w = scale * jnp.sqrt(mass)[:, None] * frame
-    rbm = GaussianRBM.of(w / jnp.asarray(sigma, w.dtype), mu_squared, sigma, None, centre)
+    mass = np.broadcast_to(np.asarray(mu_squared, centre.dtype), (len(centre),))
+    frame = np.asarray(_frame(key, len(centre), n_hidden, centre.dtype))
+    w = jnp.asarray(scale * np.sqrt(mass)[:, None] * frame) / sigma
+    rbm = GaussianRBM.of(w, mu_squared, sigma, None, centre)
     n_chains = settings.batch_size if settings.method == "pcd" else 1  # files hold no empty arrays
-    return RBMState(rbm, rbm.sample(key, n_chains), jnp.zeros((), int), jnp.zeros((), int))
+    zero = jnp.zeros((), int)
+    limits = jnp.asarray(mu_range, centre.dtype)
+    return RBMState(rbm, _first_chains(rbm, key, n_chains), zero, zero, limits)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _frame(key: jax.Array, n_visible: int, n_hidden: int, dtype: Any) -> jax.Array:
+    """Orthonormal columns, or rows where there are more hidden fields: `(N_v, N_h)`."""
+    shape = (max(n_visible, n_hidden), min(n_visible, n_hidden))
+    frame = jnp.linalg.qr(jax.random.normal(key, shape, dtype))[0]
+    return frame if n_visible >= n_hidden else frame.T
+
+
+_first_chains = jax.jit(lambda rbm, key, n: rbm.sample(key, n), static_argnums=2)
 
 
 def log_likelihood(rbm: GaussianRBM, data: Moments) -> jax.Array:
@@ -154,9 +164,9 @@ def step(
         found, chains = _sampled(settings, state, data, key)
     move = _direction(settings, state.rbm, found)
     rbm, halvings = _backtrack(
-        settings, state.rbm, move, learning_rate, data if isinstance(data, Moments) else None
+        settings, state, move, learning_rate, data if isinstance(data, Moments) else None
     )
-    return RBMState(rbm, chains, state.step + 1, halvings)
+    return RBMState(rbm, chains, state.step + 1, halvings, state.mu_range)
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -243,11 +253,12 @@ def _direction(settings: RBMSettings, rbm: GaussianRBM, found: GaussianRBM) -> G
 
 
 def _moved(
-    settings: RBMSettings, rbm: GaussianRBM, move: GaussianRBM, rate: jax.Array
+    settings: RBMSettings, state: RBMState, move: GaussianRBM, rate: jax.Array
 ) -> GaussianRBM:
     """The RBM after a step of that size."""
+    rbm = state.rbm
     change = jnp.clip(rate * move.mu_squared, -_LARGEST, _LARGEST)
-    mu_squared = jnp.clip(rbm.mu_squared * jnp.exp(change), *settings.mu_range)
+    mu_squared = jnp.clip(rbm.mu_squared * jnp.exp(change), *state.mu_range)
     if not settings.train_mu:
         mu_squared = rbm.mu_squared
     w = rbm.w + rate * move.w
@@ -259,17 +270,21 @@ def _moved(
 
 def _backtrack(
     settings: RBMSettings,
-    rbm: GaussianRBM,
+    state: RBMState,
     move: GaussianRBM,
     rate: jax.Array,
     data: Moments | None,
 ) -> tuple[GaussianRBM, jax.Array]:
-    """Halve the step until it is allowed; after many halvings stay."""
+    """Halve the step until it is allowed, at first two times fewer than the last step was.
+
+    After many halvings stay.
+    """
+    rbm = state.rbm
     # and as much as rounding can tell from 0
     rounding = 32 * np.finfo(rbm.w.dtype).eps * jnp.eye(rbm.n_hidden, dtype=rbm.w.dtype)
     kept = _KEPT * rbm.margin() + rounding
     before = jnp.zeros(()) if data is None else log_likelihood(rbm, data)
-    tolerance = 8 * np.finfo(rbm.w.dtype).eps * jnp.abs(before)
+    tolerance = 100 * np.finfo(rbm.w.dtype).eps * (jnp.abs(before) + rbm.n_visible)
 
     def allowed(new: GaussianRBM) -> jax.Array:
         inside = jnp.all(jnp.isfinite(jnp.linalg.cholesky(new.margin() - kept)))
@@ -283,9 +298,10 @@ def _backtrack(
 
     def halve(trial: tuple[GaussianRBM, jax.Array]) -> tuple[GaussianRBM, jax.Array]:
         halvings = trial[1] + 1
-        return _moved(settings, rbm, move, jnp.ldexp(rate, -halvings)), halvings
+        return _moved(settings, state, move, jnp.ldexp(rate, -halvings)), halvings
 
-    start = (_moved(settings, rbm, move, rate), jnp.zeros((), int))
+    first = jnp.maximum(state.halvings - 2, 0)
+    start = (_moved(settings, state, move, jnp.ldexp(rate, -first)), first)
     new, halvings = lax.while_loop(again, halve, start)
     stay = halvings >= _HALVINGS
     return jax.tree.map(lambda a, b: jnp.where(stay, b, a), new, rbm), halvings

@@ -1,0 +1,75 @@
+"""What do the parts of `rbm_figures.py` hand back?  Numbers, tables, figures, and what they assert.
+
+Not a benchmark by itself: `rbm_lattice`, `rbm_phi4` and `rbm_mnist` measure and draw, and
+`rbm_figures` writes the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lattice_ml.analysis.report import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#1f7fc4", "#d55e00", "#8a9099"
+WIDTH = 7.2  # inches
+
+
+class Check(NamedTuple):
+    """A number that must not exceed its bound."""
+
+    name: str
+    value: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.value <= self.bound)  # false for NaN too
+
+    def __str__(self) -> str:
+        verdict = "pass" if self.passed else "FAIL"
+        return f"{verdict}  {self.name}: {self.value:.3g} (allowed {self.bound:g})"
+
+
+@dataclasses.dataclass
+class Part:
+    """One subject of the page; `figures` are (name, figure, caption)."""
+
+    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tables: list[Table] = dataclasses.field(default_factory=list)
+    figures: list[tuple[str, Figure, str]] = dataclasses.field(default_factory=list)
+    checks: list[Check] = dataclasses.field(default_factory=list)
+
+    def add(self, other: Part) -> None:
+        """Take over what another part found."""
+        self.numbers |= other.numbers
+        self.tables += other.tables
+        self.figures += other.figures
+        self.checks += other.checks
+
+
+def figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, laid out as it is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def shades(n: int) -> list[Any]:
+    """Colours from dark to light that are ordered for colour-blind readers too."""
+    import matplotlib
+    import numpy as np
+
+    return list(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, n)))
+
+
+def words(table: dict[str, object]) -> list[str]:
+    """Command-line words of dotted keys."""
+    found = []
+    for key, value in table.items():
+        values = value if isinstance(value, tuple) else (value,)
+        found += [f"--{key}", *map(str, values)]
+    return found
