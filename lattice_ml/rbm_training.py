@@ -7,6 +7,7 @@ interrupted and resumed ends with the same bits.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -53,8 +54,6 @@ def train(
 ) -> None:
     """Train a Gaussian RBM; arguments and errors are those of `training.train`."""
     data = _open(job, ensembles)
-    if initial is not None:
-        _check_shape(job, data, initial)
 
     def measure() -> list[Stage]:
         moments = data.moments(symmetric=job.training.augment)
@@ -196,7 +195,7 @@ def _begin(
     """Settings and first state of the fit that a job asks for.
 
     Raises:
-        ValueError: data that do not vary, or settings that do not fit them.
+        ValueError: data that do not vary, or settings or weights that do not fit them.
     """
     model, training = job.model, job.training
     centre = moments.mean if model["centre"] else jnp.zeros_like(moments.mean)
@@ -223,8 +222,13 @@ def _begin(
     numbers = (n_hidden, mu_squared, model["sigma"], model["initial"], settings, mu_range)
     state = rbm_fit.initial(key, centre, *numbers)
     if initial is not None:
-        rbm = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), initial.network, state.rbm)
-        state = state._replace(rbm=rbm)
+        rbm: GaussianRBM = replace(initial.network, centre=centre)
+        if rbm.w.shape != state.rbm.w.shape:
+            raise ValueError(
+                f"the data need weights {state.rbm.w.shape}, but {initial.directory} has "
+                f"{rbm.w.shape}"
+            )
+        state = state._replace(rbm=jax.tree.map(lambda x: jnp.asarray(x, centre.dtype), rbm))
     return settings, state
 
 
@@ -266,20 +270,6 @@ def _open(job: TrainingJob, ensembles: Sequence[Ensemble]) -> Data:
             "phi -> -phi leave alone, got action.kind = none"
         )
     return data_sets[0]
-
-
-def _check_shape(job: TrainingJob, data: Data, initial: Model) -> None:
-    """Refuse to begin with weights of another shape."""
-    rbm: GaussianRBM = initial.network
-    sites = int(np.prod(data.shape))
-    asked = sites if job.model["n_hidden"] == "auto" else job.model["n_hidden"]
-    if (rbm.n_visible, rbm.n_hidden) != (sites, asked):
-        raise ValueError(
-            f"asked for weights {(sites, asked)}, but {initial.directory} has "
-            f"{(rbm.n_visible, rbm.n_hidden)}"
-        )
-    if bool(np.ndim(rbm.mu_squared)) != job.model["per_site"]:
-        raise ValueError(f"model.per_site differs from that of {initial.directory}")
 
 
 def _cast(moments: Moments, job: TrainingJob) -> Moments:

@@ -23,6 +23,9 @@ from lattice_ml.training_phases import Block, Phase, TrainingError, blocks, plan
 
 __all__ = ["TrainingError", "train"]
 
+# keys of [model] that weights do not depend on
+_NOT_OF_WEIGHTS = ("target", "pairs", "symmetric", "train_mu", "train_eta", "initial")
+
 
 def train(
     job: TrainingJob,
@@ -56,10 +59,8 @@ def train(
     """
     ensembles = [open_ensemble(path) for path in data]
     initial = None if init_from is None else open_model(init_from)
-    if initial is not None and initial.kind != job.model["kind"]:
-        raise ValueError(
-            f"model.kind is {job.model['kind']}, but {initial.directory} is a {initial.kind}"
-        )
+    if initial is not None:
+        _check_network(job.model, initial)
     if job.model["kind"] == "GaussianRBM":
         rbm_training.train(
             job, out, ensembles, initial=initial, time_limit=time_limit, on_progress=on_progress
@@ -178,8 +179,6 @@ def _check(job: TrainingJob, ensembles: Sequence[Ensemble], initial: Model | Non
                 f"a diffusion model needs the action of its data, which is not known of "
                 f"{ensemble.directory} (action.kind = none)"
             )
-    if initial is not None:
-        _check_network(job.model, initial)
     check_agreement(job.config, ensembles)
 
 
@@ -200,8 +199,12 @@ def _check_conditional(model: Mapping[str, Any], data_sets: Sequence[Data]) -> N
 def _check_network(model: Mapping[str, Any], initial: Model) -> None:
     """Refuse to begin with the weights of another network."""
     before = initial.config["model"]
+    if model["kind"] != before["kind"]:
+        raise ValueError(
+            f"model.kind is {model['kind']}, but {initial.directory} is a {before['kind']}"
+        )
     for key in sorted(model.keys() | before.keys()):
-        if key not in ("target", "pairs", "symmetric") and model.get(key) != before.get(key):
+        if key not in _NOT_OF_WEIGHTS and model.get(key) != before.get(key):
             raise ValueError(
                 f"model.{key} is {model.get(key)!r}, but {initial.directory} was trained with "
                 f"{before.get(key)!r}: its weights fit no other network"

@@ -108,10 +108,12 @@ def test_data_that_do_not_fit_are_refused(free, model, images, tmp_path):
         training.train(job(), tmp_path / "m", data=[free, other])
     with pytest.raises(ValueError, match=r"auto needs data that vary in every direction"):
         train(tmp_path / "m2", images.directory, model_mu_squared="auto")
-    with pytest.raises(ValueError, match=r"asked for weights \(10, 3\).*has \(10, 10\)"):
+    with pytest.raises(ValueError, match=r"model.n_hidden is 3, but .* was trained with 'auto'"):
         train(tmp_path / "m3", free, init_from=model.directory, model_n_hidden=3)
-    with pytest.raises(ValueError, match=r"model.per_site differs"):
+    with pytest.raises(ValueError, match=r"model.per_site is True"):
         train(tmp_path / "m3", free, init_from=model.directory, model_per_site=True)
+    with pytest.raises(ValueError, match=r"the data need weights \(20, 20\).*has \(10, 10\)"):
+        train(tmp_path / "m3", images.directory, init_from=model.directory)
     with pytest.raises(ValueError, match=r"model.kind is Diffusion, but .* is a GaussianRBM"):
         diffusion = config.parse_training(["--model.denoiser", "zero"])
         training.train(diffusion, tmp_path / "m4", data=[free], init_from=model.directory)
