@@ -107,6 +107,7 @@ def test_a_sampling_run_goes_on_from_any_sample(model, tmp_path):
     more = sample(model, tmp_path / "part", 96, sampling_batch_size=32)
     assert part.n_configs == 40
     assert np.array_equal(more.cfgs[:], whole.cfgs[:])
+    assert len(np.unique(whole.cfgs[:, 0])) == 96
 
 
 def test_hmc_moves_samples_and_carries_their_weights(model, tmp_path):
