@@ -40,6 +40,20 @@ def assert_equal(got, expected):
         assert np.array_equal(histories(got)[name], series), name
 
 
+def assert_equal_but_for_rounding(got, expected):
+    """The same bits in the dynamics; groups of another size may round one observable otherwise.
+
+    In h * neighbours - phi * (...) either product may go into the fused multiply-add: on some
+    processors vectors and their remainders choose differently.
+    """
+    assert got.keys() == expected.keys()
+    for name, series in expected.items():
+        if name == "schwinger_dyson":
+            np.testing.assert_allclose(got[name], series, rtol=1e-5, atol=1e-6)
+        else:
+            assert np.array_equal(got[name], series), name
+
+
 @pytest.fixture(scope="module")
 def whole():
     return blocks()
@@ -116,15 +130,17 @@ def test_the_number_of_devices_is_invisible(n_chains, sampler, monkeypatch):
     on_all = blocks(**settings)
     only = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: only)
-    assert_equal(blocks(**settings), on_all)
+    on_one = blocks(**settings)
+    assert np.array_equal(fields(on_one), fields(on_all))
+    assert_equal_but_for_rounding(histories(on_one), histories(on_all))
 
 
 @pytest.mark.parametrize("n_chains", [1, 3, 70])
 def test_the_number_of_chains_is_invisible_to_each_chain(whole, n_chains):
     few = blocks(n_chains=n_chains)
     assert np.array_equal(fields(few), fields(whole)[:, :n_chains])
-    for name, series in histories(whole).items():
-        assert np.array_equal(histories(few)[name], series[:, :n_chains]), name
+    of_first = {name: series[:, :n_chains] for name, series in histories(whole).items()}
+    assert_equal_but_for_rounding(histories(few), of_first)
 
 
 def test_thinning_keeps_every_third_configuration(whole):
