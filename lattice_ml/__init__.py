@@ -11,7 +11,10 @@ from typing import Any
 _HOMES = {
     "FreeField": "actions",
     "HMC": "samplers",
+    "Kramers": "samplers",
+    "Langevin": "samplers",
     "Lattice": "lattice",
+    "MALA": "samplers",
     "Phi4": "actions",
     "action": "conventions",
     "check": "analysis.certificates",

@@ -47,6 +47,7 @@ class Chains:
     cfgs: np.ndarray  # (n_configs * n_chains, *L), all chains of one configuration together
     histories: dict[str, np.ndarray]  # (n_chains, n_configs)
     tuned: dict[str, float]
+    temperature: float = 1.0  # alpha of exp(-S/alpha)
 
     @property
     def n_chains(self) -> int:
@@ -119,7 +120,10 @@ def run(
         name: np.concatenate([part.history[name] for part in parts]).T for name in parts[0].history
     }
     flat = cfgs.reshape(-1, *lattice.shape)
-    return Chains(sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned)
+    temperature = float(getattr(sampler, "temperature", 1.0))
+    return Chains(
+        sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned, temperature
+    )
 
 
 def blocks(

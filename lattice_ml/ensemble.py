@@ -99,6 +99,11 @@ class Ensemble:
         return int(self.config["chain"].get("thin", 1))
 
     @property
+    def temperature(self) -> float:
+        """alpha of exp(-S/alpha); 1 unless the sampler was told otherwise."""
+        return float(self.config.get("sampler", {}).get("temperature", 1.0))
+
+    @property
     def history(self) -> tuple[str, ...]:
         """Names that `series` knows."""
         names = (name.partition("history/")[2] for name in self.columns)

@@ -16,6 +16,8 @@ from lattice_ml.storage import Run, StorageError, open_run
 
 __all__ = ["Interrupted", "generate"]
 
+_SHOWN = ("acceptance",)  # of the histories, while a run goes on
+
 
 def generate(
     job: Job,
@@ -68,13 +70,13 @@ def generate(
         )
         for part in parts:
             _commit(run, part)
-            acceptance = float(part.history["acceptance"].mean())
+            shown = {name: float(x.mean()) for name, x in part.history.items() if name in _SHOWN}
             on_progress(
                 Progress(
                     "production",
                     run.n_done,
                     settings.n_configs,
-                    {"acceptance": acceptance} | part.tuned,
+                    shown | part.tuned,
                     part.history["magnetisation"],
                 )
             )

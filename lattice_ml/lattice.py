@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Lattice", "hop"]
+__all__ = ["Lattice", "fourier_basis", "hop", "wave_numbers"]
 
 
 def hop(phi: jax.Array, ndim: int | None = None) -> jax.Array:
@@ -87,3 +87,24 @@ class Lattice:
         """Momenta of equal p_hat^2: the distinct values `(n,)` and the shell of each p, `(*L)`."""
         values, index = np.unique(np.round(self.p_hat_squared, 10), return_inverse=True)
         return values, index.reshape(self.shape)
+
+
+def fourier_basis(extent: int) -> np.ndarray:
+    """Orthonormal real Fourier modes of one axis: rows `(L, L)` in float64.
+
+    They are the constant, sqrt(2/L) cos(p x) and sqrt(2/L) sin(p x) for p = 2 pi k/L with
+    0 < k < L/2, and for even L the alternating field, in the order of `wave_numbers`.
+    """
+    x = np.arange(extent)
+    rows = [np.full(extent, np.sqrt(1 / extent))]
+    for k in range(1, (extent + 1) // 2):
+        angle = 2 * np.pi * k * x / extent
+        rows += [np.sqrt(2 / extent) * np.cos(angle), np.sqrt(2 / extent) * np.sin(angle)]
+    if extent % 2 == 0:
+        rows.append(np.sqrt(1 / extent) * (-1.0) ** x)
+    return np.array(rows)
+
+
+def wave_numbers(extent: int) -> np.ndarray:
+    """k of every mode of `fourier_basis`: 0, 1, 1, 2, 2, ..., L/2."""
+    return (np.arange(extent) + 1) // 2

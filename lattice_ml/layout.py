@@ -74,6 +74,10 @@ class Layout:
         rest = _tree_sum(row.reshape(-1, self.group), until=_LANES)
         return _accurate_sum(rest)
 
+    def site_max(self, per_site: jax.Array) -> jax.Array:
+        """Largest value over sites for each chain, `(group,)`."""
+        return jnp.max(per_site.reshape(-1, self.group), axis=0)
+
     def spread(self, per_chain: jax.Array) -> jax.Array:
         """Make a `(group,)` array broadcast against fields."""
         return jnp.tile(per_chain, self.shape[-1]) if self.merged else per_chain

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Keys", "chain_keys", "normals", "uniforms"]
+__all__ = ["Keys", "chain_keys", "normals", "step_keys", "uniforms"]
 
 Keys = tuple[jax.Array, jax.Array]  # two uint32 words per chain, each (n_chains,)
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _SMALL_DRAWS = 0xFFFFFF00  # counters reserved for per-chain numbers
+_STEPS = 1 << 31  # counters from here on are those of steps within a trajectory
 _PAIRS_PER_ROW = 4096
 
 
@@ -30,6 +31,19 @@ def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
         words = np.asarray(words)  # NumPy needs no compilation
     chains = np.arange(first, first + n_chains, dtype=np.uint32)
     return threefry((words[:1], words[1:]), np.zeros_like(chains), chains)
+
+
+def step_keys(keys: Keys, trajectory: jax.Array, step: jax.Array) -> Keys:
+    """Keys of one step of a trajectory, for updates that need fresh noise in every step.
+
+    Args:
+        keys: of the chains, words of shape `(n_chains,)`.
+        trajectory: the counter, a scalar.
+        step: within the trajectory, below 2^31 - 256.
+    """
+    counter = jnp.uint32(_STEPS) + jnp.asarray(step).astype(jnp.uint32)
+    # Drawn once, not anew for every site that uses them.
+    return lax.optimization_barrier(threefry(keys, counter, jnp.asarray(trajectory)))
 
 
 def uniforms(keys: Keys, trajectory: jax.Array, n: int) -> jax.Array:

@@ -143,7 +143,7 @@ def check_values(config: Mapping[str, Any]) -> None:
             flat |= {f"{section}.{key}": value for key, value in table.items()}
     for key, value in flat.items():
         values = value if isinstance(value, list | tuple) else [value]
-        numbers = [number for number in values if not isinstance(number, str | bool)]
+        numbers = [number for number in values if not isinstance(number, str | bool | None)]
         for number in numbers:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ConfigError(f"{key} must be a finite number, got {number}")

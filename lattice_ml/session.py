@@ -127,7 +127,8 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     for section, table in config.items():
         if isinstance(table, Mapping):
             lines += ["", f"[{section}]"]
-            lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+            given = {key: value for key, value in table.items() if value is not None}
+            lines += [f"{key} = {json.dumps(value)}" for key, value in given.items()]
     (directory / "config.toml").write_text("\n".join(lines) + "\n")
 
 

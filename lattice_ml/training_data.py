@@ -191,8 +191,16 @@ def check_agreement(config: Mapping[str, Any], ensembles: Sequence[Ensemble]) ->
     """Refuse data on another lattice, or of another action, than a training config says.
 
     Raises:
-        ValueError: naming both.
+        ValueError: naming both; or the data were made at another temperature than 1, where they do
+            not follow exp(-S) of their action.
     """
+    for ensemble in ensembles:
+        if ensemble.temperature != 1:
+            raise ValueError(
+                f"{ensemble.directory} was made at sampler.temperature = {ensemble.temperature} "
+                "and follows exp(-S / temperature): train on data of temperature 1, at couplings "
+                "divided by the temperature"
+            )
     for section, found in (
         ("lattice", [{"shape": list(e.shape)} for e in ensembles]),
         ("action", [e.config["action"] for e in ensembles]),

@@ -3,7 +3,8 @@ r"""`check`: does an ensemble follow the action that it claims, and did its chai
 No reference is needed.  A certificate is a number whose expectation is known exactly in
 equilibrium, or that has to be the same in all parts of an ensemble:
 
-* `schwinger_dyson`: <Re[phi(p)* (dS/dphi)(p)]>/V = 1 at every momentum, for any action;
+* `schwinger_dyson`: <Re[phi(p)* (dS/dphi)(p)]>/V = 1 at every momentum, for any action (alpha for
+  ensembles of exp(-S/alpha));
 * `exp_minus_dh`, `acceptance`: <exp(-dH)> = 1 and <min(1, exp(-dH))> = 2 P(dH < 0), at any volume;
 * `chains_agree`, `halves_agree`: M^2, |M|, phi^2, the link sum and S have one mean in all chains,
   and before and after the middle of the run;

@@ -43,7 +43,8 @@ class Evidence:
         log_weights: not normalised; None where all configurations count alike.
         stored: histories by name.
         measured: primaries of the configurations by name; empty where none were kept.
-        schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over.
+        schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
+            the temperature.
         digests: 64-bit hashes of the configurations, equal for phi and -phi.
     """
 
@@ -92,6 +93,7 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
     if measured:
         names = _Momenta(Lattice(ensemble.shape)).names
         terms = dict(zip(names, np.moveaxis(measured.pop("terms"), -1, 0), strict=True))
+    temperature = getattr(ensemble, "temperature", 1.0)
     return Evidence(
         z2=getattr(ensemble.action, "z2", False),
         thin=ensemble.thin,
@@ -99,7 +101,7 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
         stored=stored,
         digests=measured.pop("digests", None),
         measured=measured,
-        schwinger_dyson=terms,
+        schwinger_dyson={name: term / temperature for name, term in terms.items()},
     )
 
 

@@ -1,7 +1,6 @@
 r"""Fourier modes of real fields by an orthogonal transform.
 
-Along an axis of extent L the basis is the constant, sqrt(2/L) cos(p x) and sqrt(2/L) sin(p x) for
-p = 2 pi k/L, 0 < k < L/2, and for even L the alternating field.  The product basis is orthonormal:
+Along every axis the basis is that of `lattice.fourier_basis`.  The product basis is orthonormal:
 sums of squares, Gaussian densities and traces look the same in sites and in modes, white noise is
 white in both, and every translation-invariant, reflection-symmetric filter is diagonal.  Matrix
 products beat a fast Fourier transform on fields of up to about 128 sites along an axis.
@@ -16,6 +15,8 @@ from functools import cached_property
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lattice_ml.lattice import fourier_basis, wave_numbers
 
 __all__ = ["Modes"]
 
@@ -52,7 +53,7 @@ class Modes:
     @cached_property
     def wave_numbers(self) -> np.ndarray:
         """k of every mode, in mode layout: `(ndim, *modes)`, one row per lattice axis."""
-        grid = np.meshgrid(*(_numbers(self.shape[mu]) for mu in self.order), indexing="ij")
+        grid = np.meshgrid(*(wave_numbers(self.shape[mu]) for mu in self.order), indexing="ij")
         rows: np.ndarray = np.stack([grid[self.order.index(mu)] for mu in range(self.ndim)])
         return rows
 
@@ -82,11 +83,11 @@ class Modes:
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Sites `(..., *L)` to modes, in the dtype of `x`."""
-        return self._transform(x, [_basis(extent).T for extent in self.shape])
+        return self._transform(x, [fourier_basis(extent).T for extent in self.shape])
 
     def inverse(self, modes: jax.Array) -> jax.Array:
         """Modes to sites `(..., *L)`: the transpose of `forward`."""
-        return self._transform(modes, [_basis(self.shape[mu]) for mu in self.order])
+        return self._transform(modes, [fourier_basis(self.shape[mu]) for mu in self.order])
 
     def _transform(self, x: jax.Array, matrices: list[np.ndarray]) -> jax.Array:
         """Apply a matrix to each axis, the last one first."""
@@ -95,20 +96,3 @@ class Modes:
             if self.ndim > 2 or (self.ndim == 2 and i == 0):
                 x = jnp.moveaxis(x, -1, -self.ndim)
         return x
-
-
-def _numbers(extent: int) -> np.ndarray:
-    """Wave numbers in the order of the basis: 0, 1, 1, 2, 2, ..., L/2."""
-    return (np.arange(extent) + 1) // 2
-
-
-def _basis(extent: int) -> np.ndarray:
-    """Orthonormal rows `(L, L)` in float64."""
-    x = np.arange(extent)
-    rows = [np.full(extent, np.sqrt(1 / extent))]
-    for k in range(1, (extent + 1) // 2):
-        angle = 2 * np.pi * k * x / extent
-        rows += [np.sqrt(2 / extent) * np.cos(angle), np.sqrt(2 / extent) * np.sin(angle)]
-    if extent % 2 == 0:
-        rows.append(np.sqrt(1 / extent) * (-1.0) ** x)
-    return np.array(rows)

@@ -7,8 +7,8 @@ mode of a free field returns to its start and HMC is not ergodic.  Where the act
 under phi -> -phi a global sign flip, always accepted, follows with probability 1/2.
 """
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,9 +18,10 @@ from lattice_ml import actions, integrators, randomness
 from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout
+from lattice_ml.samplers.settings import check_fraction, check_positive, check_sign_flip, signs
 from lattice_ml.samplers.tuning import Lengths, Tuner
 
-__all__ = ["HMC", "Info", "State"]
+__all__ = ["HMC", "Info", "State", "energy_change"]
 
 
 class State(NamedTuple):
@@ -46,6 +47,19 @@ class Info(NamedTuple):
     dh_negative: jax.Array  # P(dH < 0) = <acceptance>/2 in equilibrium
     max_abs_dh: jax.Array
     divergent: jax.Array  # |dH| > 1000
+
+    @classmethod
+    def of(cls, dh: jax.Array) -> "Info":
+        """What an energy change says."""
+        weight = jnp.exp(-dh)
+        return cls(
+            acceptance=jnp.minimum(1, weight),
+            exp_minus_dh=weight,
+            dh=dh,
+            dh_negative=(dh < 0).astype(weight.dtype),
+            max_abs_dh=jnp.abs(dh),
+            divergent=(jnp.abs(dh) > 1000).astype(weight.dtype),
+        )
 
 
 @pytree
@@ -79,11 +93,7 @@ class HMC:
     def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
         """Per-chain draws of the given trajectories: arrays `(*trajectory.shape, group)`."""
         u = randomness.uniforms(keys, trajectory, 3)
-        flip = self.sign_flip is True or (
-            self.sign_flip == "auto" and getattr(self.action, "z2", False)
-        )
-        sign = jnp.where(u[2] < 0.5, -1, 1) if flip else jnp.ones_like(u[2])
-        return Draws(1 + self.jitter * (2 * u[0] - 1), -jnp.log(u[1]), sign)
+        return Draws(1 + self.jitter * (2 * u[0] - 1), -jnp.log(u[1]), signs(self, u[2]))
 
     def step(
         self,
@@ -105,21 +115,10 @@ class HMC:
             n_steps,
             _scheme(self.integrator),
         )
-        kinetic = 0.5 * (new_pi - pi) * (new_pi + pi)
-        dh = layout.site_sum(actions.difference(self.action, new_phi, phi, layout) + kinetic)
-        dh = jnp.where(jnp.isnan(dh), jnp.inf, dh)
+        dh = energy_change(self.action, (new_phi, new_pi), (phi, pi), layout)
         accept = dh < draws.threshold
         phi = jnp.where(spread(accept), new_phi, phi) * spread(draws.sign.astype(phi.dtype))
-        weight = jnp.exp(-dh)
-        info = Info(
-            acceptance=jnp.minimum(1, weight),
-            exp_minus_dh=weight,
-            dh=dh,
-            dh_negative=(dh < 0).astype(weight.dtype),
-            max_abs_dh=jnp.abs(dh),
-            divergent=(jnp.abs(dh) > 1000).astype(weight.dtype),
-        )
-        return State(phi), info
+        return State(phi), Info.of(dh)
 
     @property
     def forces(self) -> int:
@@ -133,18 +132,13 @@ class HMC:
             ValueError: naming the setting, its value and what is allowed.
         """
         _scheme(self.integrator)
-        for name, low, high in (("jitter", 0, 1), ("target_acceptance", 1e-9, 1)):
-            if not low <= getattr(self, name) < high:
-                allowed = f"in {'[' if low == 0 else '('}0, 1)"
-                raise ValueError(f"sampler.{name} must be {allowed}, got {getattr(self, name)}")
-        if self.sign_flip not in (True, False, "auto"):
-            raise ValueError(f"sampler.sign_flip must be true, false or auto, got {self.sign_flip}")
-        given: dict[str, Any] = {}
-        for name in ("trajectory_length", "n_steps", "step_size"):
-            value = getattr(self, name)
-            given[name] = None if value == "auto" else value
-            if value != "auto" and not (0 < value < math.inf):
-                raise ValueError(f"sampler.{name} must be auto or positive and finite, got {value}")
+        check_fraction(self, "jitter", zero=True)
+        check_fraction(self, "target_acceptance")
+        check_sign_flip(self)
+        names = ("trajectory_length", "n_steps", "step_size")
+        check_positive(self, *names, auto=True)
+        values = {name: getattr(self, name) for name in names}
+        given = {name: None if value == "auto" else value for name, value in values.items()}
         lengths = Lengths(**given)
         lengths.check()
         return lengths
@@ -155,7 +149,11 @@ class HMC:
 
     def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
         """What adapts the "auto" settings in the warm-up."""
-        return Tuner(self, self.check(), lattice, n_thermalise)
+
+        def build(length: float, n_steps: int, step_size: float) -> HMC:
+            return replace(self, trajectory_length=length, n_steps=n_steps, step_size=step_size)
+
+        return Tuner(self, self.check(), lattice, n_thermalise, build)
 
     def tuned(self) -> dict[str, float]:
         """The settings that the warm-up fixed."""
@@ -174,6 +172,19 @@ class HMC:
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""
         return "make sampler.step_size smaller or leave it to auto with a longer n_thermalise"
+
+
+def energy_change(
+    action: Any,
+    new: tuple[jax.Array, jax.Array],
+    old: tuple[jax.Array, jax.Array],
+    layout: Layout,
+) -> jax.Array:
+    """dH of every chain between two (phi, pi), `(group,)`; infinite where it is not a number."""
+    (new_phi, new_pi), (phi, pi) = new, old
+    kinetic = 0.5 * (new_pi - pi) * (new_pi + pi)
+    dh = layout.site_sum(actions.difference(action, new_phi, phi, layout) + kinetic)
+    return jnp.where(jnp.isnan(dh), jnp.inf, dh)
 
 
 def _scheme(name: str) -> integrators.Integrator:

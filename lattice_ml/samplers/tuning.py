@@ -1,4 +1,4 @@
-"""Warm-up of HMC: step size by dual averaging, trajectory length by the slowest mode.
+"""Warm-up: step size by dual averaging, trajectory length by the slowest mode.
 
 Step size: Nesterov's dual averaging of log(step size) towards the target acceptance, as in
 Hoffman and Gelman, arXiv:1111.4246, eq. (6), fed with the acceptance averaged over all chains.
@@ -10,14 +10,14 @@ values; they do not change after it.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lattice_ml.lattice import Lattice
 
-__all__ = ["Lengths", "Tuner"]
+__all__ = ["Fixed", "Lengths", "Tuner"]
 
 _MEASUREMENTS = 16  # of the propagator, at equal distances
 _MAX_STEPS = 1024
@@ -72,14 +72,22 @@ class Lengths:
 class Tuner:
     """Holds the sampler as tuned so far; `update` it after every chunk of trajectories."""
 
-    def __init__(self, sampler: Any, lengths: Lengths, lattice: Lattice, n_thermalise: int) -> None:
-        self._lengths = lengths
+    def __init__(
+        self,
+        sampler: Any,
+        lengths: Lengths,
+        lattice: Lattice,
+        n_thermalise: int,
+        build: Callable[[float, int, float], Any],
+    ) -> None:
+        """Tune what `lengths` leaves free; `build` makes a sampler of (length, n_steps, step)."""
+        self._lengths, self._build = lengths, build
         self._until = max(1, math.ceil(0.75 * n_thermalise))
         self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
         self._peak = _PropagatorPeak(getattr(sampler.action, "z2", False))
         self._measured, self._settling, self._frozen = 0, True, False
         self._length = 1.0
-        self._set(sampler, self._step.current)
+        self._set(self._step.current)
 
     def update(
         self, done: int, means: Mapping[str, float], fields: Callable[[], np.ndarray]
@@ -101,19 +109,26 @@ class Tuner:
                 self._step, self._settling = self._step.restarted(), False
             self._step.update(means["acceptance"])
         self._frozen = done >= self._until
-        self._set(self.sampler, self._step.average if self._frozen else self._step.current)
+        self._set(self._step.average if self._frozen else self._step.current)
 
-    def _set(self, sampler: Any, step: float) -> None:
+    def _set(self, step: float) -> None:
         """Use `step`; a whole number of steps makes it shorter only when it is final."""
         # Equal chains at a cold start show no fluctuations: still move by a step at least.
         length, n_steps, final = self._lengths.resolve(max(self._length, step), step)
         explores = self._lengths.tunes_step and not self._frozen
-        self.sampler = replace(
-            sampler,
-            trajectory_length=length,
-            n_steps=n_steps,
-            step_size=step if explores else final,
-        )
+        self.sampler = self._build(length, n_steps, step if explores else final)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The tuner of a sampler in which nothing is tuned."""
+
+    sampler: Any
+
+    def update(
+        self, done: int, means: Mapping[str, float], fields: Callable[[], np.ndarray]
+    ) -> None:
+        """Learn nothing."""
 
 
 class _DualAveraging:

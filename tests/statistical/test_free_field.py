@@ -1,19 +1,17 @@
 """Every Fourier mode of the free field has the variance 1/(m^2 + p_hat^2)."""
 
 import jax
-import numpy as np
 import pytest
-from scipy import stats
+from free_modes import N_CHAINS, agree, pulls
 
 from lattice_ml import HMC, FreeField, Lattice, run
 
 SHAPES = [(16,), (8, 6), (4, 6, 4), (4, 2, 4, 4)]
-N_CHAINS, N_THERMALISE, N_CONFIGS = 128, 50, 100
+N_THERMALISE, N_CONFIGS = 50, 100
 
 
 def mode_pulls(lattice, sampler, dtype="float32", seed=1):
-    """(<|phi(p)|^2> (m^2 + p_hat^2)/V - 1) / error of the independent modes, errors from chains."""
-    action = sampler.action
+    """Pulls of the variances that a run measures."""
     chains = run(
         jax.random.key(seed),
         sampler,
@@ -25,24 +23,7 @@ def mode_pulls(lattice, sampler, dtype="float32", seed=1):
         dtype=dtype,
     )
     cfgs = chains.cfgs.reshape(-1, N_CHAINS, *lattice.shape)[N_THERMALISE:]
-    power = np.abs(np.fft.fftn(cfgs, axes=range(2, cfgs.ndim))) ** 2 / lattice.volume
-    per_chain = np.mean(power / action.propagator(lattice), axis=0).reshape(N_CHAINS, -1)
-    error = per_chain.std(axis=0, ddof=1) / np.sqrt(N_CHAINS)
-    pulls = (per_chain.mean(axis=0) - 1) / error
-    return pulls[independent_modes(lattice)]
-
-
-def independent_modes(lattice):
-    """Flat indices of one of each pair p, -p."""
-    index = np.arange(lattice.volume).reshape(lattice.shape)
-    partner = index[np.ix_(*(-np.arange(extent) % extent for extent in lattice.shape))]
-    return np.flatnonzero((index <= partner).ravel())
-
-
-def agree(pulls):
-    """Joint chi^2 over all modes and the largest pull, each at 4.5 sigma or the like."""
-    likely = stats.chi2.sf(np.sum(pulls**2), len(pulls)) > 1e-5
-    return bool(likely and np.abs(pulls).max() < 4.5)
+    return pulls(cfgs, lattice, sampler.action.propagator(lattice))
 
 
 @pytest.mark.parametrize("integrator", ["leapfrog", "omelyan2", "omelyan4"])

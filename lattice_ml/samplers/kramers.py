@@ -1,0 +1,185 @@
+r"""Kramers dynamics: Langevin dynamics with inertia, as a splitting or with an accept step.
+
+    dphi = pi dt,    dpi = (K - gamma pi) dt + sqrt(2 gamma) dW
+
+has the stationary distribution exp(-S - 1/2 sum pi^2) (A. M. Horowitz, Phys. Lett. B 268 (1991)
+247: generalised HMC).  A step of size delta refreshes a part of the momentum exactly,
+pi <- c pi + sqrt(1 - c^2) eta with c = exp(-gamma delta), and makes one leapfrog step.  With
+`accept` that step is accepted with probability min(1, exp(-dH)), pi changes sign on rejection, and
+the distribution is exact.  Without, a free mode S = w q^2/2 has the stationary variance
+(1/w) / (1 - delta^2 w/4), for every gamma: a bias of order delta^2, stable for delta^2 w < 4.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lattice_ml import actions, integrators, randomness
+from lattice_ml._pytree import pytree, static
+from lattice_ml.lattice import Lattice
+from lattice_ml.layout import Layout, widest
+from lattice_ml.samplers.hmc import Info, energy_change
+from lattice_ml.samplers.settings import check_fraction, check_positive, check_sign_flip, signs
+from lattice_ml.samplers.tuning import Fixed, Lengths, Tuner
+
+__all__ = ["Kramers", "State"]
+
+
+class State(NamedTuple):
+    """What the next update needs: fields and momenta of a group of chains."""
+
+    phi: jax.Array
+    pi: jax.Array
+
+
+class Draws(NamedTuple):
+    """Per-chain random numbers of one update, drawn outside the loop over updates."""
+
+    sign: jax.Array  # +1 or -1
+
+
+class UnadjustedInfo(NamedTuple):
+    """What one update without accept step reports per chain: means, and a maximum, over steps."""
+
+    dh: jax.Array
+    max_abs_dh: jax.Array
+    divergent: jax.Array  # |dH| > 1000
+
+
+@pytree
+class Kramers:
+    """Underdamped Langevin dynamics for `action`, exact with `accept`.
+
+    Args:
+        action: a pytree with `__call__(phi)`; see `actions`.
+        step_size: delta, in units of the molecular-dynamics time; "auto" follows from the target
+            acceptance, and is possible with `accept` only.
+        friction: gamma, in inverse units of that time.  About the frequency of the slowest mode is
+            best; much larger is Langevin dynamics with step delta^2/2.
+        trajectory_length: time of one update, in round(trajectory_length / step_size) steps, at
+            least one.
+        accept: accept or reject every step; without, the step size has a bias of order 2.
+        target_acceptance: of the warm-up, in (0, 1).  High, because a rejection turns pi around.
+        sign_flip: of phi and pi together; "auto" is on exactly where the action declares `z2`.
+    """
+
+    action: Any
+    step_size: float | Literal["auto"] = "auto"
+    friction: float = 1.0
+    trajectory_length: float = 1.0
+    accept: bool = static(default=True)
+    target_acceptance: float = 0.95
+    sign_flip: bool | Literal["auto"] = static(default="auto")
+
+    def start(self, phi: jax.Array) -> State:
+        return State(phi, 0 * phi)
+
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+        """Per-chain draws of the given updates: arrays `(*trajectory.shape, group)`."""
+        return Draws(signs(self, randomness.uniforms(keys, trajectory, 1)[0]))
+
+    def step(
+        self,
+        layout: Layout,
+        keys: randomness.Keys,
+        trajectory: jax.Array,
+        draws: Draws,
+        state: State,
+    ) -> tuple[State, Info | UnadjustedInfo]:
+        """One update of a group of chains: `trajectory_length` of time."""
+        dtype = state.phi.dtype
+        sign = layout.spread(draws.sign.astype(dtype))
+        n_steps = self._n_steps()
+        delta = jnp.asarray(self.step_size, dtype)
+        keep = jnp.exp(-self.friction * delta)
+
+        def step(j: jax.Array, carry: tuple[State, Info]) -> tuple[State, Info]:
+            (phi, pi), record = carry
+            step = randomness.step_keys(keys, trajectory, j)
+            eta = layout.normals(step, jnp.uint32(0)).astype(dtype)
+            first = (trajectory == 0) & (j == 0)  # there are no momenta yet
+            c = jnp.where(first, 0, keep).astype(dtype)
+            pi = c * pi + jnp.sqrt(1 - c * c) * eta
+            new_phi, new_pi = integrators.integrate(
+                lambda x: actions.force(self.action, x, layout), phi, pi, delta, 1
+            )
+            dh = energy_change(self.action, (new_phi, new_pi), (phi, pi), layout)
+            if self.accept:
+                threshold = -jnp.log(randomness.uniforms(step, jnp.uint32(0), 1)[0])
+                accepted = layout.spread(lax.optimization_barrier(dh < threshold))
+                new_phi = jnp.where(accepted, new_phi, phi)
+                new_pi = jnp.where(accepted, new_pi, -pi)
+            info = Info.of(dh)
+            mean = {k: getattr(record, k) + v / n_steps for k, v in info._asdict().items()}
+            most = jnp.maximum(record.max_abs_dh, info.max_abs_dh)
+            return State(new_phi, new_pi), Info(**{**mean, "max_abs_dh": most})
+
+        start = State(sign * state.phi, sign * state.pi)
+        zero = jnp.zeros(layout.group, widest(dtype))
+        state, info = lax.fori_loop(0, n_steps, step, (start, Info(*[zero] * len(Info._fields))))
+        if self.accept:
+            return state, info
+        return state, UnadjustedInfo(info.dh, info.max_abs_dh, info.divergent)
+
+    def _n_steps(self) -> jax.Array:
+        steps = jnp.round(self.trajectory_length / jnp.asarray(self.step_size, jnp.float32))
+        return jnp.maximum(1, steps).astype(jnp.int32)
+
+    @property
+    def forces(self) -> int:
+        """Force evaluations per update."""
+        return 2 * int(self._n_steps())
+
+    @property
+    def order(self) -> int | None:
+        """The bias is of this order in the step size; None where there is no bias."""
+        return None if self.accept else 2
+
+    def check(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            ValueError: naming the setting, its value and what is allowed.
+        """
+        check_positive(self, "step_size", auto=True)
+        check_positive(self, "friction", "trajectory_length")
+        check_fraction(self, "target_acceptance")
+        check_sign_flip(self)
+        if not self.accept and self.step_size == "auto":
+            raise ValueError(
+                "sampler.step_size must be a number where sampler.accept is false, because it sets "
+                "the bias; got auto"
+            )
+
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner | Fixed:
+        """What adapts an "auto" step size in the warm-up."""
+        self.check()
+        if self.step_size != "auto":
+            return Fixed(self)
+        lengths = Lengths(trajectory_length=None, n_steps=1, step_size=None)
+
+        def build(length: float, n_steps: int, step_size: float) -> Kramers:
+            return replace(self, step_size=step_size)
+
+        return Tuner(self, lengths, lattice, n_thermalise, build)
+
+    def tuned(self) -> dict[str, float]:
+        """The settings that the warm-up fixed."""
+        return {"step_size": float(self.step_size)}
+
+    def diagnose(self, means: Mapping[str, float]) -> str | None:
+        """Say what is wrong, from the averages of all histories so far."""
+        if means["divergent"] <= 0.01:
+            return None
+        return (
+            f"{100 * means['divergent']:.1f} % of the steps have |dH| > 1000 (allowed: 1 %) at "
+            f"step_size = {self.step_size:.4g}"
+        )
+
+    def remedy(self) -> str:
+        """What a user can do when `diagnose` finds something."""
+        return "make sampler.step_size smaller"
