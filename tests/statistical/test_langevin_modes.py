@@ -13,6 +13,7 @@ from free_modes import agree, fields, pulls
 
 from lattice_ml import MALA, FreeField, Kramers, Langevin, Lattice
 from lattice_ml._pytree import pytree
+from lattice_ml.analysis.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers import kramers as kramers_module
 
@@ -20,12 +21,6 @@ SHAPES = [(16,), (8, 6), (4, 6, 4), (4, 2, 4, 4)]
 SQUARE = Lattice((8, 6))
 N_THERMALISE, N_CONFIGS = 20, 60
 MASS_SQUARED = 0.5
-
-VARIANCES = {  # times w, of x
-    "euler": lambda x: 1 / (1 - x / 2),
-    "heun": lambda x: (1 - x / 2) / (1 - x / 2 + x**2 / 4),
-    "leimkuhler_matthews": np.ones_like,
-}
 
 
 def eigenvalues(lattice):
@@ -62,14 +57,15 @@ def expected(sampler, lattice):
     w = eigenvalues(lattice)
     if isinstance(sampler, Langevin):
         accelerated = sampler.fourier_mass_squared is not None
-        x = sampler.step_size * (np.full_like(w, w.max()) if accelerated else w)
-        return sampler.temperature * VARIANCES[sampler.scheme](x) / w
-    if isinstance(sampler, Kramers) and not sampler.accept:
-        return 1 / w / (1 - sampler.step_size**2 * w / 4)
+        speed = np.full_like(w, w.max()) if accelerated else w
+        at_one = gaussian_variance(sampler.scheme, sampler.step_size, speed, sampler.temperature)
+        return at_one * speed / w
+    if not sampler.accept:
+        return gaussian_variance("kramers", sampler.step_size, w)
     return 1 / w
 
 
-@pytest.mark.parametrize("scheme", VARIANCES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_langevin_has_the_exact_variance_of_its_scheme(shape, scheme):
     lattice = Lattice(shape)
@@ -81,7 +77,7 @@ def test_langevin_has_the_exact_variance_of_its_scheme(shape, scheme):
         assert not agrees(sampler, lattice, 1 / eigenvalues(lattice)), "the bias is seen"
 
 
-@pytest.mark.parametrize("scheme", VARIANCES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("shape", [(16,), (8, 6), (4, 2, 4, 4)], ids=str)
 def test_with_fourier_acceleration_all_modes_have_the_bias_of_the_stiffest(shape, scheme):
     lattice = Lattice(shape)
@@ -141,7 +137,7 @@ class WhiteNoise(Langevin):
 
 
 @pytest.mark.parametrize("fault", [HalfNoise, HalfDrift])
-@pytest.mark.parametrize("scheme", VARIANCES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_wrong_noise_and_wrong_drift_do_not_agree(scheme, fault):
     sampler = langevin(SQUARE, scheme, fault)
     assert not agrees(sampler, SQUARE, expected(sampler, SQUARE))
