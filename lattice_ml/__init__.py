@@ -21,6 +21,7 @@ _HOMES = {
     "convert": "conventions",
     "estimate": "statistics",
     "export_array": "exchange",
+    "extrapolate": "extrapolation",
     "generate": "generation",
     "import_array": "exchange",
     "measure": "analysis.measurement",

@@ -11,6 +11,7 @@ VERBS = {
     "generate": "run Markov chains of a config into an ensemble; resumes what was interrupted",
     "measure": "observables of ensembles with errors and autocorrelation times",
     "check": "test ensembles against their own action, without a reference; exit 1 on failure",
+    "extrapolate": "observables of Langevin ensembles at step size zero, and how far to trust them",
     "train": "fit a model to ensembles; resumes what was interrupted",
     "sample": "draw an ensemble from a model, corrected to exactness where asked for",
     "spectrum": "the kernel of a model or an ensemble, momentum by momentum, beside the theory's",
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {verb:<10}{text}" for verb, text in VERBS.items()]
+    lines = [f"  {verb:<13}{text}" for verb, text in VERBS.items()]
     return "\n".join(
         [
             "usage: lattice-ml COMMAND [arguments]      lattice-ml COMMAND --help",

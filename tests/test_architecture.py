@@ -24,8 +24,8 @@ ORDER = [
     *("_pytree", "distributed", "randomness", "statistics", "arguments", "files", "storage"),
     *("lattice", "layout", "integrators", "actions", "conventions", "samplers", "observables"),
     *("engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
-    *("model_sections", "sections", "config", "session", "generation", "model_files"),
-    *("model_runs", "training_data", "training_phases", "training_report"),
+    *("model_sections", "sections", "config", "session", "generation", "extrapolation"),
+    *("model_files", "model_runs", "training_data", "training_phases", "training_report"),
     *("rbm_report", "rbm_training", "training", "score_spectrum", "spectra"),
     *("sampling_units", "sampling", "progress", "commands", "cli", "__main__"),
 ]

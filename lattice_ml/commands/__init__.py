@@ -13,6 +13,7 @@ _HOMES = {
     "generate": "generate",
     "measure": "measure",
     "check": "measure",
+    "extrapolate": "extrapolate",
     "train": "train",
     "sample": "sample",
     "spectrum": "spectrum",

@@ -1,6 +1,8 @@
 """`lattice-ml generate`."""
 
 import dataclasses
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +21,8 @@ class GenerateOptions:
 
     Args:
         out: directory of the ensemble; runs/<name of the config> by default.
-        sweep: section.key V1 V2 ...: one ensemble OUT/<key>=<V> per value (16,16 for a shape).
+        sweep: section.key V1 V2 ...: one ensemble OUT/<key>=<V> per value (16,16 for a shape),
+            each with a seed of its own that follows from the seed, the key and the value.
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
     """
 
@@ -68,23 +71,46 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
         raise ValueError(f"--sweep needs a key of the config, got {key}")
     if not values:
         raise ValueError(f"--sweep needs a key and its values, got {key} alone")
-    return [
-        (
-            config.parse(
-                [*words, f"--{key}", *value.split(",")], file=file, options=GenerateOptions
-            ),
-            out / f"{key}={value}".replace("/", "_"),
-        )
-        for value in values
-    ]
+    jobs: dict[int, tuple[Any, Path]] = {}
+    for value in values:
+        given = [*words, f"--{key}", *value.split(",")]
+        job = _own_seed(config.parse(given, file=file, options=GenerateOptions), key)
+        directory = out / f"{key}={value}".replace("/", "_")
+        if job.seed in jobs:
+            raise ValueError(
+                f"--sweep needs distinct values, got {jobs[job.seed][1].name} and {directory.name}"
+            )
+        jobs[job.seed] = (job, directory)
+    return list(jobs.values())
+
+
+def _own_seed(job: Any, key: str) -> Any:
+    """The job with the seed of its value, so that the ensembles of a sweep are independent.
+
+    With equal seeds chains at neighbouring couplings or step sizes would follow the same noise.
+    The seed is the start of sha256([seed, key, value]), 31 bits: it depends neither on how the
+    value is written (0.1 and 0.10) nor on the others.
+    """
+    name = key.replace("-", "_")
+    if name == "seed":
+        return job
+    section, _, field = name.partition(".")
+    text = json.dumps([job.seed, name, job.config[section][field]])
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
+    return dataclasses.replace(job, seed=seed, config=job.config | {"seed": seed})
+
+
+_SUMMARY = {  # what is said of the histories that there are
+    "acceptance": "acceptance {:.3f}",
+    "exp_minus_dh": "<exp(-dH)> {:.4f}",
+}
 
 
 def _summary(ensemble: Any) -> str:
     tuned = ensemble.manifest["tuned"]
-    settings = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
     shape = " x ".join(map(str, ensemble.shape))
-    return (
-        f"{ensemble.directory}: {ensemble.n_chains} chains x {ensemble.n_configs} configurations "
-        f"of {shape}; acceptance {ensemble.series('acceptance').mean():.3f}, "
-        f"<exp(-dH)> {ensemble.series('exp_minus_dh').mean():.4f}; {settings}"
-    )
+    size = f"{ensemble.n_chains} chains x {ensemble.n_configs} configurations of {shape}"
+    known = (name for name in _SUMMARY if name in ensemble.history)
+    means = ", ".join(_SUMMARY[name].format(ensemble.series(name).mean()) for name in known)
+    settings = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
+    return f"{ensemble.directory}: " + "; ".join(part for part in (size, means, settings) if part)

@@ -1,0 +1,71 @@
+"""`lattice-ml extrapolate`."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from lattice_ml.commands.environment import configure_jax
+
+__all__ = ["extrapolate_command", "lines"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtrapolateOptions:
+    """Observables at step size zero, from Langevin ensembles at several step sizes.
+
+    Warnings say where the fit is not to be trusted; the exit status is 0 all the same.
+
+    Args:
+        ensembles: directories, such as those of `generate --sweep sampler.step_size ...`.
+        order: power of the step size; by default that of the scheme's bias.
+        json: write the numbers to this file.
+        out: write a plot and a page to this directory.
+    """
+
+    ensembles: tyro.conf.Positional[tuple[str, ...]]
+    order: Literal[1, 2] | None = None
+    json: str | None = None
+    out: str | None = None
+
+
+def extrapolate_command(arguments: list[str]) -> int:
+    """Print the observables at step size zero and the warnings; JSON and a page on request."""
+    options = tyro.cli(ExtrapolateOptions, args=arguments, prog="lattice-ml extrapolate")
+    configure_jax()
+    from lattice_ml.analysis import extrapolation_figures
+    from lattice_ml.ensemble import open_ensemble
+    from lattice_ml.extrapolation import as_table, extrapolate
+
+    ensembles = [open_ensemble(path) for path in options.ensembles]
+    found = as_table(ensembles, extrapolate(ensembles, order=options.order))
+    print("\n".join(lines(found)))
+    if options.json:
+        text = json.dumps(found, indent=1, allow_nan=False)
+        Path(options.json).write_text(text + "\n", encoding="utf-8")
+    if options.out:
+        print(f"page: {extrapolation_figures.write(found, options.out)}")
+    return 0
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The table of an extrapolation and its warnings, as text."""
+    from lattice_ml.analysis.extrapolation_figures import header, rows, warnings_of
+
+    sampler, order = found["sampler"], found["order"]
+    scheme = f" {sampler['scheme']}" if "scheme" in sampler else ""
+    steps = ", ".join(f"{step:g}" for step in found["step_sizes"])
+    power = "eps" if order == 1 else f"eps^{order}"
+    return [
+        f"{sampler['kind']}{scheme}: O(eps) = O(0) + slope {power}, eps = {steps}",
+        *(_line(row) for row in [header(order), *rows(found)]),
+        *(f"  {mark}: {names}: {sentence}" for mark, names, sentence in warnings_of(found)),
+    ]
+
+
+def _line(row: list[str]) -> str:
+    name, at_zero, slope, chi2, p, curved, doubt = row
+    return f"  {name:<24}{at_zero:>16}{slope:>15}{chi2:>11}{p:>9}{curved:>16}  {doubt}".rstrip()
