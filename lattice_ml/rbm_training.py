@@ -4,9 +4,10 @@ Blocks end at fixed steps, spaced evenly in the logarithm at first, so that a tr
 interrupted and resumed ends with the same bits.
 """
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ def train(
 ) -> None:
     """Train a Gaussian RBM; arguments and errors are those of `training.train`."""
     data = _open(job, ensembles)
+    _check(job.model, data, initial)
 
     def measure() -> list[Stage]:
         moments = data.moments(symmetric=job.training.augment)
@@ -195,7 +197,7 @@ def _begin(
     """Settings and first state of the fit that a job asks for.
 
     Raises:
-        ValueError: data that do not vary, or settings or weights that do not fit them.
+        ValueError: data that do not vary.
     """
     model, training = job.model, job.training
     centre = moments.mean if model["centre"] else jnp.zeros_like(moments.mean)
@@ -213,8 +215,7 @@ def _begin(
         symmetries=data.shape if training.augment else (),
     )
     mu_range = (_MU_RANGE[0] / scale, _MU_RANGE[1] / scale)
-    n_visible = len(moments.mean)
-    n_hidden = n_visible if model["n_hidden"] == "auto" else model["n_hidden"]
+    n_visible, n_hidden = _sizes(model, data)
     mu_squared = jnp.asarray(_mass(model["mu_squared"], second), centre.dtype)
     if model["per_site"]:
         mu_squared = jnp.full(n_visible, mu_squared)
@@ -223,20 +224,30 @@ def _begin(
     state = rbm_fit.initial(key, centre, *numbers)
     if initial is not None:
         rbm: GaussianRBM = replace(initial.network, centre=centre)
-        if rbm.w.shape != state.rbm.w.shape:
-            raise ValueError(
-                f"the data need weights {state.rbm.w.shape}, but {initial.directory} has "
-                f"{rbm.w.shape}"
-            )
         state = state._replace(rbm=jax.tree.map(lambda x: jnp.asarray(x, centre.dtype), rbm))
     return settings, state
+
+
+def _check(model: Mapping[str, Any], data: Data, initial: Model | None) -> None:
+    """Refuse settings and weights that cannot be, before anything is written."""
+    for key in ("mu_squared", "sigma"):
+        if not isinstance(model[key], str) and not model[key] > 0:
+            raise ValueError(f"model.{key} must be positive, got {model[key]}")
+    if initial is not None and initial.network.w.shape != (needed := _sizes(model, data)):
+        raise ValueError(
+            f"the data need weights {needed}, but {initial.directory} has {initial.network.w.shape}"
+        )
+
+
+def _sizes(model: Mapping[str, Any], data: Data) -> tuple[int, int]:
+    """Numbers of visible and hidden fields."""
+    n_visible = math.prod(data.shape)
+    return n_visible, n_visible if model["n_hidden"] == "auto" else model["n_hidden"]
 
 
 def _mass(asked: float | str, second: jax.Array) -> float:
     """mu^2: what is asked for, or twice the largest eigenvalue of the data's kernel."""
     if not isinstance(asked, str):
-        if not asked > 0:
-            raise ValueError(f"model.mu_squared must be positive, got {asked}")
         return asked
     spectrum = np.linalg.eigvalsh(np.asarray(second, np.float64))
     if spectrum[0] < _TRUSTED * spectrum[-1]:

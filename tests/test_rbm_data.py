@@ -71,12 +71,13 @@ def test_images_have_no_certificates_and_no_weights(images, tmp_path, capsys):
     ("changes", "message"),
     [
         ({"model_mu_squared": -1.0}, r"model.mu_squared must be positive, got -1.0"),
-        ({"model_sigma": 0.0}, r"must be positive, got 9 and 0"),
+        ({"model_sigma": 0.0}, r"model.sigma must be positive, got 0.0"),
     ],
 )
 def test_settings_that_define_no_model_are_refused(free, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(tmp_path / "m", free, **changes)
+    assert not (tmp_path / "m").exists(), "the same directory serves the mended job"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,7 @@ def test_data_that_do_not_fit_are_refused(free, model, images, tmp_path):
         train(tmp_path / "m3", free, init_from=model.directory, model_per_site=True)
     with pytest.raises(ValueError, match=r"the data need weights \(20, 20\).*has \(10, 10\)"):
         train(tmp_path / "m3", images.directory, init_from=model.directory)
+    assert not (tmp_path / "m3").exists()
     with pytest.raises(ValueError, match=r"model.kind is Diffusion, but .* is a GaussianRBM"):
         diffusion = config.parse_training(["--model.denoiser", "zero"])
         training.train(diffusion, tmp_path / "m4", data=[free], init_from=model.directory)
