@@ -146,8 +146,9 @@ def _model(directory: str) -> list[tuple[str, str]]:
 
 
 def _listed(table: Mapping[str, Any]) -> str:
-    """`key = value, ...`, tables within it in brackets."""
+    """`key = value, ...`, tables within it in brackets; without what is not set."""
+    given = {key: value for key, value in table.items() if value is not None}
     words = (
-        f"{k} = {f'({_listed(v)})' if isinstance(v, Mapping) else v}" for k, v in table.items()
+        f"{k} = {f'({_listed(v)})' if isinstance(v, Mapping) else v}" for k, v in given.items()
     )
     return ", ".join(words)

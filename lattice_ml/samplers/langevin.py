@@ -266,6 +266,5 @@ class Langevin:
 
     def remedy(self) -> str:
         """What a user can do when the fields are no longer finite."""
-        return (
-            f"make sampler.step_size smaller than {self.step_size:.4g}, or set sampler.drift_limit"
-        )
+        limit = "" if self.scheme == "leimkuhler_matthews" else ", or set sampler.drift_limit"
+        return f"make sampler.step_size smaller than {self.step_size:.4g}{limit}"
