@@ -1,6 +1,6 @@
 """Is Langevin dynamics right: its bias at every step, and its limit of zero step?
 
-Two tables.  First the bias of <phi^2> of quartic sites (kappa = 0, lam = 0.1), per scheme
+Two tables.  First the bias of <phi^2> of quartic sites (kappa = 0, lam = 0.3), per scheme
 and step size, measured and exact (`analysis/finite_step.py`), with the measured slope of
 log |bias| in log eps: 1 for Euler, 2 for the others.  Then phi^4 theory on 16^2 at kappa = 0.264
 and 0.27, extrapolated to zero step by `lattice_ml.extrapolate`, beside the independent Monte Carlo
@@ -32,19 +32,20 @@ ALLOWED = {"phi2": 0.005, "phi4": 0.005, "m2": 0.02, "binder": 0.02}  # relative
 MAX_Z = 4.0
 REFERENCE_FACTOR = 1.5  # on Monte Carlo errors next to the critical point, as their source says
 
-LAM = 0.1  # of the quartic site, S = (1 - 2 lam) phi^2 + lam phi^4
+LAM = 0.3  # of the quartic site, S = (1 - 2 lam) phi^2 + lam phi^4
 SITE_STEPS = {
-    "euler": (0.02, 0.04, 0.08),
-    "heun": (0.04, 0.055, 0.08),
-    "leimkuhler_matthews": (0.08, 0.11, 0.15),
-    "kramers": (0.2, 0.28, 0.4),
+    "euler": (0.01, 0.02, 0.04),
+    "heun": (0.02, 0.03, 0.045),
+    "leimkuhler_matthews": (0.06, 0.08, 0.11),
+    "kramers": (0.1, 0.14, 0.2),
 }
+SITE_SHARE = {"leimkuhler_matthews": 4}  # times as many configurations: its bias is the smallest
 ORDERS = {"euler": 1, "heun": 2, "leimkuhler_matthews": 2, "kramers": 2}
 
 # Of phi^4: sampler settings, steps in the scaling window, and a share of the configurations: a
 # first-order scheme needs steps twenty times smaller.
 RUNS = {
-    "leimkuhler_matthews": ({"sampler__fourier_mass_squared": 0.5}, (0.05, 0.075, 0.1), 1.0),
+    "leimkuhler_matthews": ({"sampler__fourier_mass_squared": 0.5}, (0.03, 0.05, 0.07), 1.0),
     "euler": ({"sampler__fourier_mass_squared": 0.5}, (0.0025, 0.005, 0.0075), 0.1),
 }
 PRECISE = "leimkuhler_matthews"  # whose errors have to be small at full size
@@ -131,7 +132,7 @@ def exact_bias(scheme: str, step_size: float) -> float:
     """Of <phi^2> on the quartic site, relative to zero step."""
     from lattice_ml.analysis.finite_step import site_moments
 
-    return float(site_moments(scheme, drift, step_size, (2,))[0] / site_limit() - 1)
+    return float(site_moments(scheme, drift, step_size, (2,), radius=3.2)[0] / site_limit() - 1)
 
 
 def site_limit() -> float:
@@ -154,7 +155,7 @@ def biases(schemes: Sequence[str], n_configs: int, folder: Path) -> Iterator[Bia
         for seed, eps in enumerate(SITE_STEPS[scheme], start=1):
             ensemble = generated(
                 folder / f"{scheme}-{eps}",
-                n_configs,
+                n_configs * SITE_SHARE.get(scheme, 1),
                 seed=seed,
                 lattice__shape=[16, 16],
                 action__kappa=0.0,

@@ -153,7 +153,7 @@ def blocks(
     _check(n_chains=n_chains, n_configs=n_configs, thin=thin, n_thermalise=n_thermalise)
     getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
     engine = Engine(key, lattice, n_chains, dtype)
-    room = 1 << (n_configs - 1).bit_length()  # so that similar lengths share a program
+    room = 1 << (int(n_configs) - 1).bit_length()  # so that similar lengths share a program
     size = min(engine.buffer_configs(thin, save_configs), room)
     program = engine.program(
         size=size, slots=max(size * thin, n_thermalise // _CHUNKS), save=save_configs
