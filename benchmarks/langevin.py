@@ -241,7 +241,12 @@ def draw(points: Sequence[Bias], folder: Path) -> None:
             grid = np.geomspace(0.8 * steps[0], 1.2 * steps[-1], 12)
             exact = np.abs([exact_bias(scheme, eps) for eps in grid])
             axis.plot(grid, exact, color=colour, linewidth=0.9)
-        axis.set(xscale="log", yscale="log", xlabel=r"step size $\epsilon$ ($\delta$ of Kramers)")
+        axis.set(
+            xscale="log",
+            yscale="log",
+            ylim=(1e-4, None),
+            xlabel=r"step size $\epsilon$ ($\delta$ of Kramers)",
+        )
         axis.set_ylabel(r"|bias| of $\langle\phi^2\rangle$, relative")
         axis.set_title("Quartic site: measured (points) and exact (lines)")
         axis.legend()
