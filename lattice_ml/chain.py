@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ class Chains:
     cfgs: np.ndarray  # (n_configs * n_chains, *L), all chains of one configuration together
     histories: dict[str, np.ndarray]  # (n_chains, n_configs)
     tuned: dict[str, float]
-    temperature: float = 1.0  # alpha of exp(-S/alpha)
+    temperature: float = field(default=1.0, kw_only=True)  # alpha of exp(-S/alpha)
 
     @property
     def n_chains(self) -> int:
@@ -121,9 +121,8 @@ def run(
     }
     flat = cfgs.reshape(-1, *lattice.shape)
     temperature = float(getattr(sampler, "temperature", 1.0))
-    return Chains(
-        sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned, temperature
-    )
+    known = (sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned)
+    return Chains(*known, temperature=temperature)
 
 
 def blocks(
