@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
+# A test file stays on one core, where its tests share what is compiled; a process takes up to 2 GB.
+PARALLEL := -n logical --maxprocesses=4 --dist=loadfile
 
 # What a user's shell may carry must not change what is installed or imported here.
 unexport PYTHONHOME PYTHONPATH
@@ -23,10 +25,10 @@ quickstart: $(VENV)/.stamp-plot ## Install, generate an ensemble at criticality 
 	    --json $(QUICKSTART)/measure.json
 
 test: venv ## Run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 fast: venv ## Run the tests that are not marked slow
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 lint: venv ## Check the style of the code
 	$(BIN)/ruff check

@@ -7,7 +7,7 @@ import numpy as np
 from lattice_ml.models import rbm_fit
 from lattice_ml.models.moments import Moments
 from lattice_ml.models.rbm import GaussianRBM
-from lattice_ml.models.rbm_fit import RBMSettings, initial
+from lattice_ml.models.rbm_fit import RBMSettings, RBMState
 
 WIDE = RBMSettings()
 
@@ -29,11 +29,71 @@ def exact_moments(covariance, mean=None, n=np.inf):
 
 
 def begin(
-    settings, n_visible, n_hidden, mu_squared, *, scale=0.3, dtype=jnp.float64, mu_range=(1e-6, 1e6)
+    settings,
+    n_visible,
+    n_hidden,
+    mu_squared,
+    *,
+    scale=0.3,
+    dtype=jnp.float64,
+    mu_range=(1e-6, 1e6),
+    n_columns=None,
 ):
-    mu_squared = jnp.asarray(mu_squared, dtype)
-    numbers = (n_hidden, mu_squared, 1.0, scale, settings, mu_range)
-    return initial(jax.random.key(0), jnp.zeros(n_visible, dtype), *numbers)
+    """The state that `initial` makes, in NumPy; hidden fields up to `n_columns` do nothing.
+
+    So one compiled program serves all numbers of hidden fields.
+    """
+    rng = np.random.default_rng(0)
+    mass = np.broadcast_to(mu_squared, n_visible)
+    frame = np.linalg.qr(rng.normal(size=(max(n_visible, n_hidden), min(n_visible, n_hidden))))[0]
+    w = np.zeros((n_visible, n_columns or n_hidden))
+    w[:, :n_hidden] = scale * np.sqrt(mass)[:, None] * (frame if n_visible >= n_hidden else frame.T)
+    n_chains = settings.batch_size if settings.method == "pcd" else 1
+    rbm = machine(w, mu_squared, dtype=dtype)
+    chains = jnp.asarray(draw(rbm, n_chains, rng), dtype)
+    zero = jnp.zeros((), int)
+    return RBMState(rbm, chains, zero, zero, jnp.asarray(mu_range, dtype))
+
+
+def machine(w, mu_squared, sigma=1.0, eta=None, centre=None, dtype=jnp.float64):
+    """`GaussianRBM.of` without its check, which compiles for every shape."""
+    eta = np.zeros(w.shape[1]) if eta is None else eta
+    centre = np.zeros(w.shape[0]) if centre is None else centre
+    return GaussianRBM(*(jnp.asarray(part, dtype) for part in (w, mu_squared, sigma, eta, centre)))
+
+
+def draw(rbm, n, rng):
+    """Independent fields `(n, N_v)`, in NumPy."""
+    kernel, mean, *_ = dense(rbm)
+    root = np.linalg.cholesky(np.linalg.inv(kernel))
+    return mean + rng.normal(size=(n, len(mean))) @ root.T
+
+
+def dense(rbm):
+    """Kernel, mean and hidden covariance by dense linear algebra, from S(phi, h) alone."""
+    w, mass = np.asarray(rbm.w, float), np.broadcast_to(rbm.mu_squared, rbm.n_visible)
+    variance = float(rbm.sigma) ** 2
+    precision = np.block([[np.diag(mass), -w], [-w.T, np.eye(rbm.n_hidden) / variance]])
+    source = np.concatenate([np.zeros(rbm.n_visible), np.asarray(rbm.eta, float) / variance])
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ source
+    visible = covariance[: rbm.n_visible, : rbm.n_visible]
+    return np.linalg.inv(visible), np.asarray(rbm.centre) + mean[: rbm.n_visible], precision, source
+
+
+def spectrum(rbm):
+    """Eigenvalues of the kernel, in increasing order."""
+    return np.linalg.eigvalsh(dense(rbm)[0])
+
+
+def divergence(covariance, rbm, mean=0.0):
+    """KL(N(mean, covariance) || p)."""
+    kernel, centre, *_ = dense(rbm)
+    shift = centre - mean
+    product = kernel @ covariance
+    return 0.5 * (
+        np.trace(product) + shift @ kernel @ shift - len(shift) - np.linalg.slogdet(product)[1]
+    )
 
 
 def fit(settings, state, data, n, *, rate=0.7, decay=np.inf, seed=1):
@@ -49,7 +109,7 @@ def free_fields(n, shape=(10,), mass_squared=4.0, seed=0):
     return jnp.asarray(noise @ root.T, jnp.float32)
 
 
-def random_rbm(n_visible=6, n_hidden=4, *, per_site=True, seed=0, size=0.8):
+def random_rbm(n_visible=6, n_hidden=4, *, per_site=True, seed=0, size=0.8, dtype=jnp.float64):
     """An RBM with every field set; `size` is the largest singular value of sigma w / mu."""
     rng = np.random.default_rng(seed)
     mu_squared = rng.uniform(1, 3, n_visible) if per_site else 2.0
@@ -57,6 +117,6 @@ def random_rbm(n_visible=6, n_hidden=4, *, per_site=True, seed=0, size=0.8):
     whitened = rng.normal(size=(n_visible, n_hidden))
     whitened *= size / np.linalg.svd(whitened, compute_uv=False)[0]
     w = np.sqrt(np.broadcast_to(mu_squared, n_visible))[:, None] * whitened / sigma
-    return GaussianRBM.of(
-        w, mu_squared, sigma, rng.normal(size=n_hidden), rng.normal(size=n_visible)
+    return machine(
+        w, mu_squared, sigma, rng.normal(size=n_hidden), rng.normal(size=n_visible), dtype
     )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rbms import random_rbm
+from rbms import dense, machine, random_rbm
 from scipy import integrate
 
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
@@ -14,17 +14,16 @@ from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
 SHAPES = [(6, 4), (5, 5), (4, 7)]  # fewer, as many and more hidden than visible fields
 
 
-def dense(rbm):
-    """Kernel, mean and hidden covariance by dense linear algebra, from S(phi, h) alone."""
-    w, mass = np.asarray(rbm.w), np.asarray(rbm.mass)
-    precision = np.block(
-        [[np.diag(mass), -w], [-w.T, np.eye(rbm.n_hidden) / float(rbm.sigma) ** 2]]
-    )
-    source = np.concatenate([np.zeros(rbm.n_visible), np.asarray(rbm.eta) / float(rbm.sigma) ** 2])
-    covariance = np.linalg.inv(precision)
-    mean = covariance @ source
-    visible = covariance[: rbm.n_visible, : rbm.n_visible]
-    return np.linalg.inv(visible), np.asarray(rbm.centre) + mean[: rbm.n_visible], precision, source
+log_prob = jax.jit(GaussianRBM.log_prob)
+draw = jax.jit(GaussianRBM.sample, static_argnums=2)
+gibbs = jax.jit(GaussianRBM.gibbs)
+kl = jax.jit(gaussian_kl)
+
+
+@jax.jit
+def of_the_marginal(rbm):
+    parts = rbm.kernel(), rbm.covariance(), rbm.mean(), rbm.eigenvalues(), rbm.log_z()
+    return *parts, rbm.apply_kernel(rbm.w)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -32,16 +31,17 @@ def dense(rbm):
 def test_the_marginal_is_that_of_the_joint_gaussian(shape, per_site):
     rbm = random_rbm(*shape, per_site=per_site)
     kernel, mean, precision, source = dense(rbm)
-    np.testing.assert_allclose(rbm.kernel(), kernel, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(rbm.covariance(), np.linalg.inv(kernel), rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(rbm.mean(), mean, rtol=1e-10)
-    np.testing.assert_allclose(rbm.eigenvalues(), np.linalg.eigvalsh(kernel), rtol=1e-9)
-    np.testing.assert_allclose(rbm.apply_kernel(rbm.w), kernel @ rbm.w, rtol=1e-9, atol=1e-10)
+    found, covariance, centre, eigenvalues, found_log_z, applied = of_the_marginal(rbm)
+    np.testing.assert_allclose(found, kernel, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(covariance, np.linalg.inv(kernel), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(centre, mean, rtol=1e-10)
+    np.testing.assert_allclose(eigenvalues, np.linalg.eigvalsh(kernel), rtol=1e-9)
+    np.testing.assert_allclose(applied, kernel @ np.asarray(rbm.w), rtol=1e-9, atol=1e-10)
     volume = sum(shape)
     log_z = 0.5 * (volume * math.log(2 * math.pi) - np.linalg.slogdet(precision)[1])
     log_z += 0.5 * source @ np.linalg.solve(precision, source)
-    log_z -= float(jnp.sum(rbm.eta**2)) / (2 * float(rbm.sigma) ** 2)
-    assert float(rbm.log_z()) == pytest.approx(log_z, rel=1e-12)
+    log_z -= np.sum(np.asarray(rbm.eta) ** 2) / (2 * float(rbm.sigma) ** 2)
+    assert float(found_log_z) == pytest.approx(log_z, rel=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -53,49 +53,54 @@ def test_log_prob_is_the_normalised_gaussian(shape):
     expected = -0.5 * np.sum(x * (x @ kernel), 1) + 0.5 * (
         np.linalg.slogdet(kernel)[1] - shape[0] * math.log(2 * math.pi)
     )
-    np.testing.assert_allclose(rbm.log_prob(phi), expected, rtol=1e-11)
+    np.testing.assert_allclose(log_prob(rbm, phi), expected, rtol=1e-11)
 
 
 def test_the_integral_over_hidden_fields_gives_the_marginal():
     rbm = random_rbm(1, 1, seed=3)
     phi = jnp.array([[0.3]])
     h = jnp.linspace(-20, 20, 20_001)[:, None]
-    over_h = integrate.simpson(np.exp(-rbm.joint_action(phi, h)), x=h[:, 0])
-    assert math.log(over_h) - float(rbm.log_z()) == pytest.approx(float(rbm.log_prob(phi)[0]))
+    weight = np.exp(-np.asarray(jax.jit(GaussianRBM.joint_action)(rbm, phi, h)))
+    over_h = integrate.simpson(weight, x=np.asarray(h[:, 0]))
+    log_z = float(of_the_marginal(rbm)[4])
+    assert math.log(over_h) - log_z == pytest.approx(float(log_prob(rbm, phi)[0]))
 
 
 def test_joint_action_is_the_negative_log_of_the_conditionals():
     rbm = random_rbm()
     rng = np.random.default_rng(2)
-    phi, h = jnp.asarray(rng.normal(size=(3, 6))), jnp.asarray(rng.normal(size=(3, 4)))
+    phi, h = rng.normal(size=(3, 6)), rng.normal(size=(3, 4))
 
     def conditional(mean, variance, value):
-        return -0.5 * jnp.sum((value - mean) ** 2 / variance, -1)
+        return -0.5 * np.sum((value - np.asarray(mean)) ** 2 / np.asarray(variance), -1)
 
-    of_h = conditional(rbm.hidden_means(phi), rbm.sigma**2, h)
-    of_phi = conditional(rbm.visible_means(h), 1 / rbm.mass, phi)
-    other = jnp.zeros((3, 4)), jnp.zeros((3, 6))
-    change_h = rbm.joint_action(phi, other[0]) - rbm.joint_action(phi, h)
-    change_phi = rbm.joint_action(other[1], h) - rbm.joint_action(phi, h)
-    at_zero_h = conditional(rbm.hidden_means(phi), rbm.sigma**2, other[0])
-    at_zero_phi = conditional(rbm.visible_means(h), 1 / rbm.mass, other[1])
-    np.testing.assert_allclose(of_h - at_zero_h, change_h, rtol=1e-10)
-    np.testing.assert_allclose(of_phi - at_zero_phi, change_phi, rtol=1e-10)
+    @jax.jit
+    def measure(phi, h):
+        actions = rbm.joint_action(phi, h), rbm.joint_action(phi, 0 * h)
+        return *actions, rbm.joint_action(0 * phi, h), rbm.hidden_means(phi), rbm.visible_means(h)
+
+    both, of_phi_alone, of_h_alone, hidden_means, visible_means = measure(phi, h)
+    variance, mass = float(rbm.sigma) ** 2, np.asarray(rbm.mu_squared)
+    of_h = conditional(hidden_means, variance, h) - conditional(hidden_means, variance, 0)
+    of_phi = conditional(visible_means, 1 / mass, phi) - conditional(visible_means, 1 / mass, 0)
+    np.testing.assert_allclose(of_h, of_phi_alone - both, rtol=1e-10)
+    np.testing.assert_allclose(of_phi, of_h_alone - both, rtol=1e-10)
 
 
 def test_only_the_product_of_sigma_and_w_matters():
     rbm = random_rbm(per_site=False)
-    other = GaussianRBM.of(rbm.w * rbm.sigma, rbm.mu_squared, 1.0, rbm.eta / rbm.sigma, rbm.centre)
+    w, sigma, eta = (np.asarray(part) for part in (rbm.w, rbm.sigma, rbm.eta))
+    other = machine(*(w * sigma, rbm.mu_squared, 1.0, eta / sigma, rbm.centre))
     phi = np.random.default_rng(1).normal(size=(5, 6))
-    np.testing.assert_allclose(other.log_prob(phi), rbm.log_prob(phi), rtol=1e-12)
+    np.testing.assert_allclose(log_prob(other, phi), log_prob(rbm, phi), rtol=1e-12)
 
 
 def test_rotated_hidden_fields_make_the_same_distribution():
     rbm = random_rbm()
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0]
-    other = GaussianRBM.of(rbm.w @ turn, rbm.mu_squared, rbm.sigma, rbm.eta @ turn, rbm.centre)
+    other = machine(*(rbm.w @ turn, rbm.mu_squared, rbm.sigma, rbm.eta @ turn, rbm.centre))
     phi = np.random.default_rng(1).normal(size=(5, 6))
-    np.testing.assert_allclose(other.log_prob(phi), rbm.log_prob(phi), rtol=1e-12)
+    np.testing.assert_allclose(log_prob(other, phi), log_prob(rbm, phi), rtol=1e-12)
 
 
 def z_scores(fields, rbm):
@@ -115,7 +120,7 @@ def z_scores(fields, rbm):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_direct_samples_have_the_exact_moments(shape, seed):
     rbm = random_rbm(*shape)
-    fields = rbm.sample(jax.random.key(seed), 100_000)
+    fields = draw(rbm, jax.random.key(seed), 100_000)
     assert fields.shape == (100_000, shape[0])
     assert np.abs(z_scores(fields, rbm)).max() < 4.5
 
@@ -123,18 +128,19 @@ def test_direct_samples_have_the_exact_moments(shape, seed):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_block_gibbs_leaves_the_distribution_alone(seed):
     rbm = random_rbm()
-    start = rbm.sample(jax.random.key(seed), 100_000)
-    fields = rbm.gibbs(jax.random.key(seed + 10), start, 3)
+    start = draw(rbm, jax.random.key(seed), 100_000)
+    fields = gibbs(rbm, jax.random.key(seed + 10), start, 3)
     assert np.abs(z_scores(fields, rbm)).max() < 4.5
 
 
 def test_block_gibbs_forgets_a_mode_at_its_predicted_rate():
     rbm = random_rbm(per_site=False, size=0.95)
-    values, vectors = np.linalg.eigh(rbm.kernel())
-    start = rbm.mean() + 5 * jnp.asarray(vectors[:, 0])
+    kernel, mean, *_ = dense(rbm)
+    values, vectors = np.linalg.eigh(kernel)
     n_steps, n = 4, 200_000
-    fields = rbm.gibbs(jax.random.key(1), jnp.broadcast_to(start, (n, 6)), n_steps)
-    left = (np.asarray(fields) - rbm.mean()) @ vectors
+    start = np.broadcast_to(mean + 5 * vectors[:, 0], (n, 6))
+    fields = gibbs(rbm, jax.random.key(1), start, n_steps)
+    left = (np.asarray(fields) - mean) @ vectors
     ratio = 1 - values / float(rbm.mu_squared)
     expected = 5 * np.array([ratio[0] ** n_steps, *[0] * 5])
     error = np.sqrt((1 - ratio ** (2 * n_steps)) / values / n)
@@ -145,17 +151,17 @@ def test_block_gibbs_forgets_a_mode_at_its_predicted_rate():
 
 
 def test_samples_in_float32_stay_in_float32():
-    rbm = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), random_rbm())
-    fields = rbm.sample(jax.random.key(0), 7)
+    rbm = random_rbm(dtype=jnp.float32)
+    fields = jax.eval_shape(lambda key: rbm.sample(key, 7), jax.random.key(0))
     assert fields.dtype == jnp.float32
-    assert rbm.gibbs(jax.random.key(1), fields, 2).dtype == jnp.float32
-    assert rbm.log_prob(fields).dtype == jnp.float32
+    for made in (lambda phi: rbm.gibbs(jax.random.key(1), phi, 2), rbm.log_prob):
+        assert jax.eval_shape(made, fields).dtype == jnp.float32
 
 
 def test_kl_vanishes_at_its_own_moments_and_is_that_of_two_gaussians():
     rbm = random_rbm()
     kernel, mean, *_ = dense(rbm)
-    assert float(gaussian_kl(rbm, rbm.covariance(), rbm.mean())) == pytest.approx(0, abs=1e-12)
+    assert float(kl(rbm, np.linalg.inv(kernel), mean)) == pytest.approx(0, abs=1e-12)
     covariance = np.diag(np.linspace(0.5, 2, 6))
     shift = np.linspace(-1, 1, 6)
     expected = 0.5 * (
@@ -164,7 +170,7 @@ def test_kl_vanishes_at_its_own_moments_and_is_that_of_two_gaussians():
         - 6
         - np.linalg.slogdet(kernel @ covariance)[1]
     )
-    assert float(gaussian_kl(rbm, covariance, shift)) == pytest.approx(expected, rel=1e-12)
+    assert float(kl(rbm, covariance, shift)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_weight_that_cannot_be_normalised_is_refused():

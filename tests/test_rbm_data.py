@@ -24,6 +24,9 @@ def model(free, tmp_path_factory):
 # -------------------------------------------------------------------------- data without an action
 
 
+OF_IMAGES = {"model_mu_squared": 100.0, "model_train_eta": False}
+
+
 @pytest.fixture
 def images(tmp_path):
     """Images of 4 x 5 pixels, some of which never change."""
@@ -36,7 +39,7 @@ def images(tmp_path):
 
 
 def test_images_are_learned_and_sampled_without_an_action(images, tmp_path):
-    model = train(tmp_path / "m", images.directory, model_mu_squared=100.0, model_train_eta=False)
+    model = train(tmp_path / "m", images.directory, **OF_IMAGES)
     data = np.linalg.eigvalsh(model.theories[0].second)[::-1]
     expected = np.minimum(1 / np.maximum(data, 1e-9), 100)
     np.testing.assert_allclose(model.network.eigenvalues(), np.sort(expected), rtol=1e-3)
@@ -52,7 +55,7 @@ def test_images_are_learned_and_sampled_without_an_action(images, tmp_path):
 
 
 def test_images_have_no_certificates_and_no_weights(images, tmp_path, capsys):
-    model = train(tmp_path / "m", images.directory, training_n_steps=3)
+    model = train(tmp_path / "m", images.directory, training_n_steps=3, **OF_IMAGES)
     with pytest.raises(ValueError, match=r"cannot correct by reweight: the action of the data"):
         sample(model, tmp_path / "s", correct="reweight")
     assert cli.main(["check", str(images.directory)]) == 2
@@ -105,8 +108,10 @@ def test_data_that_do_not_fit_are_refused(free, model, images, tmp_path):
     with pytest.raises(ValueError, match=r"nothing to train on"):
         training.train(job(), tmp_path / "m")
     with pytest.raises(ValueError, match=r"one distribution on one lattice"):
-        other = make_ensemble(tmp_path / "e", (8,), couplings=FREE)
-        training.train(job(), tmp_path / "m", data=[free, other])
+        np.save(tmp_path / "other.npy", np.random.default_rng(0).normal(size=(40, 8)))
+        action = {"kind": FREE["action.kind"], "mass_squared": FREE["action.mass_squared"]}
+        other = import_array(tmp_path / "other.npy", tmp_path / "e", config={"action": action})
+        training.train(job(), tmp_path / "m", data=[free, other.directory])
     with pytest.raises(ValueError, match=r"auto needs data that vary in every direction"):
         train(tmp_path / "m2", images.directory, model_mu_squared="auto")
     with pytest.raises(ValueError, match=r"model.n_hidden is 3, but .* was trained with 'auto'"):

@@ -9,7 +9,7 @@ import pytest
 from rbms import WIDE, begin, exact_moments, fit, kernel
 
 from lattice_ml.models.moments import measure_moments
-from lattice_ml.models.rbm_fit import RBMSettings, log_likelihood
+from lattice_ml.models.rbm_fit import RBMSettings, initial, log_likelihood
 
 VARIANTS = [  # method, natural, train_mu, n_hidden, a mass for every site, batch size
     ("exact", True, True, 6, True, 1),
@@ -65,10 +65,10 @@ def test_exp_minus_s_stays_normalisable_in_hostile_settings(variant):
 
 
 def test_a_mass_without_variance_in_the_data_stops_at_its_bound():
-    fields = np.random.default_rng(0).normal(size=(50, 4))
+    fields = np.random.default_rng(0).normal(size=(50, 6))
     fields[:, 0] = 0
-    settings = replace(WIDE, train_mu=True)
-    state = begin(settings, 4, 2, np.ones(4), mu_range=(1e-3, 1e3))
+    settings = RBMSettings(batch_size=1, train_mu=True)  # the first of the variants
+    state = begin(settings, 6, 2, np.ones(6), mu_range=(1e-3, 1e3), n_columns=6)
     state = fit(settings, state, measure_moments([(fields, None)]), 100)
     mass = np.asarray(state.rbm.mu_squared)
     assert mass[0] == pytest.approx(1e3) and np.all(mass[1:] < 100)
@@ -86,4 +86,4 @@ def test_a_step_that_is_far_too_long_is_halved():
 @pytest.mark.parametrize("scale", [0.0, 1.0, -0.5])
 def test_a_first_scale_outside_the_unit_interval_is_refused(scale):
     with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
-        begin(WIDE, 4, 4, 1.0, scale=scale)
+        initial(jax.random.key(0), jnp.zeros(4), 4, 1.0, 1.0, scale, WIDE)
