@@ -17,9 +17,11 @@ from lattice_ml.analysis import relaxation, relaxation_figures
 from lattice_ml.analysis.relaxation import Curve, Equilibrium, Relaxation
 from lattice_ml.analysis.report import Table
 from lattice_ml.analysis.two_point import two_point
+from lattice_ml.arguments import as_arguments
 from lattice_ml.models.denoiser import Zero
 from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.reverse import frame_steps, path_grid, path_weights
+from lattice_ml.statistics import jackknife
 
 KAPPA, LAM, STEP = 0.2705, 0.022, 0.05
 N_STEPS, N_FRAMES = 72, 19  # of the reverse process
@@ -54,7 +56,7 @@ def worst(z: Any) -> float:
 def field(size: Size, folder: Path) -> Part:
     """The interacting field in Langevin time, beside reverse diffusion."""
     table = {
-        "lattice.shape": (size.extent, size.extent),
+        "lattice.shape": [size.extent, size.extent],
         "action.kappa": KAPPA,
         "action.lam": LAM,
         "chain.n_configs": size.n_configs,
@@ -62,7 +64,7 @@ def field(size: Size, folder: Path) -> Part:
         "chain.thin": 4,
         "chain.start": "cold",
     }
-    data = generate(config.parse(words(table)), folder / "hmc")
+    data = generate(config.parse(as_arguments(table)), folder / "hmc")
     found, (_, g, g_error) = measure(data), two_point(data).shells()
     m2, binder, phi2 = (
         Curve(np.array(found[name].value), np.array(found[name].error))
@@ -136,8 +138,8 @@ def reverse(size: Size, data: Any, folder: Path) -> tuple[Relaxation, list[Curve
     """
     network: Any = Zero()
     if size.n_steps:
-        table = {"training.n-steps": size.n_steps, "training.fine-tune": False}
-        model = train(config.parse_training(words(table)), folder, data=[data.directory])
+        table = {"training.n_steps": size.n_steps, "training.fine_tune": False}
+        model = train(config.parse_training(as_arguments(table)), folder, data=[data.directory])
         network, theory = model.network, model.theories[-1]
     else:
         blocks = ((fields, None) for _, fields in data.blocks())
@@ -158,16 +160,12 @@ def reverse(size: Size, data: Any, folder: Path) -> tuple[Relaxation, list[Curve
         return theory.modes.inverse(made.snapshots), made.log_weight
 
     frames, log_weight = (np.asarray(x, np.float64) for x in path(state))
-    weight = np.exp(log_weight - log_weight.max())
     m, phi2 = frames[-1].mean(axis=(1, 2)), (frames[-1] ** 2).mean(axis=(1, 2))
-    sums = weight * np.stack([np.ones_like(m), m**2, m**4, phi2])
-    total = sums.sum(axis=1, keepdims=True)
-
-    def values(s: Any) -> Any:
-        return np.stack([s[1] / s[0], 1 - s[2] * s[0] / (3 * s[1] ** 2), s[3] / s[0]])
-
-    error = np.sqrt((len(m) - 1) * values(total - sums).var(axis=1))  # jackknife
-    weighted = [Curve(value, np.array([e])) for value, e in zip(values(total), error, strict=True)]
+    series = np.stack([m**2, m**4, phi2])[:, None]  # one chain of independent samples
+    weighted = []
+    for function in (lambda s: s[0], lambda s: 1 - s[1] / (3 * s[0] ** 2), lambda s: s[2]):
+        found = jackknife(series, function, bin_size=1, log_weights=log_weight[None])
+        weighted.append(Curve(np.array([found.value]), np.array([found.error])))
     variances = np.asarray(grid)[frame_steps(N_STEPS, N_FRAMES)]
     return relaxation.relaxation_of_frames(frames, variances), weighted
 
@@ -181,11 +179,3 @@ def pulls(course: Relaxation, target: Equilibrium, noise: Any) -> Any:
         for name, exact in zip(("m2", "binder", "propagator"), expected, strict=True)
     ]
     return np.column_stack(z)
-
-
-def words(table: dict[str, Any]) -> list[str]:
-    """Command-line words of dotted keys."""
-    found = []
-    for key, value in table.items():
-        found += [f"--{key}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return found

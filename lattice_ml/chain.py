@@ -121,8 +121,10 @@ def run(
     }
     flat = cfgs.reshape(-1, *lattice.shape)
     temperature = float(getattr(sampler, "temperature", 1.0))
-    known = (sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned)
-    return Chains(*known, temperature=temperature)
+    tuned = parts[-1].tuned
+    return Chains(
+        sampler.action, lattice.shape, thin, flat, histories, tuned, temperature=temperature
+    )
 
 
 def blocks(

@@ -20,6 +20,7 @@ from lattice_ml import samplers
 from lattice_ml.analysis.extrapolation_fit import SIGNIFICANT, Doubts, Extrapolated, fit, listed
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.ensemble import Ensemble
+from lattice_ml.samplers.settings import whole_steps
 
 __all__ = ["as_table", "extrapolate"]
 
@@ -145,7 +146,7 @@ def _shortened(ensembles: Sequence[Ensemble]) -> Doubts:
         return []
     for ensemble in ensembles:
         length = ensemble.config["sampler"]["trajectory_length"]
-        asked = max(1, round(length / _step_size(ensemble)))
+        asked = int(whole_steps(length, _step_size(ensemble)))
         ratio = float(ensemble.series("n_steps").mean()) / asked
         if ratio > _SHORTENED:
             sentence = (

@@ -1,12 +1,10 @@
 """The bias of every scheme is known: closed forms, the order of each, and the samplers have it."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from free_modes import fields
 from numpy.testing import assert_allclose
+from phi4_by_hand import CASES
 
 from lattice_ml import Kramers, Langevin, Lattice, Phi4, estimate
 from lattice_ml.analysis.finite_step import (
@@ -16,7 +14,6 @@ from lattice_ml.analysis.finite_step import (
     site_moments,
 )
 
-CASES = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())["cases"]
 A, B = 0.5, 0.05
 SITE = Phi4(h=0.0, a=A, b=B)
 ORDERS = {"euler": 1, "heun": 2, "leimkuhler_matthews": 2}

@@ -1,13 +1,13 @@
 """The Fokker-Planck equation against closed forms, and Langevin samples against it."""
 
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from numpy.polynomial import Polynomial
 from numpy.testing import assert_allclose
+from phi4_by_hand import CASES
 from scipy.integrate import quad
 from scipy.stats import norm
 
@@ -20,7 +20,6 @@ from lattice_ml.analysis.fokker_planck import (
     site_potential,
 )
 
-CASES = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())["cases"]
 REFERENCE = CASES["wang_toy_mu2=-1_g=0.4"]
 TOY = Phi4(h=0.0, a=-0.5, b=0.4 / 24)  # arXiv:2309.17082: mu^2 = -1, g = 0.4
 WELL = site_potential(TOY)

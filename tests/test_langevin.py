@@ -12,25 +12,21 @@ import numpy as np
 import pytest
 from free_modes import fields
 from numpy.testing import assert_allclose
+from phi4_by_hand import LATTICE, PHI4, advance, drift
 from scipy import integrate
 
 from lattice_ml import FreeField, Langevin, Lattice, Phi4, chain, check, estimate, measure, run
 from lattice_ml import randomness as rnd
 from lattice_ml.config import ConfigError, parse
-from lattice_ml.conventions import action
 from lattice_ml.generation import generate
 from lattice_ml.layout import Layout, single
 from lattice_ml.samplers import fourier
 from lattice_ml.training_data import check_agreement
 
-LATTICE = Lattice((4, 4))
-PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)
 SITE = Phi4(h=0.0, a=0.5, b=0.1)
 N_CHAINS = 6
 SCHEMES = ("euler", "heun", "leimkuhler_matthews")
 EPS, ALPHA = 0.1, 1.5
-
-advance = jax.jit(lambda sampler, *args: sampler.step(*args), static_argnums=1)
 
 
 def sampler_of(scheme="euler", action=PHI4, **settings):
@@ -60,12 +56,6 @@ def white(keys, update, step):
     inner = rnd.step_keys(keys, jnp.uint32(update), jnp.uint32(step))
     eta = rnd.normals(inner, jnp.uint32(0), LATTICE.volume)
     return np.asarray(eta, np.float64).reshape(*LATTICE.shape, -1)
-
-
-def drift(phi):
-    h, a, b = PHI4.couplings()
-    neighbours = sum(np.roll(phi, s, axis) for s in (1, -1) for axis in (0, 1))
-    return h * neighbours - 2 * a * phi - 4 * b * phi**3
 
 
 def by_hand(scheme, phi, keys, update):

@@ -18,7 +18,13 @@ from lattice_ml import actions, integrators, randomness
 from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout
-from lattice_ml.samplers.settings import check_fraction, check_positive, check_sign_flip, signs
+from lattice_ml.samplers.settings import (
+    check_fraction,
+    check_positive,
+    check_sign_flip,
+    divergence,
+    signs,
+)
 from lattice_ml.samplers.tuning import Lengths, Tuner
 
 __all__ = ["HMC", "Info", "State", "energy_change"]
@@ -162,12 +168,8 @@ class HMC:
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
         """Say what is wrong, from the averages of all histories so far."""
-        if means["divergent"] <= 0.01:
-            return None
-        return (
-            f"{100 * means['divergent']:.1f} % of the trajectories have |dH| > 1000 (allowed: "
-            f"1 %) at step_size = {self.step_size:.4g}, n_steps = {self.n_steps}"
-        )
+        settings = f"step_size = {self.step_size:.4g}, n_steps = {self.n_steps}"
+        return divergence(means, "trajectories", settings)
 
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""

@@ -23,7 +23,15 @@ from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, widest
 from lattice_ml.samplers.hmc import Info, energy_change
-from lattice_ml.samplers.settings import check_fraction, check_positive, check_sign_flip, signs
+from lattice_ml.samplers.settings import (
+    Signs,
+    check_fraction,
+    check_positive,
+    check_sign_flip,
+    divergence,
+    draw_signs,
+    whole_steps,
+)
 from lattice_ml.samplers.tuning import Fixed, Lengths, Tuner
 
 __all__ = ["Kramers", "State"]
@@ -34,12 +42,6 @@ class State(NamedTuple):
 
     phi: jax.Array
     pi: jax.Array
-
-
-class Draws(NamedTuple):
-    """Per-chain random numbers of one update, drawn outside the loop over updates."""
-
-    sign: jax.Array  # +1 or -1
 
 
 class UnadjustedInfo(NamedTuple):
@@ -78,16 +80,16 @@ class Kramers:
     def start(self, phi: jax.Array) -> State:
         return State(phi, 0 * phi)
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Signs:
         """Per-chain draws of the given updates: arrays `(*trajectory.shape, group)`."""
-        return Draws(signs(self, randomness.uniforms(keys, trajectory, 1)[0]))
+        return draw_signs(self, keys, trajectory)
 
     def step(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
-        draws: Draws,
+        draws: Signs,
         state: State,
     ) -> tuple[State, Info | UnadjustedInfo]:
         """One update of a group of chains: `trajectory_length` of time."""
@@ -126,8 +128,7 @@ class Kramers:
         return state, UnadjustedInfo(info.dh, info.max_abs_dh, info.divergent)
 
     def _n_steps(self) -> jax.Array:
-        steps = jnp.round(self.trajectory_length / jnp.asarray(self.step_size, jnp.float32))
-        return jnp.maximum(1, steps).astype(jnp.int32)
+        return whole_steps(self.trajectory_length, self.step_size)
 
     @property
     def forces(self) -> int:
@@ -173,12 +174,7 @@ class Kramers:
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
         """Say what is wrong, from the averages of all histories so far."""
-        if means["divergent"] <= 0.01:
-            return None
-        return (
-            f"{100 * means['divergent']:.1f} % of the steps have |dH| > 1000 (allowed: 1 %) at "
-            f"step_size = {self.step_size:.4g}"
-        )
+        return divergence(means, "steps", f"step_size = {self.step_size:.4g}")
 
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""

@@ -30,24 +30,19 @@ from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout
 from lattice_ml.samplers import fourier
-from lattice_ml.samplers.settings import check_positive, check_sign_flip, signs
+from lattice_ml.samplers.hmc import State
+from lattice_ml.samplers.settings import (
+    Signs,
+    check_positive,
+    check_sign_flip,
+    draw_signs,
+    whole_steps,
+)
 from lattice_ml.samplers.tuning import Fixed
 
-__all__ = ["Info", "Langevin", "State"]
+__all__ = ["Info", "Langevin"]
 
 _SCHEMES = ("euler", "heun", "leimkuhler_matthews")
-
-
-class State(NamedTuple):
-    """What the next update needs: the fields of a group of chains."""
-
-    phi: jax.Array
-
-
-class Draws(NamedTuple):
-    """Per-chain random numbers of one update, drawn outside the loop over updates."""
-
-    sign: jax.Array  # +1 or -1
 
 
 class Info(NamedTuple):
@@ -94,16 +89,16 @@ class Langevin:
     def start(self, phi: jax.Array) -> State:
         return State(phi)
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Signs:
         """Per-chain draws of the given updates: arrays `(*trajectory.shape, group)`."""
-        return Draws(signs(self, randomness.uniforms(keys, trajectory, 1)[0]))
+        return draw_signs(self, keys, trajectory)
 
     def step(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
-        draws: Draws,
+        draws: Signs,
         state: State,
     ) -> tuple[State, Info | AdaptiveInfo]:
         """One update of a group of chains: `trajectory_length` of Langevin time."""
@@ -218,8 +213,7 @@ class Langevin:
         return fourier.colour(eta, self.fourier_mass_squared, layout)
 
     def _n_steps(self) -> jax.Array:
-        steps = jnp.round(self.trajectory_length / jnp.asarray(self.step_size, jnp.float32))
-        return jnp.maximum(1, steps).astype(jnp.int32)
+        return whole_steps(self.trajectory_length, self.step_size)
 
     @property
     def order(self) -> int:
@@ -229,8 +223,7 @@ class Langevin:
     @property
     def forces(self) -> int:
         """Force evaluations per update, with steps of full length."""
-        steps = max(1, round(self.trajectory_length / self.step_size))
-        return steps * (2 if self.scheme == "heun" else 1)
+        return int(self._n_steps()) * (2 if self.scheme == "heun" else 1)
 
     def check(self) -> None:
         """Refuse settings that make no sense.

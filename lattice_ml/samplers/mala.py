@@ -1,4 +1,4 @@
-r"""MALA: a Langevin step made exact by Metropolis (P. J. Rossky et al., J. Chem. Phys. 69 (1978)).
+r"""MALA: a Langevin step made exact by Metropolis (P. J. Rossky et al., J. Chem. Phys. 69, 4628).
 
 The Euler step phi' = phi + eps K(phi) + sqrt(2 eps) eta is a proposal with density
 q(phi'|phi) ~ exp(-|phi' - phi - eps K(phi)|^2 / (4 eps)), accepted with probability
@@ -18,7 +18,12 @@ from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout
 from lattice_ml.samplers.hmc import HMC, Draws, Info, State
-from lattice_ml.samplers.settings import check_fraction, check_positive, check_sign_flip
+from lattice_ml.samplers.settings import (
+    check_fraction,
+    check_positive,
+    check_sign_flip,
+    divergence,
+)
 from lattice_ml.samplers.tuning import Lengths, Tuner
 
 __all__ = ["MALA"]
@@ -95,12 +100,7 @@ class MALA:
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
         """Say what is wrong, from the averages of all histories so far."""
-        if means["divergent"] <= 0.01:
-            return None
-        return (
-            f"{100 * means['divergent']:.1f} % of the steps have |dH| > 1000 (allowed: 1 %) at "
-            f"step_size = {self.step_size:.4g}"
-        )
+        return divergence(means, "steps", f"step_size = {self.step_size:.4g}")
 
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""

@@ -1,12 +1,31 @@
-"""Settings that several samplers share: the global sign flip, and numbers that must be positive."""
+"""What several samplers share: the sign flip, whole numbers of steps, and refusals."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["check_fraction", "check_positive", "check_sign_flip", "signs"]
+from lattice_ml import randomness
+
+__all__ = [
+    *("Signs", "check_fraction", "check_positive", "check_sign_flip"),
+    *("divergence", "draw_signs", "signs", "whole_steps"),
+]
+
+_DIVERGENT = 0.01  # of the updates may have |dH| > 1000
+
+
+class Signs(NamedTuple):
+    """Per-chain random numbers of an update, drawn outside the loop over updates."""
+
+    sign: jax.Array  # +1 or -1
+
+
+def draw_signs(sampler: Any, keys: randomness.Keys, trajectory: jax.Array) -> Signs:
+    """The only draws of samplers whose noise is that of their steps."""
+    return Signs(signs(sampler, randomness.uniforms(keys, trajectory, 1)[0]))
 
 
 def signs(sampler: Any, uniform: jax.Array) -> jax.Array:
@@ -15,6 +34,22 @@ def signs(sampler: Any, uniform: jax.Array) -> jax.Array:
         sampler.sign_flip == "auto" and getattr(sampler.action, "z2", False)
     )
     return jnp.where(uniform < 0.5, -1, 1) if flips else jnp.ones_like(uniform)
+
+
+def whole_steps(length: Any, step_size: Any) -> jax.Array:
+    """The number of steps of an update of about `length`, at least one; may be traced."""
+    steps = jnp.round(length / jnp.asarray(step_size, jnp.float32))
+    return jnp.maximum(1, steps).astype(jnp.int32)
+
+
+def divergence(means: Mapping[str, float], updates: str, settings: str) -> str | None:
+    """What `diagnose` says of history averages with too many |dH| > 1000."""
+    if means["divergent"] <= _DIVERGENT:
+        return None
+    return (
+        f"{100 * means['divergent']:.1f} % of the {updates} have |dH| > 1000 (allowed: "
+        f"{100 * _DIVERGENT:.0f} %) at {settings}"
+    )
 
 
 def check_sign_flip(sampler: Any) -> None:
