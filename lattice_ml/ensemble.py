@@ -104,6 +104,11 @@ class Ensemble:
         return float(self.config.get("sampler", {}).get("temperature", 1.0))
 
     @property
+    def seconds(self) -> float | None:
+        """Wall time that making it took, warm-up and compilation included; None where unknown."""
+        return files.read_seconds(self.directory)
+
+    @property
     def history(self) -> tuple[str, ...]:
         """Names that `series` knows."""
         names = (name.partition("history/")[2] for name in self.columns)

@@ -32,29 +32,17 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "FORMAT_VERSION",
-    "StorageError",
-    "attributes",
-    "check_shards",
-    "columns",
-    "create_dataset",
-    "datasets",
-    "describe_folder",
-    "read_manifest",
-    "read_state",
-    "release_lock",
-    "replacing",
-    "take_lock",
-    "unrecorded_shards",
-    "write_index",
-    "write_manifest",
-    "write_shard",
+    *("FORMAT_VERSION", "StorageError", "attributes", "check_shards", "columns"),
+    *("create_dataset", "datasets", "describe_folder", "read_manifest", "read_seconds"),
+    *("read_state", "release_lock", "replacing", "take_lock", "unrecorded_shards", "write_index"),
+    *("write_manifest", "write_shard"),
 ]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 INDEX = "ensemble.h5"
 SHARDS = "shards"
+COST = "cost.json"
 LOCK = "lock"
 TEMPORARY = ".tmp"
 
@@ -135,6 +123,14 @@ def write_shard(
     with replacing(path) as temporary:
         temporary.write_bytes(image.getbuffer())
     return _entry(path, first, rows["chain"])
+
+
+def read_seconds(directory: Path) -> float | None:
+    """How long an ensemble took to make; None where that was not kept."""
+    try:
+        return float(json.loads((directory / COST).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def create_dataset(

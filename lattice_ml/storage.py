@@ -6,6 +6,7 @@ so a run is a directory of files that are each written once (`files.py`)::
     DIR/manifest.json       config, provenance, tuned parameters; size and sha256 of every shard
     DIR/shards/*.h5         configurations, histories and the sampler state after them
     DIR/ensemble.h5         all shards as one file, for other programs
+    DIR/cost.json           seconds that it took: all else is the same whenever the run was resumed
     DIR/lock                there while a process writes
 
 The set of complete shards is the commit log. `append` renames a shard into place and then enters
@@ -15,6 +16,7 @@ the run. A run killed anywhere and opened again goes on from `Run.state` after i
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +89,7 @@ class Run:
         self.directory = directory
         self.manifest = manifest
         self._lock = lock
+        self._clock = time.monotonic()
 
     def __enter__(self) -> Self:
         """Return the run itself."""
@@ -158,6 +161,7 @@ class Run:
         arrays = {name: np.asarray(value) for name, value in state.items()}
         entry = files.write_shard(self.directory, self.n_done, rows, arrays)
         self._update(shards=[*self.manifest["shards"], entry])
+        self._count_seconds()
 
     def finish(self) -> None:
         """Write `ensemble.h5` anew, which shows all shards as one file; may be called any time."""
@@ -188,6 +192,12 @@ class Run:
         rows["chain"] = np.tile(np.arange(n_chains), n)
         rows["trajectory"] = np.repeat(trajectory, n_chains)
         return rows
+
+    def _count_seconds(self) -> None:
+        before, self._clock = self._clock, time.monotonic()
+        seconds = (files.read_seconds(self.directory) or 0.0) + self._clock - before
+        with files.replacing(self.directory / files.COST) as temporary:
+            temporary.write_text(json.dumps({"seconds": round(seconds, 3)}) + "\n")
 
     def _shard(self, index: int) -> Path:
         return self.directory / files.SHARDS / str(self.manifest["shards"][index]["file"])
@@ -307,6 +317,8 @@ def _check_not_foreign(directory: Path) -> None:
 
 def _strays(directory: Path) -> list[Path]:
     """Return the temporary files that a process left when it died."""
-    strays = [directory / (name + files.TEMPORARY) for name in (files.MANIFEST, files.INDEX)]
+    strays = [
+        directory / (name + files.TEMPORARY) for name in (files.MANIFEST, files.INDEX, files.COST)
+    ]
     strays += (directory / files.SHARDS).glob("*" + files.TEMPORARY)
     return [path for path in strays if path.exists()]

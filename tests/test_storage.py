@@ -242,3 +242,16 @@ def test_a_config_that_json_cannot_hold_is_refused(tmp_path):
         incomplete = {key: value for key, value in config().items() if key != "output"}
         open_run(tmp_path / "run", incomplete, provenance={})
     assert not (tmp_path / "run").exists()
+
+
+def test_the_time_that_a_run_took_adds_up_over_its_interruptions(tmp_path):
+    for first in (0, BLOCK):
+        with open_run(tmp_path, config(), provenance={}) as run:
+            time.sleep(0.05)
+            run.append(*block(first))
+        seconds = files.read_seconds(tmp_path)
+        assert 0.05 * (first // BLOCK + 1) <= seconds < 5
+    (tmp_path / "cost.json").write_text("{")
+    assert files.read_seconds(tmp_path) is None
+    (tmp_path / "cost.json").unlink()
+    assert files.read_seconds(tmp_path) is None
