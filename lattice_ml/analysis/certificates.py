@@ -18,11 +18,9 @@ The Schwinger-Dyson equations hold inside a well or around a frozen domain wall 
 those are the chains, the halves and the balance.  Configurations are read in blocks and measured
 anew, so that data altered after the run are seen; histories are used where none were kept.
 
-Averages are judged over independent stretches of the chains, at least 10 tau_int long or whole
-chains: Student's t, or its correction for skewness (P. Hall, J. R. Stat. Soc. B 54 (1992) 221)
-where that is less significant.  Every certificate may fail a correct ensemble with probability
-1e-3 / 9, so all of them together with 1e-3.  Measured by `benchmarks/false_alarms.py`: 1 of 2,000
-exact draws of 1 to 400 chains was refused, and none of 200 HMC runs.
+Averages are judged as in `judging`.  Every certificate may fail a correct ensemble with
+probability 1e-3 / 9, so all of them together with 1e-3.  Measured by `benchmarks/false_alarms.py`:
+1 of 2,000 exact draws of 1 to 400 chains was refused, and none of 200 HMC runs.
 """
 
 import math
@@ -34,14 +32,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
+from lattice_ml.analysis import judging
 from lattice_ml.analysis.evidence import Evidence, Missing, gather
+from lattice_ml.analysis.judging import Mean, judge, stretches
 
-__all__ = ["FALSE_ALARM_RATE", "Certificate", "check"]
+__all__ = ["FALSE_ALARM_RATE", "Certificate", "certify", "check"]
 
 FALSE_ALARM_RATE = 1e-3  # of all certificates together
 
-_STRETCHES = 128  # wanted for an average
-_FEWEST_STRETCHES = 8
 _MANY_CHAINS = 16
 
 Array = npt.NDArray[Any]
@@ -85,7 +83,11 @@ def check(ensemble: Any, *, weights: bool = True) -> list[Certificate]:
     """
     if ensemble.action is None:
         raise ValueError("fields are tested against their action, but action.kind = none")
-    evidence = gather(ensemble, weights=weights)
+    return certify(gather(ensemble, weights=weights))
+
+
+def certify(evidence: Evidence) -> list[Certificate]:
+    """The tests of `check`, of what was already read."""
     return [_certify(name, test, evidence) for name, test in _TESTS.items()]
 
 
@@ -115,24 +117,12 @@ def _certify(name: str, test: _Test, evidence: Evidence) -> Certificate:
 # ------------------------------------------------------------------------ how it is judged
 
 
-class _Mean(NamedTuple):
-    """A mean that should be zero; `p_value` is nan where the chains are too short to tell."""
-
-    value: float
-    error: float
-    p_value: float
-
-    def show(self, expected: float = 0.0) -> str:
-        """The mean and its error, with what was subtracted from it added again."""
-        return f"{expected + self.value:.6g} +- {self.error:.2g}"
-
-
-def _zero(delta: Array) -> _Mean:
+def _zero(delta: Array) -> Mean:
     """Whether a series `(n_chains, n_configs)` has mean zero."""
-    return _judge(float(delta.mean()), _stretches(delta))
+    return judge(float(delta.mean()), stretches(delta))
 
 
-def _drift(delta: Array) -> _Mean:
+def _drift(delta: Array) -> Mean:
     """How much higher a series is after its middle than before.
 
     With many chains the error is that of the differences within chains.  With few it is that of
@@ -140,49 +130,16 @@ def _drift(delta: Array) -> _Mean:
     """
     half = delta.shape[1] // 2
     first, second = delta[:, :half], delta[:, -half:]
-    stretches = _stretches(second)
-    if len(delta) >= _MANY_CHAINS or len(stretches) == len(delta):
+    parts = stretches(second)
+    if len(delta) >= _MANY_CHAINS or len(parts) == len(delta):
         return _zero(second - first)
-    return _judge(float(second.mean() - first.mean()), math.sqrt(2) * stretches)
-
-
-def _judge(mean: float, stretches: Array) -> _Mean:
-    """Whether `mean` is zero, given independent numbers that fluctuate as its parts do."""
-    from scipy import special
-
-    count = len(stretches)
-    if count < _FEWEST_STRETCHES:
-        return _Mean(mean, math.nan, math.nan)
-    variance = float(np.var(stretches))
-    if variance == 0:
-        return _Mean(mean, 0.0, float(mean == 0))
-    error = math.sqrt(variance / (count - 1))
-    skewness = float(np.mean((stretches - stretches.mean()) ** 3)) / variance**1.5
-    pull, a = mean / error, skewness / math.sqrt(count)
-    corrected = pull + a * pull**2 / 3 + a**2 * pull**3 / 27 + a / 6
-    p_value = 2 * special.stdtr(count - 1, -min(abs(pull), abs(corrected)))
-    return _Mean(mean, error, float(p_value))
-
-
-def _stretches(delta: Array) -> Array:
-    """Averages over stretches that are independent of each other: whole chains, or 10 tau_int."""
-    n_chains, n = delta.shape
-    pieces = 1
-    if n_chains < _STRETCHES and n >= statistics.MIN_CONFIGS:
-        shortest = 10 * statistics.estimate(delta).tau_int
-        pieces = max(1, int(n / max(shortest, n_chains * n / _STRETCHES)))
-    starts = np.arange(pieces) * n // pieces
-    lengths = np.diff(starts, append=n)
-    return np.asarray(np.add.reduceat(delta, starts, axis=1) / lengths).ravel()
+    return judge(float(second.mean() - first.mean()), math.sqrt(2) * parts)
 
 
 def _worst(p_values: Mapping[str, float]) -> tuple[str, float]:
-    """The most significant of several tests, and the probability that any is so significant."""
-    judged = {name: p for name, p in p_values.items() if not math.isnan(p)}
-    if not judged:
+    if (found := judging.worst(p_values)) is None:
         raise Missing("the chains are too short, or too few, to tell: run longer")
-    worst = min(judged, key=lambda name: judged[name])
-    return worst, min(1.0, len(judged) * judged[worst])
+    return found
 
 
 # ------------------------------------------------------------------------------ the tests

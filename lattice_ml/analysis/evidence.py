@@ -21,9 +21,10 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.layout import single
 from lattice_ml.observables import measure_configurations
 
-__all__ = ["Evidence", "Missing", "gather"]
+__all__ = ["Evidence", "Missing", "Momenta", "by_chain", "gather", "pieces"]
 
 _PIECE_BYTES = 8 * 2**20
+_ALL = "all momenta"
 _LOWEST = 16  # momentum shells that are looked at one by one; the others in as many groups
 
 Array = npt.NDArray[Any]
@@ -45,6 +46,7 @@ class Evidence:
         measured: primaries of the configurations by name; empty where none were kept.
         schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
             the temperature.
+        two_point: |phi(p)|^2/V by the same momenta.
         digests: 64-bit hashes of the configurations, equal for phi and -phi.
     """
 
@@ -54,6 +56,7 @@ class Evidence:
     stored: Mapping[str, Array]
     measured: Mapping[str, Array]
     schwinger_dyson: Mapping[str, Array]
+    two_point: Mapping[str, Array]
     digests: Array | None
 
     @property
@@ -89,20 +92,27 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
     """
     stored = {name: ensemble.series(name) for name in ensemble.history}
     measured = _measure(ensemble) if _has_configurations(ensemble) else {}
-    terms = {"all momenta": stored["schwinger_dyson"]} if "schwinger_dyson" in stored else {}
+    terms = {_ALL: stored["schwinger_dyson"]} if "schwinger_dyson" in stored else {}
+    names = []
     if measured:
-        names = _Momenta(Lattice(ensemble.shape)).names
-        terms = dict(zip(names, np.moveaxis(measured.pop("terms"), -1, 0), strict=True))
+        names = Momenta(Lattice(ensemble.shape)).names
+        terms = _by_name(names, measured.pop("terms", None))
     temperature = getattr(ensemble, "temperature", 1.0)
     return Evidence(
         z2=getattr(ensemble.action, "z2", False),
         thin=ensemble.thin,
         log_weights=getattr(ensemble, "log_weight", None) if weights else None,
         stored=stored,
+        two_point=_by_name(names, measured.pop("power", None)),
         digests=measured.pop("digests", None),
         measured=measured,
         schwinger_dyson={name: term / temperature for name, term in terms.items()},
     )
+
+
+def _by_name(names: list[str], series: Array | None) -> dict[str, Array]:
+    """The last axis as a mapping; nothing where there is nothing."""
+    return {} if series is None else dict(zip(names, np.moveaxis(series, -1, 0), strict=True))
 
 
 def _has_configurations(ensemble: Any) -> bool:
@@ -113,24 +123,27 @@ def _has_configurations(ensemble: Any) -> bool:
 
 
 def _measure(ensemble: Any) -> dict[str, Array]:
-    """Primaries, `digests` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)` each."""
-    momenta = _Momenta(Lattice(ensemble.shape))
+    """Primaries, `digests`, `power` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)`."""
+    momenta = Momenta(Lattice(ensemble.shape))
     parts = [
         measure_configurations(ensemble.action, fields)
-        | {"digests": _digests(fields), "terms": momenta.terms(ensemble.action, fields)}
-        for fields in _pieces(ensemble)
+        | {"digests": _digests(fields)}
+        | momenta.measure(ensemble.action, fields)
+        for fields in pieces(ensemble)
     ]
     flat = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if len(bad := np.flatnonzero(~np.isfinite(flat["action"]))):
+    if len(bad := np.flatnonzero(~np.isfinite(flat["phi4"]))):
         config, chain = divmod(int(bad[0]), ensemble.n_chains)
         raise ValueError(f"configuration {config} of chain {chain} is not finite")
-    return {
-        name: series.reshape(-1, ensemble.n_chains, *series.shape[1:]).swapaxes(0, 1)
-        for name, series in flat.items()
-    }
+    return {name: by_chain(rows, ensemble.n_chains) for name, rows in flat.items()}
 
 
-def _pieces(ensemble: Any) -> Iterator[Array]:
+def by_chain(rows: Array, n_chains: int) -> Array:
+    """Rows of all samples, configuration-major, as `(n_chains, n_configs, ...)`."""
+    return rows.reshape(-1, n_chains, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def pieces(ensemble: Any) -> Iterator[Array]:
     """Configurations in order, few enough at a time for their Fourier transforms."""
     for _, block in ensemble.blocks():
         rows = rows_in(_PIECE_BYTES, ensemble.shape, block.dtype)
@@ -147,11 +160,15 @@ def _digests(fields: Array) -> Array:
     return np.frombuffer(b"".join(hashes), np.int64)
 
 
-class _Momenta:
+class Momenta:
     """The lowest momentum shells one by one, the others in groups, and all momenta together.
 
     A real field has half of its modes, `(*L[:-1], L[-1] // 2 + 1)`; the others are their mirror
     images, so that all but the first and, for even L[-1], the last plane count twice.
+
+    Attributes:
+        names: of the shells and groups, "all momenta" last.
+        p_hat_squared: mean of each.
     """
 
     def __init__(self, lattice: Lattice) -> None:
@@ -159,9 +176,11 @@ class _Momenta:
         groups = [np.array([i]) for i in range(len(values))[:_LOWEST]]
         rest = np.arange(_LOWEST, len(values))
         groups += np.array_split(rest, min(_LOWEST, len(rest))) if len(rest) else []
-        self.names = [*(_name(group, values) for group in groups), "all momenta"]
+        self.names = [*(_name(group, values) for group in groups), _ALL]
         group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[shell]
         self._sizes = np.bincount(group_of.ravel())
+        sums = np.bincount(group_of.ravel(), weights=lattice.p_hat_squared.ravel())
+        self.p_hat_squared = np.append(sums / self._sizes, sums.sum() / lattice.volume)
         extent = lattice.shape[-1]
         plane = np.arange(extent // 2 + 1)
         copies = np.where((plane == 0) | (2 * plane == extent), 1, 2)
@@ -171,14 +190,24 @@ class _Momenta:
         copies = np.broadcast_to(copies, half.shape).ravel()[self._order]
         self._weights = copies / lattice.volume
 
-    def terms(self, action: Any, fields: Array) -> Array:
-        """Re[phi(p)* (dS/dphi)(p)]/V of fields `(n, *L)`, averaged: `(n, n_names)`."""
-        layout = single(fields.shape[1:], len(fields))
-        force = layout.unpack(np.asarray(_force(action, layout.pack(fields)[0], layout))[None])
+    def measure(self, action: Any | None, fields: Array) -> dict[str, Array]:
+        """|phi(p)|^2/V as `power` and, of a known action, Re[phi(p)* (dS/dphi)(p)]/V as `terms`.
+
+        Fields are `(n, *L)`, the averages over shells and groups `(n, n_names)`.
+        """
         axes = tuple(range(1, fields.ndim))
-        phi, drift = (np.fft.rfftn(x, axes=axes).reshape(len(fields), -1) for x in (fields, force))
-        products = -(phi.real * drift.real + phi.imag * drift.imag)[:, self._order]
-        sums = np.add.reduceat(products * self._weights, self._starts, axis=1)
+        phi = np.fft.rfftn(fields, axes=axes).reshape(len(fields), -1)
+        found = {"power": self.average(phi.real**2 + phi.imag**2)}
+        if action is not None:
+            layout = single(fields.shape[1:], len(fields))
+            force = layout.unpack(np.asarray(_force(action, layout.pack(fields)[0], layout))[None])
+            drift = np.fft.rfftn(force, axes=axes).reshape(len(fields), -1)
+            found["terms"] = self.average(-(phi.real * drift.real + phi.imag * drift.imag))
+        return found
+
+    def average(self, modes: Array) -> Array:
+        """Averages `(n, n_names)` of what modes of a real field have, `(n, n_modes)`, over V."""
+        sums = np.add.reduceat(modes[:, self._order] * self._weights, self._starts, axis=1)
         total = sums.sum(axis=1, keepdims=True) / self._sizes.sum()
         return np.concatenate([sums / self._sizes, total], axis=1)
 

@@ -1,6 +1,7 @@
 """`measure`: every observable of an ensemble with an honest error."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED, Derived, known_primaries, measure_configurations
 from lattice_ml.statistics import Estimate, estimate
 
-__all__ = ["measure", "stored_series"]
+__all__ = ["estimate_derived", "measure", "stored_series"]
 
 
 def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None]:
@@ -31,7 +32,7 @@ def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None
     log_weights = getattr(ensemble, "log_weight", None) if weights else None
     lattice = Lattice(ensemble.shape)
     return {
-        name: _estimate(observable, series, lattice, log_weights, ensemble.thin)
+        name: estimate_derived(observable, series, lattice, log_weights, ensemble.thin)
         for name, observable in DERIVED.items()
     }
 
@@ -53,13 +54,14 @@ def remeasured_series(ensemble: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _estimate(
+def estimate_derived(
     observable: Derived,
-    series: dict[str, np.ndarray],
+    series: Mapping[str, np.ndarray],
     lattice: Lattice,
     log_weights: np.ndarray | None,
     thin: int,
 ) -> Estimate | None:
+    """One of `observables.DERIVED`; None where it is not defined or a series is missing."""
     try:
         primaries = [of(series) for of in observable.of]
     except KeyError:
