@@ -19,6 +19,7 @@ _HOMES = {
     "action": "conventions",
     "check": "analysis.certificates",
     "convert": "conventions",
+    "convert_ensemble": "exchange",
     "estimate": "statistics",
     "export_array": "exchange",
     "extrapolate": "extrapolation",

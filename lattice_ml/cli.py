@@ -17,6 +17,7 @@ VERBS = {
     "spectrum": "the kernel of a model or an ensemble, momentum by momentum, beside the theory's",
     "import": "make an ensemble of an array in a .npy, .npz or .h5 file",
     "export": "write an ensemble to one .h5, .npz or .npy file",
+    "convert": "write an ensemble anew in another convention",
     "info": "what an ensemble or a model is and where it came from",
 }
 

@@ -1,6 +1,7 @@
 """Taking an ensemble from a plain array file, and to one."""
 
 import hashlib
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from lattice_ml.ensemble import BLOCK_BYTES, Ensemble, open_ensemble, rows_in
 from lattice_ml.files import StorageError
 from lattice_ml.storage import open_run
 
-__all__ = ["export_array", "import_array"]
+__all__ = ["convert_ensemble", "export_array", "import_array"]
 
 Array = npt.NDArray[Any]
 
@@ -81,6 +82,62 @@ def import_array(
                 cfgs = fields.reshape(-1, n_chains, *shape)
                 run.append(first // n_chains + np.arange(len(cfgs)), cfgs, {}, {})
             run.finish()
+    return open_ensemble(out)
+
+
+def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention: str) -> Ensemble:
+    """Write an ensemble anew in another convention: couplings, fields, densities and observables.
+
+    Only the normalisation changes; the weight of a configuration is the same. What is measured of
+    a configuration is measured anew, other histories are copied, and `log_prob` gains V log s for
+    phi = s phi'.
+
+    Args:
+        ensemble: with configurations and a quartic or free action.
+        out: directory, new or empty.
+        convention: a name of `conventions.CONVENTIONS`.
+
+    Raises:
+        ValueError: the action is not known, or has no form in that convention.
+        StorageError: no configurations were kept, or `out` holds something else.
+    """
+    from lattice_ml import conventions
+    from lattice_ml.actions import Phi4
+    from lattice_ml.observables import measure_configurations
+
+    ndim, n_chains = len(ensemble.shape), ensemble.n_chains
+    if ensemble.action is None:
+        raise ValueError(f"{ensemble.directory} has no action to convert (action.kind = none)")
+    action, scale = conventions.convert(Phi4(*ensemble.action.couplings()), convention, ndim)
+    section = {
+        "kind": "Phi4",
+        "convention": convention,
+        **conventions.parameters(action, convention, ndim),
+    }
+    old = ensemble.config
+    asked = old | {"action": section, "converted": {"from": old["action"], "scale": scale}}
+    parent = hashlib.sha256("".join(s["sha256"] for s in ensemble.manifest["shards"]).encode())
+    made_by = {"command": "convert", "source": ensemble.directory.name}
+    shift = math.prod(ensemble.shape) * math.log(scale)
+    columns = {name: ensemble.column(name) for name in ensemble.columns if name != "cfgs"}
+    with open_run(out, asked, provenance=made_by, parent=parent.hexdigest()) as run:
+        run.record(**ensemble.manifest["tuned"])
+        rows = n_chains * rows_in(BLOCK_BYTES // n_chains, ensemble.shape, ensemble.cfgs.dtype)
+        for first in range(run.n_done * n_chains, len(ensemble.cfgs), rows):
+            here = slice(first, first + rows)
+            fields = (ensemble.cfgs[here] / scale).astype(ensemble.cfgs.dtype)
+            kept = {name: array[here].reshape(-1, n_chains) for name, array in columns.items()}
+            measured = measure_configurations(action, fields)
+            run.append(
+                kept["trajectory"][:, 0],
+                fields.reshape(-1, n_chains, *ensemble.shape),
+                {name: kept[f"history/{name}"] for name in ensemble.history}
+                | {name: x.reshape(-1, n_chains) for name, x in measured.items()},
+                {},
+                log_prob=kept["log_prob"] + shift if "log_prob" in kept else None,
+                log_weight=kept["log_weight"] - shift if "log_weight" in kept else None,
+            )
+        run.finish()
     return open_ensemble(out)
 
 

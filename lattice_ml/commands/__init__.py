@@ -19,6 +19,7 @@ _HOMES = {
     "spectrum": "spectrum",
     "import": "data",
     "export": "data",
+    "convert": "data",
     "info": "data",
 }
 

@@ -1,4 +1,4 @@
-"""`lattice-ml import`, `export` and `info`."""
+"""`lattice-ml import`, `export`, `convert` and `info`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,9 @@ from typing import Any
 
 import tyro
 
-__all__ = ["export_command", "import_command", "info_command"]
+from lattice_ml.commands.environment import configure_jax
+
+__all__ = ["convert_command", "export_command", "import_command", "info_command"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,46 @@ def export_command(arguments: list[str]) -> int:
 
     export_array(open_ensemble(options.ensemble), options.out)
     print(options.out)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """The convention to convert to.
+
+    Args:
+        convention: kappa, beta, standard, standard24 or nohalf.
+    """
+
+    convention: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    """Write an ensemble anew in another convention.
+
+    Args:
+        ensemble: its directory.
+        action: what the couplings and fields are to be in.
+        out: directory of the new ensemble.
+    """
+
+    ensemble: tyro.conf.Positional[str]
+    action: Convention
+    out: str
+
+
+def convert_command(arguments: list[str]) -> int:
+    """Write an ensemble in another convention."""
+    options = tyro.cli(ConvertOptions, args=arguments, prog="lattice-ml convert")
+    configure_jax()
+    from lattice_ml import conventions
+    from lattice_ml.ensemble import open_ensemble
+    from lattice_ml.exchange import convert_ensemble
+
+    made = convert_ensemble(open_ensemble(options.ensemble), options.out, options.action.convention)
+    print(made.directory)
+    print("\n".join(conventions.describe(made.config["action"], len(made.shape))))
     return 0
 
 
