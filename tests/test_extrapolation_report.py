@@ -70,7 +70,11 @@ def test_the_command_prints_a_table_and_writes_json_and_a_page(
     assert table["observables"]["acceptance"] is None
     assert page == f"page: {out / 'index.html'}"
     assert ET.parse(out / "index.html").getroot().tag == "html"
-    assert {path.name for path in out.iterdir()} == {"index.html", "extrapolation.png"}
+    assert {path.name for path in out.iterdir()} == {
+        "index.html",
+        "extrapolation.png",
+        "extrapolation.svg",
+    }
 
 
 def test_warnings_are_printed_and_the_status_is_0(capsys, tmp_path):

@@ -3,7 +3,7 @@
 The page holds everything it shows: figures are inline SVG with text as outlines, there are no
 scripts, fonts or links to fetch, and equal input gives equal bytes. It follows the reader's
 light or dark theme, prints in black on white, and is well-formed XML as well as HTML. Beside
-it lies one PNG per figure.
+it lies every figure as a PNG and as an SVG.
 
 Figures are drawn inside `style()`: fonts that matplotlib carries, no background, and ink in the
 one colour `INK`, which becomes the text colour of the page. Matplotlib is the optional extra
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["INK", "Table", "style", "write_page"]
+__all__ = ["INK", "Mark", "Table", "style", "write_page"]
 
 INK = "#1b1f24"
 
@@ -53,9 +53,11 @@ _FIGURE_STYLE = {
 }
 
 _PAGE_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #d5d9de; }
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #d5d9de;
+  --good: #00703c; --bad: #b3261e; }
 @media screen and (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7eb; --paper: #15181c; --faint: #3a4048; }
+  :root { --ink: #e4e7eb; --paper: #15181c; --faint: #3a4048;
+    --good: #5fd39a; --bad: #ff8a80; }
 }
 * { box-sizing: border-box; }
 body { max-width: 48rem; margin: 2.5rem auto; padding: 0 1.25rem; color: var(--ink);
@@ -71,6 +73,7 @@ th, td { text-align: left; padding: 0.2rem 1rem 0.2rem 0; vertical-align: baseli
 th { border-bottom: 1px solid var(--ink); font-weight: 600; }
 td { border-bottom: 1px solid var(--faint); }
 th.number, td.number { text-align: right; }
+.good { color: var(--good); } .bad { color: var(--bad); }
 figure { margin: 2.5rem 0; break-inside: avoid; }
 figure svg { display: block; max-width: 100%; height: auto; }
 figcaption { margin-top: 0.6rem; font-size: 0.95rem; opacity: 0.85; }
@@ -100,6 +103,16 @@ def style() -> Iterator[None]:
         yield
 
 
+class Mark(NamedTuple):
+    """A cell that says whether something is good, in words and in colour."""
+
+    text: str
+    good: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Table(NamedTuple):
     """A table of the page; columns of numbers are set flush right."""
 
@@ -115,8 +128,9 @@ def write_page(
     summary: Sequence[tuple[str, object]] = (),
     tables: Sequence[Table] = (),
     figures: Sequence[tuple[str, Figure, str]] = (),
+    appendix: Sequence[Table] = (),
 ) -> None:
-    """Write the page and, in the same folder, `<name>.png` of every figure.
+    """Write the page and, in the same folder, `<name>.png` and `<name>.svg` of every figure.
 
     Everything is rendered before anything is written, and every file replaces its predecessor
     atomically, the page last. Floats are shown with six digits, None as a dash and other objects by
@@ -129,6 +143,7 @@ def write_page(
         tables: shown in this order after the summary.
         figures: (name, figure, caption) shown in this order after the tables; `name` consists
             of letters, digits and underscores. The layout of a figure is settled here.
+        appendix: tables shown after the figures.
 
     Raises:
         ValueError: a row of a table does not fit its header, or figure names are not distinct
@@ -137,12 +152,15 @@ def write_page(
     """
     path = Path(path)
     _check_names([name for name, _, _ in figures])
+    drawings = {name: _svg(figure) for name, figure, _ in figures}
     content = [
         _summary(summary),
         *(_table(table) for table in tables),
-        *(_figure(name, figure, caption) for name, figure, caption in figures),
+        *(_figure(name, drawings[name], caption) for name, _, caption in figures),
+        *(_table(table) for table in appendix),
     ]
     images = {path.with_name(f"{name}.png"): _png(figure) for name, figure, _ in figures}
+    images |= {path.with_name(f"{name}.svg"): drawing for name, drawing in drawings.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, image in images.items():
         _replace(file, image)
@@ -168,7 +186,7 @@ def _page(title: str, content: Sequence[str]) -> str:
 def _summary(entries: Sequence[tuple[str, object]]) -> str:
     if not entries:
         return ""
-    rows = (f"<dt>{escape(label)}</dt><dd>{_text(value)}</dd>" for label, value in entries)
+    rows = (f"<dt>{escape(label)}</dt><dd>{_cell(value)}</dd>" for label, value in entries)
     return "<dl>" + "\n".join(rows) + "</dl>"
 
 
@@ -179,7 +197,7 @@ def _table(table: Table) -> str:
                 f"table {table.caption!r}: a row has {len(row)} cells {tuple(row)}, "
                 f"the header has {len(table.header)} {tuple(table.header)}"
             )
-    cells = [[_text(cell) for cell in row] for row in table.rows]
+    cells = [[_cell(cell) for cell in row] for row in table.rows]
     columns = zip(*cells, strict=True) if cells else ([] for _ in table.header)
     classes = [' class="number"' if all(map(_NUMBER.match, c)) else "" for c in columns]
     head = _row("th", [escape(name) for name in table.header], classes)
@@ -195,25 +213,30 @@ def _row(tag: str, cells: Sequence[str], classes: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for cell, kind in columns) + "</tr>"
 
 
-def _figure(name: str, figure: Figure, caption: str) -> str:
-    svg = _svg(name, figure).replace(
+def _figure(name: str, drawing: bytes, caption: str) -> str:
+    svg = _inline(name, drawing).replace(
         "<svg ", f'<svg role="img" aria-labelledby="{name}-caption" ', 1
     )
     return f'<figure>{svg}<figcaption id="{name}-caption">{escape(caption)}</figcaption></figure>'
 
 
+def _inline(name: str, drawing: bytes) -> str:
+    """An SVG whose ids are its own and whose ink is the text colour of the page."""
+    svg = drawing.decode()
+    svg = svg[svg.index("<svg") :]  # without the XML declaration and the address of a DTD
+    svg = re.sub(r'(\bid="|\burl\(#|\bhref="#)', rf"\g<1>{name}-", svg)
+    return svg.replace(INK, "currentColor")
+
+
 @style()
-def _svg(name: str, figure: Figure) -> str:
-    """Render inline SVG whose ids are its own and whose ink is the text colour of the page."""
+def _svg(figure: Figure) -> bytes:
+    """Render a file without background."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # solved anew at each rendering it would differ a little
     buffer = BytesIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", dpi=_DPI_IN_SVG, transparent=True, metadata=no_metadata)
-    svg = buffer.getvalue().decode()
-    svg = svg[svg.index("<svg") :]  # without the XML declaration and the address of a DTD
-    svg = re.sub(r'(\bid="|\burl\(#|\bhref="#)', rf"\g<1>{name}-", svg)
-    return svg.replace(INK, "currentColor")
+    return buffer.getvalue()
 
 
 @style()
@@ -221,6 +244,12 @@ def _png(figure: Figure) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Mark):
+        return f'<b class="{"good" if value.good else "bad"}">{escape(value.text)}</b>'
+    return _text(value)
 
 
 def _text(value: object) -> str:
