@@ -1,0 +1,254 @@
+r"""phi^4 theory on small lattices by the transfer matrix.
+
+Cut along the longest axis, of L slices with n sites each.  With Gauss quadrature of k nodes for
+every site, slices have k^n states s, and
+
+    T(s, s') = w(s)^{1/2} exp(h sum_x phi_x phi'_x) w(s')^{1/2},   Z = Tr T^L,
+
+w holding site terms, the links within the slice and the weights of the nodes.  In the eigenbasis
+of T, the two-point functions of slices and Tr (T^{1/2} e^{i theta Phi} T^{1/2})^L, the
+characteristic function of M, are products of small matrices.  The latter at theta = k pi / R
+gives the whole law of M if |M| > R never happens.
+
+The nodes are those of the weight exp(-(a - c h) phi^2 - b phi^4): the nearer that is to what a site
+does between its neighbours, the fewer are needed; c is chosen where two small sets of nodes agree
+best.  4 x 4 sites with 7 nodes know <phi^2> to 1e-8 at kappa = 0.2, lam = 0.022, to 1e-6 at
+kappa = 0.3, lam = 0.5, and to 2e-4 at the critical kappa = 0.2705, lam = 0.022.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lattice_ml.lattice import Lattice
+
+__all__ = ["SmallLattice", "solve"]
+
+_NODES = {1: 40, 2: 18, 3: 10, 4: 7}  # per site, by the sites of a slice
+_SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)  # c of the module's docstring
+_KEPT = 1e-6  # smallest eigenvalue of T beside the largest
+_REACH = 7.0  # standard deviations of M
+_WAVES, _VANISHED = 80, 1e-11
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SmallLattice:
+    """What the transfer matrix gives.
+
+    Attributes:
+        n_nodes: quadrature nodes a site.
+        log_z: logarithm of Z.
+        two_point: G(p), `(*L)` in FFT order.
+        phi4: <phi^4>.
+        reach: R, beyond which M never is.
+        characteristic: <exp(i k pi M / R)>, k = 1, 2, ..., until it vanishes.
+    """
+
+    n_nodes: int
+    log_z: float
+    two_point: Array
+    phi4: float
+    reach: float
+    characteristic: Array
+
+    def absolute_moment(self) -> float:
+        """<|M|>, by the Fourier series of |x| on [-R, R]."""
+        k = np.arange(1, len(self.characteristic) + 1)
+        odd = k % 2 == 1
+        series = np.sum(self.characteristic[odd] / k[odd] ** 2)
+        return self.reach * (0.5 - 4 / math.pi**2 * float(series))
+
+    def fourth_moment(self, second: float) -> float:
+        """<M^4>, by the Fourier series of x^4 on [-R, R], given <M^2>.
+
+        x^4 - 2 R^2 x^2 is smooth where the interval closes, so that its series converges as k^-4.
+        """
+        r, k = self.reach, np.arange(1, len(self.characteristic) + 1)
+        signs = np.where(k % 2, -1.0, 1.0)
+        smooth = np.sum(signs * self.characteristic / (math.pi * k) ** 4)
+        return 2 * r**2 * second - 7 / 15 * r**4 - 48 * r**4 * float(smooth)
+
+    def cumulative(self, n: int = 1025) -> tuple[Array, Array]:
+        """x and P(M <= x), `(n,)` each."""
+        x = np.linspace(-self.reach, self.reach, n)
+        k = np.arange(1, len(self.characteristic) + 1)
+        waves = np.sin(np.pi / self.reach * x[:, None] * k)
+        return x, 0.5 + 0.5 * x / self.reach + waves @ (self.characteristic / (np.pi * k))
+
+
+def solve(lattice: Lattice, h: float, a: float, b: float) -> tuple[SmallLattice, SmallLattice]:
+    """The solution, and a coarser one to tell its error.
+
+    Raises:
+        ValueError: slices of more than 4 sites.
+    """
+    axis = lattice.longest_axes[0]
+    across = lattice.shape[:axis] + lattice.shape[axis + 1 :]
+    sites = math.prod(across)
+    if sites not in _NODES:
+        raise ValueError(
+            f"phi^4 is solved on lattices whose extents but the longest have at most "
+            f"{max(_NODES)} sites together, such as 4 x 8, got "
+            f"{' x '.join(map(str, lattice.shape))}"
+        )
+    nodes, extent = _NODES[sites], lattice.shape[axis]
+
+    def roughness(shift: float) -> float:
+        fine, coarse = (
+            _Slices(across, h, a, b, shift, nodes - fewer).log_z(extent) for fewer in (2, 3)
+        )
+        return abs(fine - coarse)
+
+    shift = min(_SHIFTS, key=roughness)
+    fine, coarse = (
+        _Slices(across, h, a, b, shift, n).solve(axis, extent) for n in (nodes, nodes - 1)
+    )
+    return fine, coarse
+
+
+class _Slices:
+    """States of a slice and the transfer matrix between them, divided by exp(log_scale)."""
+
+    def __init__(
+        self, across: tuple[int, ...], h: float, a: float, b: float, shift: float, n_nodes: int
+    ) -> None:
+        self.across, self.n_nodes, self.sites = across, n_nodes, math.prod(across)
+        nodes, log_weights = _gauss(n_nodes, a - shift * h, b)
+        states = np.indices((n_nodes,) * self.sites).reshape(self.sites, -1)
+        self.phi = nodes[states]  # (sites, n_states)
+        fields = self.phi.reshape(*across, -1)
+        links = sum((fields * np.roll(fields, 1, mu) for mu in range(len(across))), 0 * fields)
+        links = links.reshape(self.sites, -1).sum(axis=0)
+        half = 0.5 * ((log_weights - shift * h * nodes**2)[states].sum(axis=0) + h * links)
+        exponent = h * (self.phi.T @ self.phi) + half[:, None] + half
+        self.log_scale = float(exponent.max())
+        self.matrix: Array = np.exp(exponent - self.log_scale)
+
+    def log_z(self, extent: int) -> float:
+        eigenvalues = np.linalg.eigvalsh(self.matrix)
+        return extent * self.log_scale + math.log(float(np.sum(eigenvalues**extent)))
+
+    def solve(self, axis: int, extent: int) -> SmallLattice:
+        """All that is asked of a lattice of `extent` such slices along `axis`."""
+        eigenvalues, basis, odd = self._modes()
+        largest = float(np.abs(eigenvalues).max())
+        kept = np.abs(eigenvalues) > _KEPT * largest
+        eigenvalues, basis, odd = eigenvalues[kept] / largest, basis[:, kept], odd[kept]
+        z = float(np.sum(eigenvalues**extent))
+        probability = basis**2 @ eigenvalues**extent / z  # of the states of a slice
+        two_point = self._two_point(eigenvalues, basis, extent) / z
+        variance = float(two_point.ravel()[0]) / (extent * self.sites)
+        reach = _REACH * math.sqrt(variance)
+        return SmallLattice(
+            self.n_nodes,
+            extent * (self.log_scale + math.log(largest)) + math.log(z),
+            np.moveaxis(two_point, 0, axis),
+            float(probability @ np.mean(self.phi**4, axis=0)),
+            reach,
+            self._characteristic(eigenvalues, basis, odd, extent, reach) / z,
+        )
+
+    def _modes(self) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        """Eigenvalues, eigenvectors as columns, and which of them are odd under phi -> -phi.
+
+        The nodes are symmetric, so that state s becomes state n_states - 1 - s.
+        """
+        count = len(self.matrix)
+        half, middle = count // 2, count % 2
+        same, crossed = self.matrix[:half, :half], self.matrix[:half, : -half - 1 : -1]
+        even = np.zeros((half + middle, half + middle))
+        even[:half, :half] = same + crossed
+        if middle:
+            even[half, :half] = even[:half, half] = math.sqrt(2) * self.matrix[:half, half]
+            even[half, half] = self.matrix[half, half]
+        solved = [np.linalg.eigh(even), np.linalg.eigh(same - crossed)]
+        vectors = np.zeros((count, count))
+        first, second = (v / math.sqrt(2) for _, v in solved)
+        vectors[:half, : half + middle] = first[:half]
+        vectors[: -half - 1 : -1, : half + middle] = first[:half]
+        if middle:
+            vectors[half, : half + 1] = math.sqrt(2) * first[half]
+        vectors[:half, half + middle :] = second
+        vectors[: -half - 1 : -1, half + middle :] = -second
+        odd = np.arange(count) >= half + middle
+        return np.concatenate([value for value, _ in solved]), vectors, odd
+
+    def _two_point(self, eigenvalues: Array, basis: Array, extent: int) -> Array:
+        """Z G(p), the axis of the transfer matrix first: `(extent, *across)`."""
+        powers = eigenvalues ** np.arange(extent + 1)[:, None]
+        places = np.indices(self.across).reshape(len(self.across), self.sites)
+        momenta = np.indices(self.across).reshape(len(self.across), self.sites).T
+        lines = []
+        for k in momenta:
+            phase = (
+                2
+                * np.pi
+                * sum(
+                    (m * x / size for m, x, size in zip(k, places, self.across, strict=True)),
+                    np.zeros(self.sites),
+                )
+            )
+            squares = sum(
+                (basis.T @ ((wave(phase) @ self.phi)[:, None] * basis)) ** 2
+                for wave in (np.cos, np.sin)
+            )
+            # sum over t of exp(-i p t) Tr(O T^t O T^(L-t))
+            correlator = np.einsum(
+                "tk,kl,tl->t", powers[:-1], squares, powers[:0:-1], optimize=True
+            )
+            lines.append(np.fft.fft(correlator).real / self.sites)
+        return np.stack(lines, axis=-1).reshape(extent, *self.across)
+
+    def _characteristic(
+        self,
+        eigenvalues: Array,
+        basis: Array,
+        odd: npt.NDArray[np.bool_],
+        extent: int,
+        reach: float,
+    ) -> Array:
+        """Z <exp(i k pi M / R)> for k = 1, 2, ... up to where it stays below rounding.
+
+        cos connects modes of equal parity and sin those of opposite parity; with a factor i in the
+        odd modes all is real.
+        """
+        total = self.phi.sum(axis=0) / (extent * self.sites)
+        signs = np.where(~odd[:, None] & odd, -1.0, 1.0) * eigenvalues
+        found: list[float] = []
+        z = float(np.sum(eigenvalues**extent))
+        while len(found) < _WAVES and not (
+            len(found) > 3 and max(map(abs, found[-3:])) < _VANISHED * z
+        ):
+            angle = (len(found) + 1) * math.pi / reach * total
+            step = (basis.T @ ((np.cos(angle) + np.sin(angle))[:, None] * basis)) * signs
+            half = np.linalg.matrix_power(step, extent // 2)
+            rest = half @ step if extent % 2 else half
+            found.append(float(np.sum(half * rest.T)))
+        return np.array(found)
+
+
+def _gauss(n: int, a: float, b: float) -> tuple[Array, Array]:
+    """Nodes and log weights of the Gauss quadrature with weight exp(-a x^2 - b x^4).
+
+    The Jacobi matrix of the weight's orthogonal polynomials comes from a fine grid (Stieltjes).
+    """
+    lowest = -(a**2) / (4 * b) if a < 0 else 0.0
+    end = 1.0
+    while a * end**2 + b * end**4 < lowest + 100:
+        end *= 1.1
+    x = np.linspace(-end, end, 8001)
+    weight = np.exp(lowest - a * x**2 - b * x**4) * (x[1] - x[0])
+    total = float(weight.sum())
+    before, now = np.zeros_like(x), np.full_like(x, 1 / math.sqrt(total))
+    off = np.zeros(n)
+    for k in range(n):  # an even weight has a zero diagonal
+        after = x * now - (off[k - 1] if k else 0.0) * before
+        off[k] = math.sqrt(float(np.sum(weight * after**2)))
+        before, now = now, after / off[k]
+    jacobi = np.diag(off[:-1], 1) + np.diag(off[:-1], -1)
+    nodes, vectors = np.linalg.eigh(jacobi)
+    return nodes, np.log(vectors[0] ** 2) + math.log(total) - lowest
