@@ -18,6 +18,7 @@ _HOMES = {
     "Phi4": "actions",
     "action": "conventions",
     "check": "analysis.certificates",
+    "compare": "comparison",
     "convert": "conventions",
     "convert_ensemble": "exchange",
     "estimate": "statistics",

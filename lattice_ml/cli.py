@@ -11,6 +11,7 @@ VERBS = {
     "generate": "run Markov chains of a config into an ensemble; resumes what was interrupted",
     "measure": "observables of ensembles with errors and autocorrelation times",
     "check": "test ensembles against their own action, without a reference; exit 1 on failure",
+    "compare": "judge ensembles against a reference: report.html, a verdict, exit 1 on rejection",
     "extrapolate": "observables of Langevin ensembles at step size zero, and how far to trust them",
     "train": "fit a model to ensembles; resumes what was interrupted",
     "sample": "draw an ensemble from a model, corrected to exactness where asked for",
@@ -18,6 +19,7 @@ VERBS = {
     "import": "make an ensemble of an array in a .npy, .npz or .h5 file",
     "export": "write an ensemble to one .h5, .npz or .npy file",
     "convert": "write an ensemble anew in another convention",
+    "bench": "benchmarks of samplers, models and this machine; without a name, what there is",
     "info": "what an ensemble or a model is and where it came from",
 }
 

@@ -24,10 +24,18 @@ ORDER = [
     *("_pytree", "distributed", "randomness", "statistics", "arguments", "files", "storage"),
     *("lattice", "layout", "integrators", "actions", "conventions", "samplers", "observables"),
     *("engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
-    *("model_sections", "sections", "config", "session", "generation", "extrapolation"),
+    *(
+        "model_sections",
+        "sections",
+        "config",
+        "session",
+        "generation",
+        "extrapolation",
+        "comparison",
+    ),
     *("model_files", "model_runs", "training_data", "training_phases", "training_report"),
     *("rbm_report", "rbm_training", "training", "score_spectrum", "spectra"),
-    *("sampling_units", "sampling", "progress", "commands", "cli", "__main__"),
+    *("sampling_units", "sampling", "benches", "progress", "commands", "cli", "__main__"),
 ]
 
 # What a module must not know of, although it stands higher.

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
 from lattice_ml.analysis import figures
-from lattice_ml.analysis.report import INK, Mark, Table, style, write_page
+from lattice_ml.analysis.report import INK, Table, style, write_page
 
 P_HAT_SQUARED = 4 * np.sin(np.pi * np.arange(9) / 16) ** 2
 
@@ -299,22 +299,6 @@ def test_folder_holds_the_page_and_every_figure_as_png_and_svg(tmp_path: Path) -
     assert set(found) == {"report.html", *drawn}
     assert found["histogram.png"].read_bytes().startswith(b"\x89PNG")
     assert ET.fromstring(found["histogram.svg"].read_text()).tag.endswith("svg")
-
-
-def test_marks_are_words_and_classes_and_the_appendix_comes_last(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    rows = [["a", Mark("rejected <", False)], ["b", Mark("accepted", True)]]
-    figure = DRAWN["histogram"]()
-    write_page(
-        path,
-        title="t",
-        tables=[Table("verdicts", ["name", "verdict"], rows)],
-        figures=[("histogram", figure, "caption")],
-        appendix=[Table("last", ["x"], [["1"]])],
-    )
-    text = path.read_text()
-    assert '<b class="bad">rejected &lt;</b>' in text and '<b class="good">accepted</b>' in text
-    assert text.index("verdicts") < text.index("<figure>") < text.index("last")
 
 
 def test_page_of_large_fields_and_long_chains_stays_small(tmp_path: Path) -> None:

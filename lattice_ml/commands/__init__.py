@@ -13,6 +13,7 @@ _HOMES = {
     "generate": "generate",
     "measure": "measure",
     "check": "measure",
+    "compare": "compare",
     "extrapolate": "extrapolate",
     "train": "train",
     "sample": "sample",
@@ -20,6 +21,7 @@ _HOMES = {
     "import": "data",
     "export": "data",
     "convert": "data",
+    "bench": "bench",
     "info": "data",
 }
 

@@ -1,0 +1,79 @@
+"""`lattice-ml compare`."""
+
+import dataclasses
+from typing import Any
+
+import tyro
+
+from lattice_ml.commands.environment import configure_jax
+
+__all__ = ["compare_command"]
+
+_EXACT = "exact"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions:
+    """Judge whether candidates sample the distribution of a reference; exit 1 if one does not.
+
+    Args:
+        ensembles: directories, the reference first; `exact` stands for the exact solution of the
+            first candidate's action. With --reference-values all are candidates.
+        reference_values: a JSON file of known values, as `measure --json` writes it.
+        out: write report.html, report.json and the figures to this directory.
+        weights: use the ensembles' weights where they have some (--no-weights to ignore them).
+        classifier: train a network to tell the ensembles apart (--no-classifier to save time).
+        seed: of the random numbers of the network and of the bootstrap.
+    """
+
+    ensembles: tyro.conf.Positional[tuple[str, ...]]
+    reference_values: str | None = None
+    out: str | None = None
+    weights: bool = True
+    classifier: bool = True
+    seed: int = 1
+
+
+def compare_command(arguments: list[str]) -> int:
+    """Print the comparison of each candidate; 1 where one is rejected."""
+    options = tyro.cli(CompareOptions, args=arguments, prog="lattice-ml compare")
+    paths = list(options.ensembles)
+    if len(paths) < 2 - bool(options.reference_values):
+        raise ValueError(
+            "compare needs a reference (an ensemble, or exact) and at least one candidate, or "
+            f"--reference-values and a candidate, got {paths or 'nothing'}"
+        )
+    configure_jax()
+    from lattice_ml.comparison import compare, exact_reference, page, read_values
+    from lattice_ml.comparison.references import check_comparable
+    from lattice_ml.ensemble import open_ensemble
+
+    exact = not options.reference_values and paths[0] == _EXACT
+    ensembles = [open_ensemble(path) for path in paths[exact:]]
+    if len({ensemble.directory.resolve() for ensemble in ensembles}) < len(ensembles):
+        raise ValueError(f"compare needs different ensembles, got {' '.join(paths)}")
+    for ensemble in ensembles:
+        check_comparable(ensembles[0], ensemble)
+        ensemble.verify()
+    reference: Any
+    if options.reference_values:
+        reference, candidates = read_values(options.reference_values), ensembles
+    elif exact:
+        reference, candidates = exact_reference(ensembles[0]), ensembles
+    else:
+        reference, *candidates = ensembles
+    found = []
+    for candidate in candidates:
+        comparison = compare(
+            reference,
+            candidate,
+            weights=options.weights,
+            classifier=options.classifier,
+            seed=options.seed,
+        )
+        reference = comparison.reference  # read once
+        print(comparison)
+        found.append(comparison)
+    if options.out:
+        print(f"page: {page.write(found, options.out)}")
+    return int(not all(comparison.accepted for comparison in found))

@@ -1,0 +1,315 @@
+"""`compare --out`: report.html, report.json and every figure as a file."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lattice_ml import conventions
+from lattice_ml.analysis.report import Mark, Table, write_page
+from lattice_ml.comparison import figures, means
+from lattice_ml.comparison.references import Known
+from lattice_ml.comparison.shapes import QUANTITIES
+from lattice_ml.comparison.sides import Side
+from lattice_ml.comparison.verdict import Comparison
+
+__all__ = ["as_table", "write"]
+
+
+def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html`, `report.json` and the figures to `folder`; returns the page's path.
+
+    Args:
+        comparisons: of one reference with each candidate.
+        folder: made if it does not exist.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {c.candidate.label: c for c in comparisons}
+    reference = comparisons[0].reference
+    sides = [
+        *([reference] if isinstance(reference, Side) else []),
+        *(c.candidate for c in comparisons),
+    ]
+    write_page(
+        folder / "report.html",
+        title=f"Comparison with {reference.label}",
+        summary=_summary(reference, comparisons),
+        tables=[_verdicts(comparisons), _observables(comparisons), _distributions(comparisons)],
+        figures=_figures(found, reference, sides),
+        appendix=[
+            *(_tests(c) for c in comparisons),
+            *([_cumulants(comparisons)] if _cumulants(comparisons).rows else []),
+            _cost(sides),
+            *(_provenance(side) for side in sides),
+        ],
+    )
+    text = json.dumps(as_table(comparisons), indent=1, allow_nan=False) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """All numbers of a comparison for other programs; what is not defined is null."""
+    reference = comparisons[0].reference
+    table = {
+        "reference": {"label": reference.label, **_worth(reference)},
+        "accepted": all(c.accepted for c in comparisons),
+        "candidates": [_candidate(c) for c in comparisons],
+    }
+    cleaned: dict[str, Any] = _clean(table)
+    return cleaned
+
+
+def _candidate(found: Comparison) -> dict[str, Any]:
+    return {
+        "label": found.candidate.label,
+        "accepted": found.accepted,
+        "rejected_by": found.rejected_by,
+        **_worth(found.candidate),
+        "observables": {
+            name: {
+                "reference": _estimate(row.reference),
+                "candidate": _estimate(row.candidate),
+                "z": row.z,
+                "p_value": row.p_value,
+            }
+            for name, row in found.observables.items()
+        },
+        "two_point": found.two_point and _shells(found.two_point),
+        "schwinger_dyson": found.schwinger_dyson and _shells(found.schwinger_dyson),
+        "distributions": {name: d.as_table() for name, d in found.distributions.items()},
+        "distances": found.distances and found.distances.as_table(),
+        "tests": [
+            {"name": t.name, "verdict": t.verdict, "value": t.value, "p_value": t.p_value}
+            for t in found.tests
+        ],
+        "warnings": found.warnings,
+    }
+
+
+def _worth(side: Side | Known) -> dict[str, Any]:
+    """What an ensemble is worth and what it cost."""
+    if isinstance(side, Known):
+        return {"source": side.source}
+    n_eff = means.effective_size(side)
+    seconds = getattr(side.ensemble, "seconds", None)
+    m2 = means.estimates(side)["m2"]
+    acceptance = side.series.get("acceptance")
+    return {
+        "n_configs": int(side.weights.size),
+        "n_effective": n_eff,
+        "tau_int_m2": m2.tau_int if m2 else math.nan,
+        "acceptance": float(np.mean(acceptance)) if acceptance is not None else None,
+        "seconds": seconds,
+        "n_effective_per_second": n_eff / seconds if seconds else None,
+    }
+
+
+def _estimate(found: Any) -> dict[str, float] | None:
+    return None if found is None else {"value": found.value, "error": found.error}
+
+
+def _shells(found: means.Shells) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+
+
+def _clean(value: Any) -> Any:
+    """JSON has no arrays, NaN or infinity."""
+    if isinstance(value, Mapping):
+        return {key: _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_clean(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+# ---------------------------------------------------------------------------------- tables
+
+
+def _summary(
+    reference: Side | Known, comparisons: Sequence[Comparison]
+) -> list[tuple[str, object]]:
+    side = comparisons[0].candidate
+    section = getattr(side.ensemble, "config", {}).get("action")
+    action = conventions.describe(section, side.lattice.ndim) if section else []
+    known = [("source", reference.source)] if isinstance(reference, Known) else []
+    return [
+        ("verdict", _mark(all(c.accepted for c in comparisons))),
+        ("reference", reference.label),
+        *known,
+        ("lattice", " x ".join(map(str, side.lattice.shape))),
+        *zip(("action", "couplings"), action, strict=False),
+    ]
+
+
+def _mark(accepted: bool) -> Mark:
+    return Mark("\u2713 accepted" if accepted else "\u2717 rejected", accepted)
+
+
+def _verdicts(comparisons: Sequence[Comparison]) -> Table:
+    rows = []
+    for found in comparisons:
+        said = "; ".join([", ".join(found.rejected_by) or "no difference found", *found.warnings])
+        worth = _worth(found.candidate)
+        rows.append(
+            (found.candidate.label, _mark(found.accepted), said, f"{worth['n_effective']:.0f}")
+        )
+    header = ("candidate", "verdict", "rejected by", "n_eff")
+    return Table("Verdict", header, rows)
+
+
+def _observables(comparisons: Sequence[Comparison]) -> Table:
+    header, rows = ["observable", "reference"], []
+    for found in comparisons:
+        header += [found.candidate.label, "z"]
+    for name in comparisons[0].observables:
+        row: list[object] = [name, _shown(comparisons[0].observables[name].reference)]
+        for found in comparisons:
+            one = found.observables[name]
+            row += [_shown(one.candidate), "" if math.isnan(one.z) else f"{one.z:+.2f}"]
+        rows.append(row)
+    return Table("Observables, z = difference / error", header, rows)
+
+
+def _shown(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _distributions(comparisons: Sequence[Comparison]) -> Table:
+    header = ("quantity", "candidate", "K-S D", "p", "KL", "Jensen-Shannon", "Wasserstein")
+    rows = [
+        (name, c.candidate.label, *c.distributions[name].cells())
+        for name in QUANTITIES
+        for c in comparisons
+        if name in c.distributions
+    ]
+    return Table("Distributions (divergences in nats)", header, rows)
+
+
+def _tests(found: Comparison) -> Table:
+    rows = [
+        (
+            t.name,
+            Mark(t.verdict, t.verdict == "pass") if t.verdict != "not applicable" else "-",
+            t.value,
+            None if math.isnan(t.p_value) else f"{t.p_value:.2g}",
+            t.meaning,
+        )
+        for t in found.tests
+    ]
+    header = ("test", "verdict", "found", "p", "meaning")
+    return Table(f"Tests of {found.candidate.label}", header, rows)
+
+
+def _cumulants(comparisons: Sequence[Comparison]) -> Table:
+    header, rows = ["cumulant of M", "reference"], []
+    for found in comparisons:
+        header += [found.candidate.label, "z"]
+    first = comparisons[0].cumulants
+    for name in first:
+        row: list[object] = [name, _shown(first[name].reference)]
+        for found in comparisons:
+            one = found.cumulants[name]
+            row += [_shown(one.candidate), "" if math.isnan(one.z) else f"{one.z:+.2f}"]
+        rows.append(row)
+    return Table("Cumulants of the magnetisation", header, rows)
+
+
+def _cost(sides: Sequence[Side]) -> Table:
+    header = (
+        "ensemble",
+        "configurations",
+        "n_eff",
+        "tau_int of m2",
+        "acceptance",
+        "seconds",
+        "n_eff/s",
+    )
+    rows = []
+    for side in sides:
+        worth = _worth(side)
+        numbers = [worth[key] for key in ("acceptance", "seconds", "n_effective_per_second")]
+        cells = [None if x is None else f"{x:.4g}" for x in numbers]
+        first = (worth["n_configs"], f"{worth['n_effective']:.0f}", f"{worth['tau_int_m2']:.2f}")
+        rows.append((side.label, *first, *cells))
+    return Table(
+        "What they cost (wall time with warm-up and compilation, without training)", header, rows
+    )
+
+
+def _provenance(side: Side) -> Table:
+    manifest = getattr(side.ensemble, "manifest", {})
+    config = getattr(side.ensemble, "config", {})
+    rows = [
+        (section, ", ".join(f"{k} = {v}" for k, v in config[section].items() if v is not None))
+        for section in ("action", "sampler", "sampling", "chain", "output")
+        if isinstance(config.get(section), Mapping)
+    ]
+    rows += [("seed", str(config["seed"]))] if "seed" in config else []
+    rows += [("tuned", ", ".join(f"{k} = {v}" for k, v in manifest.get("tuned", {}).items()))]
+    for entry in manifest.get("provenance", []):
+        made = ", ".join(f"{k} = {v}" for k, v in entry["made_by"].items() if v is not None)
+        rows.append((f"made from {entry['first_config']}", made))
+    if manifest.get("parent"):
+        rows.append(("parent", manifest["parent"]))
+    return Table(f"Provenance of {side.label}", ("what", "value"), rows)
+
+
+# --------------------------------------------------------------------------------- figures
+
+
+def _figures(
+    found: Mapping[str, Comparison], reference: Side | Known, sides: Sequence[Side]
+) -> list[tuple[str, Any, str]]:
+    drawn = [
+        (
+            "observables",
+            figures.pulls({label: c.observables for label, c in found.items()}),
+            "Differences of observables in units of their errors; the bands are one and two sigma.",
+        )
+    ]
+    curves = {
+        name: shown for name in QUANTITIES if (shown := _densities(name, list(found.values())))
+    }
+    if curves:
+        drawn.append(
+            ("distributions", figures.densities(curves), "Distributions; the reference is in ink.")
+        )
+    shells = {label: c.two_point for label, c in found.items() if c.two_point is not None}
+    if shells:
+        caption = "Two-point function per momentum shell (high ones in groups), and its ratio."
+        drawn.append(("two_point", figures.two_point(shells), caption))
+    terms = {
+        label: c.schwinger_dyson
+        for label, c in found.items()
+        if c.schwinger_dyson is not None and len(c.schwinger_dyson.candidate) > 1
+    }
+    if terms:
+        caption = "Schwinger-Dyson equations of the candidates per momentum shell; exactly one."
+        drawn.append(("schwinger_dyson", figures.unity(terms), caption))
+    kept = {side.label: side.fields.phi for side in sides if side.fields is not None}
+    if kept:
+        drawn.append(("configurations", figures.fields(kept), "Configurations on one scale."))
+    series = {side.label: side.series["magnetisation"] for side in sides}
+    caption = "History of the magnetisation: the first three chains of each ensemble."
+    drawn.append(("history", figures.histories(series), caption))
+    return drawn
+
+
+def _densities(name: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for found in comparisons:
+        if name in found.distributions:
+            curves = found.distributions[name].densities()
+            shown.setdefault(found.reference.label, curves[0])
+            shown[found.candidate.label] = curves[1]
+    return shown
