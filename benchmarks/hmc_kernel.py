@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -27,11 +26,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from lattice_ml.actions import Phi4
-from lattice_ml.engine import Engine
+from lattice_ml.benches.kernel import LENGTH, N_STEPS, advancer, calibrate, rate
 from lattice_ml.lattice import Lattice
-from lattice_ml.samplers import HMC
 
-KAPPA, LAM, N_STEPS, LENGTH = 0.21, 0.022, 10, 1.0
+KAPPA, LAM = 0.21, 0.022
 SIZES = {
     "toy": [((8, 8), 64)],
     "small": [((32, 32), 64), ((128, 128), 16)],
@@ -46,27 +44,6 @@ SIZES = {
         ((8, 8, 8, 8), 64),
     ],
 }
-
-
-def ours(shape: tuple[int, ...], n_chains: int) -> Callable[[int], Any]:
-    """Advance all chains by n trajectories with the compiled program of a production run."""
-    sampler = HMC(
-        Phi4(2 * KAPPA, 1 - 2 * LAM, LAM),
-        trajectory_length=LENGTH,
-        n_steps=N_STEPS,
-        step_size=LENGTH / N_STEPS,
-    )
-    engine = Engine(jax.random.key(1), Lattice(shape), n_chains, "float32")
-    program = engine.program(size=1, slots=2048, save=False)
-    state, done = engine.start(sampler, "hot"), 0
-
-    def advance(n: int) -> Any:
-        nonlocal state, done
-        state, output = program(sampler, state, done, 1, n)
-        done += n
-        return program.collect(output)[1]["magnetisation"]
-
-    return advance
 
 
 def plain(shape: tuple[int, ...], n_chains: int) -> Callable[[int], Any]:
@@ -120,20 +97,14 @@ def plain(shape: tuple[int, ...], n_chains: int) -> Callable[[int], Any]:
 def compare(shape: tuple[int, ...], n_chains: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Interleaved rounds of both, each about `seconds` long."""
     sites = Lattice(shape).volume * n_chains
-    runs = {"ours": ours(shape, n_chains), "plain": plain(shape, n_chains)}
-    trajectories, rates = {}, {name: [] for name in runs}
-    for name, advance in runs.items():
-        advance(2)
-        begin = time.perf_counter()
-        advance(5)
-        per = (time.perf_counter() - begin) / 5
-        trajectories[name] = max(2, min(2000, int(seconds / per)))
+    action = Phi4(2 * KAPPA, 1 - 2 * LAM, LAM)
+    runs = {"ours": advancer(action, Lattice(shape), n_chains), "plain": plain(shape, n_chains)}
+    trajectories = {name: calibrate(advance, seconds) for name, advance in runs.items()}
+    rates = {name: [] for name in runs}
     for _ in range(rounds):
         for name, advance in runs.items():
-            begin = time.perf_counter()
-            advance(trajectories[name])
-            elapsed = time.perf_counter() - begin
-            rates[name].append(sites * N_STEPS * trajectories[name] / elapsed / 1e6)
+            found = rate(advance, trajectories[name])
+            rates[name].append(sites * N_STEPS * found / 1e6)
     ratios = [a / b for a, b in zip(rates["ours"], rates["plain"], strict=True)]
     return {
         "shape": list(shape),

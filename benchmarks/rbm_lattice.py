@@ -9,23 +9,16 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import rbm_drawings as drawings
 from rbm_parts import Check, Part
 
 from lattice_ml.analysis.learning import gradient_flow, learning_time
 from lattice_ml.analysis.report import Table
-from lattice_ml.models import rbm_fit
-from lattice_ml.models.modes import Modes
-from lattice_ml.models.moments import Moments
-from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
-from lattice_ml.models.rbm_fit import RBMSettings, RBMState
+from lattice_ml.benches.free_rbm import MASS_SQUARED, N_SITES, begin, exact, fit, learn
+from lattice_ml.models.rbm_fit import RBMSettings
 
-N_SITES, MASS_SQUARED = 10, 4.0  # of the chain
 REGULATORS = (9.0, 7.8, 7.1, 5.8, 4.8)
-BEGIN = 16.0  # mu^2, where it is trained
 FIXED = 9.0
 PLANE_MASS_SQUARED = 0.25
 RATES = (1.0, 0.7)  # of the natural gradient, in two dimensions
@@ -45,71 +38,6 @@ SIZES = {
     "toy": Size(600, 60.0, 0.05, (4,), 100),
     "full": Size(1000, 600.0, 0.02, (8, 16), 200),
 }
-
-
-def exact(shape: tuple[int, ...], mass_squared: float) -> tuple[Moments, np.ndarray]:
-    """The moments of a free field, and the eigenvalues kappa of its kernel, ascending."""
-    modes = Modes(shape)
-    kappa = (mass_squared + modes.p_hat_squared).ravel()
-    unit = jnp.eye(modes.volume).reshape(-1, *modes.p_hat_squared.shape)
-    basis = np.asarray(modes.inverse(unit)).reshape(modes.volume, -1)
-    moments = Moments(np.zeros(len(kappa)), (basis.T / kappa) @ basis, np.asarray(np.inf))
-    return jax.tree.map(jnp.asarray, moments), np.sort(kappa)
-
-
-def begin(n_visible: int, n_hidden: int, mu_squared: float, settings: RBMSettings, scale: float):
-    """The first state, with w of `n_visible` columns, of which the last are zero.
-
-    A hidden field without coupling stays without one, and all N_h share one compiled program.
-    """
-    centre = jnp.zeros(n_visible)
-    key = jax.random.key(1)
-    mass = jnp.asarray(mu_squared)
-    state = rbm_fit.initial(key, centre, n_visible, mass, 1.0, scale, settings)
-    w = state.rbm.w * (jnp.arange(n_visible) < n_hidden)
-    return state._replace(rbm=GaussianRBM.of(w, mass))
-
-
-def fit(
-    settings: RBMSettings, state: RBMState, moments: Moments, n: int, rate: float = 1.0
-) -> RBMState:
-    """Take `n` steps of the library's own fit."""
-    numbers = jnp.asarray(rate), jnp.asarray(np.inf), jnp.asarray(n)
-    return rbm_fit.fit(settings, state, moments, jax.random.key(2), *numbers)
-
-
-def closed_form(
-    kappa: np.ndarray, n_hidden: int, mu_squared: float | None
-) -> tuple[np.ndarray, float, float]:
-    """The fixed point: spectrum, mu^2 and KL(free field || RBM); mu^2 is trained where None."""
-    if mu_squared is None:
-        rest = kappa[n_hidden:]
-        mu_squared = 1 / np.mean(1 / rest) if len(rest) else np.inf
-    target = np.minimum(kappa, mu_squared)
-    target[n_hidden:] = mu_squared
-    return target, mu_squared, 0.5 * float(np.sum(np.log(kappa / target) + target / kappa - 1))
-
-
-def learn(n_hidden: int, mu_squared: float | None, size: Size) -> dict[str, Any]:
-    """Train on the chain; mu^2 fixed, or trained where None."""
-    moments, kappa = exact((N_SITES,), MASS_SQUARED)
-    settings = RBMSettings(train_eta=False, train_mu=mu_squared is None)
-    start = begin(N_SITES, n_hidden, mu_squared or BEGIN, settings, 0.3)
-    rbm = fit(settings, start, moments, size.n_steps).rbm
-    target, mass, kl = closed_form(kappa, n_hidden, mu_squared)
-    learned, found = np.asarray(rbm.eigenvalues()), float(rbm.mu_squared)
-    free = not np.isfinite(mass)  # as many hidden fields as sites: any mu^2 > kappa will do
-    return {
-        "n_hidden": n_hidden,
-        "mu_squared": found,
-        "mu_squared_exact": None if free else mass,
-        "mu_squared_deviation": 0.0 if free else abs(found - mass),
-        "eigenvalues": learned.tolist(),
-        "target": target.tolist(),
-        "deviation": float(np.max(np.abs(learned / target - 1))),
-        "kl": float(gaussian_kl(rbm, moments.second)),
-        "kl_exact": kl,
-    }
 
 
 def evolve(size: Size, rate: float) -> dict[str, Any]:
@@ -184,9 +112,9 @@ def run(size_name: str, _: Path) -> Part:
     size, part = SIZES[size_name], Part()
     kappa = exact((N_SITES,), MASS_SQUARED)[1]
     counts = (10, 8, 5, 2, 1) if size_name == "toy" else range(N_SITES, 0, -1)
-    mass = [learn(N_SITES, mu_squared, size) for mu_squared in REGULATORS]
-    trained = [learn(n, None, size) for n in counts]
-    fixed = [learn(n, FIXED, size) for n in counts]
+    mass = [learn(N_SITES, mu_squared, size.n_steps) for mu_squared in REGULATORS]
+    trained = [learn(n, None, size.n_steps) for n in counts]
+    fixed = [learn(n, FIXED, size.n_steps) for n in counts]
     flow, doubled = evolve(size, size.flow_rate), evolve(size, 2 * size.flow_rate)
     planes = [plane(extent, rate, size) for extent in size.extents for rate in RATES]
     part.numbers = {

@@ -12,17 +12,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import rbm_digits as digits
-from rbm_parts import Check, Part, words
+from rbm_parts import Check, Part
 
-from lattice_ml import config, open_ensemble, train
+from lattice_ml import open_ensemble
 from lattice_ml.analysis.report import Table
-from lattice_ml.exchange import import_array
-from lattice_ml.models.rbm import gaussian_kl
-from lattice_ml.training_data import open_data
+from lattice_ml.benches.mnist import (
+    MARGIN,
+    MU_SQUARED,
+    fetch,
+    held_out,
+    judge,
+    learn,
+    reconstruct,
+    wanted,
+)
 
-MU_SQUARED = 100.0
-MARGIN = 0.9  # of mu^2: modes below are asked to be learned
-VALIDATION = 0.1
 N_SHOWN = 10
 
 
@@ -46,12 +50,7 @@ def run(size_name: str, folder: Path) -> Part:
     ensemble = open_ensemble(data)
     models = [learn(n, steps, data, folder) for n, steps in size.n_steps.items()]
     images = held_out(ensemble)
-    second = np.asarray(models[0].stages[0].theories[0].second)
-    moments, vectors = (x[..., ::-1] for x in np.linalg.eigh(second))
-    floor = len(moments) * np.finfo(np.float64).eps * moments[0]
-    kappa = np.where(moments > floor, 1 / np.maximum(moments, floor), np.inf)
-    reachable = np.minimum(kappa, MU_SQUARED)
-    best = (vectors / reachable) @ vectors.T  # covariance of the best with mu^2 = 100
+    kappa, best = wanted(models[0])
     rows = [judge(model, kappa, best, images) for model in models]
     part.numbers = {
         "mnist": {
@@ -78,72 +77,6 @@ def run(size_name: str, folder: Path) -> Part:
     return part
 
 
-def fetch(folder: Path, coarse: int) -> Path:
-    """The images as an ensemble."""
-    section = {"action": {"kind": "none"}}
-    ensemble = import_array("mnist", folder / "mnist", config=section)
-    if coarse == 1:
-        return ensemble.directory
-    rows, columns = (n // coarse for n in ensemble.shape)
-    blocks = ensemble.cfgs[:].reshape(-1, rows, coarse, columns, coarse)
-    np.save(folder / "coarse.npy", blocks.mean(axis=(2, 4)))
-    return import_array(folder / "coarse.npy", folder / "coarse", config=section).directory
-
-
-def learn(n_hidden: int, n_steps: int, data: Path, folder: Path) -> Any:
-    """Train one model with the exact gradient.
-
-    At a learning rate of 1 modes with kappa << mu^2 would oscillate: a step multiplies what is
-    missing by 1 - 2 rate (1 - kappa/mu^2).
-    """
-    table = {
-        "model.kind": "GaussianRBM",
-        "model.n-hidden": n_hidden,
-        "model.mu-squared": MU_SQUARED,
-        "model.train-eta": False,
-        "training.learning-rate": 0.7,
-        "training.n-steps": n_steps,
-        "training.snapshots": 0,
-        "training.validation": VALIDATION,
-    }
-    job = config.parse_training(words(table))
-    return train(job, folder / f"mnist-{n_hidden}", data=[data])
-
-
-def held_out(ensemble: Any) -> np.ndarray:
-    """The images that `train` did not see, `(n, 784)`."""
-    fields = open_data([ensemble], VALIDATION)[0].held_out(len(ensemble.cfgs))
-    return np.asarray(fields, np.float64).reshape(-1, int(np.prod(ensemble.shape)))
-
-
-def judge(model: Any, kappa: np.ndarray, best: np.ndarray, images: np.ndarray) -> dict[str, Any]:
-    """Spectrum against its closed form; held-out images; KL from the best with mu^2 = 100."""
-    rbm = model.network
-    learned, n = np.asarray(rbm.eigenvalues()), rbm.n_hidden
-    target = np.minimum(kappa, MU_SQUARED)
-    target[n:] = MU_SQUARED
-    asked = (kappa < MARGIN * MU_SQUARED) & (np.arange(len(kappa)) < n)
-    rest = kappa[n:][kappa[n:] < MU_SQUARED]
-    squares = np.mean((np.asarray(_back(rbm, images)) - images) ** 2, axis=1)
-    logs = np.asarray(_log_prob(rbm, images))
-    return {
-        "n_hidden": n,
-        "modes_asked": int(asked.sum()),
-        "eigenvalues": learned.tolist(),
-        "largest_deviation": float(np.max(np.abs(learned / target - 1)[asked])),
-        "reconstruction_error": float(squares.mean()),
-        "reconstruction_error_error": _error(squares),
-        "log_likelihood": float(model.report["theories"][0]["log_likelihood"]),
-        "held_out_log_likelihood": float(logs.mean()),
-        "held_out_log_likelihood_error": _error(logs),
-        "kl": float(_kl(rbm, best)),
-        "kl_exact": float(0.5 * np.sum(MU_SQUARED / rest - 1 - np.log(MU_SQUARED / rest))),
-        "n_steps": model.report["n_steps"],
-        "seconds": model.report["training_seconds"],
-        "compile_seconds": model.report["compile_seconds"],
-    }
-
-
 def generated(rbms: list[Any], images: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
     """Independent samples of every model below images; of phi and -phi the one with more ink."""
     labels, shown = ["images"], [images[:N_SHOWN]]
@@ -159,18 +92,11 @@ def reconstructed(rbms: list[Any], images: np.ndarray) -> tuple[list[str], list[
     labels, shown = ["held out"], [images[:N_SHOWN]]
     for rbm in rbms:
         labels.append(f"$N_h = {rbm.n_hidden}$")
-        shown.append(np.asarray(_back(rbm, images))[:N_SHOWN])
+        shown.append(np.asarray(reconstruct(rbm, images))[:N_SHOWN])
     return labels, shown
 
 
-_back = jax.jit(lambda rbm, phi: rbm.visible_means(rbm.hidden_means(phi)))
-_log_prob = jax.jit(lambda rbm, phi: rbm.log_prob(phi))
 _sample = jax.jit(lambda rbm, key: rbm.sample(key, N_SHOWN))
-_kl = jax.jit(gaussian_kl)
-
-
-def _error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

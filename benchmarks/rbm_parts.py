@@ -10,12 +10,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lattice_ml.analysis.report import Table
+from lattice_ml.benches.style import BLUE, GREY, ORANGE
+from lattice_ml.benches.style import colours as shades
+from lattice_ml.benches.style import empty as figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#1f7fc4", "#d55e00", "#8a9099"
-WIDTH = 7.2  # inches
+__all__ = ["BLUE", "GREY", "ORANGE", "Check", "Part", "figure", "shades", "words"]
 
 
 class Check(NamedTuple):
@@ -49,21 +51,6 @@ class Part:
         self.tables += other.tables
         self.figures += other.figures
         self.checks += other.checks
-
-
-def figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure, laid out as it is drawn."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def shades(n: int) -> list[Any]:
-    """Colours from dark to light that are ordered for colour-blind readers too."""
-    import matplotlib
-    import numpy as np
-
-    return list(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, n)))
 
 
 def words(table: dict[str, object]) -> list[str]:

@@ -19,9 +19,10 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
+
+from lattice_ml.benches.unet import Effort, noise_schedule, sample, train
 
 LAM = 0.022
 KAPPAS = (0.21, 0.5)
@@ -40,6 +41,10 @@ class Size(NamedTuple):
     batch_size: int
     n_samples: int
     sde_steps: int
+
+    @property
+    def effort(self) -> Effort:
+        return Effort(self.train_steps, self.batch_size, self.n_samples, self.sde_steps)
 
 
 SIZES = {
@@ -85,106 +90,6 @@ def equilibrium(kappa: float, size: Size) -> Any:
         thin=5,
         start="cold" if kappa > 0.27 else "hot",
     )
-
-
-def noise_schedule(theory: Any) -> Any:
-    """Variance exploding until no two fields can be told apart.
-
-    The largest sigma is the distance between the ends of the zero mode's distribution, or ten
-    times the spread of any other mode.
-    """
-    from scipy.optimize import brentq
-
-    from lattice_ml.models.noise import VarianceExploding
-
-    largest = max(2 * float(theory.quantiles.max()), 10 * math.sqrt(float(theory.c_max)))
-    return VarianceExploding(
-        brentq(lambda base: (base**2 - 1) / (2 * math.log(base)) - largest**2, 1.01, 1e6)
-    )
-
-
-def train(network: Any, theory: Any, schedule: Any, fields: Any, size: Size) -> Any:
-    """Return the network with the running average of its weights.
-
-    Every field comes with its mirror image and the mirrored noise, so that what the network has
-    of even parts is unlearned without noise; shifts and reflections are drawn at random.
-    """
-    import jax
-    import jax.numpy as jnp
-    import optax
-    from flax import nnx
-
-    from lattice_ml.models.fitting import transform
-
-    graph, weights = nnx.split(network)
-    rate = optax.warmup_cosine_decay_schedule(
-        1e-4, 2e-3, size.train_steps // 20, size.train_steps, 1e-5
-    )
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-    decay = 1 - 10 / size.train_steps
-    piece = 8  # fields differentiated at once; more do not fit the cache
-
-    def loss(weights: Any, key: jax.Array) -> jax.Array:
-        rows, symmetry, level, noise = jax.random.split(key, 4)
-        phi = fields[jax.random.randint(rows, (piece // 2,), 0, len(fields))]
-        phi = theory.modes.forward(transform(symmetry, phi, theory.modes.shape))
-        steps = jnp.arange(piece // 2) + jax.random.uniform(level, (piece // 2,), jnp.float32)
-        t = schedule.variance(1e-3 + (1 - 1e-3) * steps / (piece // 2))
-        eps = jax.random.normal(noise, phi.shape, jnp.float32)
-        both = [jnp.concatenate([x, -x]) for x in (phi, eps)]
-        each = nnx.merge(graph, weights).loss(theory, *both, jnp.concatenate([t, t]), "data")
-        return jnp.mean(each) / theory.modes.volume
-
-    def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-        weights, average, memory = state
-
-        def add(total: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-            value, slope = jax.value_and_grad(loss)(weights, key)
-            return jax.tree.map(jnp.add, total, slope), value
-
-        zeros = jax.tree.map(jnp.zeros_like, weights)
-        slope, values = jax.lax.scan(add, zeros, jax.random.split(key, size.batch_size // piece))
-        change, memory = optimiser.update(slope, memory, weights)
-        weights = optax.apply_updates(weights, change)
-        average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights)
-        return (weights, average, memory), jnp.mean(values)
-
-    @jax.jit
-    def run(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
-        return jax.lax.scan(step, state, keys)
-
-    keys = jax.random.split(jax.random.key(2), size.train_steps)
-    state, losses = run((weights, weights, optimiser.init(weights)), keys)
-    if not bool(jnp.all(jnp.isfinite(losses))):
-        raise RuntimeError("the loss is not finite; lower the learning rate")
-    return nnx.merge(graph, state[1]), losses
-
-
-def sample(network: Any, theory: Any, schedule: Any, size: Size) -> Any:
-    """Fields `(n_samples, *L)` from noise."""
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from lattice_ml.models.reverse import draw_noise, euler_maruyama, uniform_grid
-
-    graph, weights = nnx.split(network)
-    n = 16  # fields at once; more do not fit the cache
-    shape = (n, *theory.propagator.shape)
-
-    @jax.jit
-    def draw(weights: Any, keys: jax.Array) -> jax.Array:
-        def batch(key: jax.Array) -> jax.Array:
-            start, steps = jax.random.split(key)
-            x = draw_noise(start, schedule, shape, jnp.float32)
-            denoise = partial(nnx.merge(graph, weights).denoise, theory)
-            x, _ = euler_maruyama(steps, denoise, schedule, x, uniform_grid(size.sde_steps))
-            return theory.modes.inverse(x)
-
-        return jax.lax.map(batch, keys)
-
-    keys = jax.random.split(jax.random.key(3), -(-size.n_samples // n))
-    return jax.device_get(draw(weights, keys)).reshape(-1, *theory.modes.shape)[: size.n_samples]
 
 
 def compare(kappa: float, chains: Any, samples: Any) -> list[Row]:
@@ -235,9 +140,10 @@ def run(kappa: float, size: Size) -> tuple[list[Row], dict[str, float]]:
     theory = measure_theory(chains.action, [(chains.cfgs, None)]).astype(jnp.float32)
     schedule = noise_schedule(theory)
     network = UNet(channels=size.channels, rngs=nnx.Rngs(0))
-    network, losses = train(network, theory, schedule, jnp.asarray(chains.cfgs), size)
+    fields = jnp.asarray(chains.cfgs)
+    network, losses = train(jax.random.key(2), network, theory, schedule, fields, size.effort)
     times.append(time.process_time())
-    samples = sample(network, theory, schedule, size)
+    samples = sample(jax.random.key(3), network, theory, schedule, size.effort)
     times.append(time.process_time())
     seconds = dict(
         zip(("data", "training", "sampling"), (b - a for a, b in pairwise(times)), strict=True)

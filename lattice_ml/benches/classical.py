@@ -1,0 +1,114 @@
+"""The classical samplers of the benchmarks; another one is a line in `CLASSICAL`.
+
+All start from configurations in equilibrium, so that slow samplers are not judged by their warm-up,
+and are tuned by the package's own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lattice_ml.arguments import unknown
+from lattice_ml.benches.record import Number
+from lattice_ml.benches.timing import Samples, timed_chains
+from lattice_ml.lattice import Lattice
+from lattice_ml.samplers import HMC, MALA, Kramers, Langevin
+
+__all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
+
+LANGEVIN_STEP = 0.02
+
+
+class Classical(NamedTuple):
+    """A sampler of the benchmarks.
+
+    Attributes:
+        build: makes it of an action and the frequency of its slowest mode.
+        thin: updates between stored configurations; more where an update is short.
+        exact: whether it has no bias.
+    """
+
+    build: Callable[[Any, float], Any]
+    thin: int = 1
+    exact: bool = True
+
+
+CLASSICAL: dict[str, Classical] = {
+    "hmc_1": Classical(lambda action, slowest: HMC(action, trajectory_length=1.0)),
+    "hmc_auto": Classical(lambda action, slowest: HMC(action)),
+    "langevin": Classical(
+        lambda action, slowest: Langevin(
+            action, step_size=LANGEVIN_STEP, scheme="leimkuhler_matthews"
+        ),
+        exact=False,
+    ),
+    "mala": Classical(lambda action, slowest: MALA(action), thin=10),
+    "kramers": Classical(lambda action, slowest: Kramers(action, friction=slowest)),
+}
+
+
+def equilibrium(key: jax.Array, action: Any, lattice: Lattice, **counts: int) -> Samples:
+    """Chains of HMC with trajectories as long as the slowest mode asks for.
+
+    Args:
+        key: the only source of randomness.
+        action, lattice: the theory.
+        counts: n_chains, n_configs and n_thermalise of `timed_chains`.
+    """
+    return timed_chains(key, HMC(action), lattice, start="cold", **counts)
+
+
+def run(
+    name: str,
+    key: jax.Array,
+    action: Any,
+    reference: Samples,
+    *,
+    n_chains: int,
+    n_configs: int,
+    n_thermalise: int,
+) -> Samples:
+    """Chains of one of `CLASSICAL` from the last fields of a reference that HMC made.
+
+    Args:
+        name: of the sampler.
+        key: the only source of randomness.
+        action: of the theory.
+        reference: from `equilibrium`; its trajectories are a quarter period of the slowest mode.
+        n_chains, n_configs: as of `chain.run`.
+        n_thermalise: warm-up in units of `thin` updates.
+    """
+    known = CLASSICAL[name]
+    slowest = np.pi / 2 / (reference.tuned or {})["trajectory_length"]
+    return timed_chains(
+        key,
+        known.build(action, float(slowest)),
+        reference.lattice,
+        n_chains=n_chains,
+        n_configs=n_configs,
+        n_thermalise=known.thin * n_thermalise,
+        thin=known.thin,
+        start=np.asarray(reference.fields),
+    )
+
+
+def independent(samples: Samples) -> tuple[Number, Number]:
+    """tau_int of M^2 in updates, and the independent samples of M^2 per second of chains."""
+    found = samples.estimate("m2")
+    tau = Number(found.tau_int, found.tau_int_error)
+    return tau, samples.per_second.over(tau.scaled(2))
+
+
+def check_names(key: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Refuse a name that does not exist, naming the nearest.
+
+    Raises:
+        ValueError: there is none, one is not known, or one comes twice.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown(key, name, known))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{key} must be different names, at least one, got {list(names)}")

@@ -1,0 +1,155 @@
+"""How does the cost of an independent sample grow towards the continuum?
+
+At a critical coupling the correlation length is the lattice, and tau_int of M^2 grows as L^z.  z is
+fitted to log tau_int = c + z log L, weighted with the errors; corrections to scaling are not in its
+error, and chi^2 says where they are seen.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from lattice_ml import conventions
+from lattice_ml.analysis.report import style
+from lattice_ml.benches import classical
+from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.benches.style import colours, empty
+from lattice_ml.lattice import Lattice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Settings", "draw", "fit_exponent", "run"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how long.
+
+    Args:
+        kappa, lam: couplings.
+        ndim: dimensions.
+        extents: L of the lattices, at least two.
+        samplers: names in `classical.CLASSICAL`.
+        n_chains: of every sampler.
+        n_configs: stored per chain.
+        n_thermalise: warm-up, in stored configurations.
+    """
+
+    kappa: float
+    lam: float
+    extents: tuple[int, ...]
+    samplers: tuple[str, ...]
+    n_configs: int
+    n_thermalise: int
+    n_chains: int = 64
+    ndim: int = 2
+
+    def __post_init__(self) -> None:
+        classical.check_names("samplers", self.samplers, tuple(classical.CLASSICAL))
+        if len(set(self.extents)) < max(2, len(self.extents)):
+            raise ValueError(f"extents must be at least two different ones, got {self.extents}")
+
+
+COLUMNS = (
+    Column("sampler", "sampler", "key"),
+    Column("extent", "L", "key"),
+    Column("tau_int", "tau_int of M^2, updates", "ratio"),
+    Column("rate", "independent M^2 per second", "ratio"),
+    Column("chi2", "chi^2/dof"),
+)
+_FIT = "fit of z"
+
+
+def run(settings: Settings, seed: int) -> Result:
+    """Measure all samplers on all lattices, and fit z where tau_int is its power."""
+    action = conventions.action("kappa", settings.ndim, kappa=settings.kappa, lam=settings.lam)
+    counts = {name: getattr(settings, name) for name in ("n_chains", "n_configs", "n_thermalise")}
+    rows: list[dict[str, Any]] = []
+    for extent in settings.extents:
+        key = jax.random.fold_in(jax.random.key(seed), extent)
+        lattice = Lattice((extent,) * settings.ndim)
+        start = classical.equilibrium(
+            key, action, lattice, **counts | {"n_configs": min(32, settings.n_configs)}
+        )
+        for name in settings.samplers:
+            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            samples = classical.run(name, own, action, start, **counts)
+            tau, rate = classical.independent(samples)
+            entry = {"sampler": name, "extent": extent, "tau_int": tau, "rate": rate}
+            rows.append(entry | {"tuned": dict(samples.tuned or {})})
+    for name in settings.samplers:
+        mine = [row for row in rows if row["sampler"] == name]
+        z, chi2, dof = fit_exponent(
+            [row["extent"] for row in mine], [row["tau_int"] for row in mine]
+        )
+        ratio = chi2 / dof if dof else None
+        rows.append({"sampler": name, "extent": _FIT, "tau_int": z, "chi2": ratio})
+    return Result(COLUMNS, rows, ("the last rows hold the exponent z of tau_int ~ L^z",))
+
+
+def fit_exponent(extents: Sequence[int], times: Sequence[Number]) -> tuple[Number, float, int]:
+    """z of tau ~ L^z with its error, chi^2 and its degrees of freedom.
+
+    Args:
+        extents: L, at least two different ones.
+        times: tau_int with errors; without one, all points weigh the same and z has no error.
+    """
+    x = np.log(extents)
+    y = np.log([tau.value for tau in times])
+    known = all(tau.error for tau in times)
+    errors = np.array([(tau.error or 0.0) / tau.value if known else 1.0 for tau in times])
+    weights = 1 / errors**2
+    centre = np.average(x, weights=weights)
+    spread = float(np.sum(weights * (x - centre) ** 2))
+    slope = float(np.sum(weights * (x - centre) * y)) / spread
+    rest = y - np.average(y, weights=weights) - slope * (x - centre)
+    error = 1 / math.sqrt(spread) if known else None
+    return Number(slope, error), float(np.sum(weights * rest**2)), len(x) - 2
+
+
+@style()
+def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+    """tau_int with the fits, and the rates, against L."""
+    figure = empty(3.4)
+    left, right = figure.subplots(1, 2)
+    names = list(dict.fromkeys(row["sampler"] for row in result.rows))
+    for name, colour in zip(names, colours(len(names)), strict=True):
+        mine = [row for row in result.rows if row["sampler"] == name]
+        points, fit = [row for row in mine if row["extent"] != _FIT], mine[-1]
+        extents = np.array([row["extent"] for row in points])
+        for axis, key in ((left, "tau_int"), (right, "rate")):
+            values, errors = _parts(points, key)
+            look = {"color": colour, "label": name.replace("_", " ")}
+            axis.errorbar(extents, values, errors, fmt="o", **look)
+        values, errors = _parts(points, "tau_int")
+        z, weights = fit["tau_int"], (values / errors) ** 2
+        centre = np.average(np.log(values) - z.value * np.log(extents), weights=weights)
+        left.plot(extents, np.exp(centre) * extents**z.value, color=colour, linewidth=0.8)
+        x, y = extents[-1], values[-1]
+        left.annotate(
+            f"$z = {z.value:.2f}$", (x, y), (-4, -14), textcoords="offset points", ha="right"
+        )
+    for axis, title in (
+        (left, "$\\tau_{int}$ of $M^2$, updates"),
+        (right, "independent $M^2$ per second"),
+    ):
+        axis.set(xscale="log", yscale="log", xlabel="$L$", title=title)
+        axis.set_xticks(extents, [str(extent) for extent in extents])
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    right.legend()
+    caption = (
+        "Critical slowing down. Left: autocorrelation time of the squared magnetisation with fits "
+        "of L to the power z. Right: independent samples of it per second."
+    )
+    return [("critical_slowing_down", figure, caption)]
+
+
+def _parts(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    values = np.array([row[key].value for row in rows])
+    return values, np.array([row[key].error or 1e-9 for row in rows])

@@ -1,0 +1,161 @@
+"""How many sites does the HMC kernel update per second?
+
+Full float32 HMC as a production run does it: momentum refresh, leapfrog, energy difference, accept
+step and all primary observables of every trajectory.  A site update is one site in one leapfrog
+step.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from lattice_ml import conventions
+from lattice_ml.analysis.report import style
+from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.benches.style import colours, empty
+from lattice_ml.engine import Engine
+from lattice_ml.lattice import Lattice
+from lattice_ml.samplers import HMC
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LENGTH", "N_STEPS", "Settings", "advancer", "calibrate", "draw", "rate", "run"]
+
+N_STEPS, LENGTH = 10, 1.0
+_MOST = 2000  # trajectories in a call
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which lattices, and for how long; the three lists have one entry per row.
+
+    Args:
+        extents: L.
+        dimensions: of the lattice.
+        n_chains: advanced together.
+        seconds: of one repeat.
+        repeats: whose median is taken.
+        kappa, lam: couplings; the kernel's speed does not depend on them.
+    """
+
+    extents: tuple[int, ...]
+    dimensions: tuple[int, ...]
+    n_chains: tuple[int, ...]
+    seconds: float
+    repeats: int
+    kappa: float = 0.21
+    lam: float = 0.022
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.extents), len(self.dimensions), len(self.n_chains)}
+        if lengths == {0} or len(lengths) > 1:
+            raise ValueError(
+                "extents, dimensions and n_chains must have one entry per row each, got "
+                f"{len(self.extents)}, {len(self.dimensions)} and {len(self.n_chains)}"
+            )
+        if self.repeats < 2 or self.seconds <= 0:
+            raise ValueError(
+                "repeats must be at least 2 and seconds positive, got "
+                f"{self.repeats} and {self.seconds:g}"
+            )
+
+
+COLUMNS = (
+    Column("lattice", "lattice", "key"),
+    Column("n_chains", "chains", "key"),
+    Column("rate", "million site updates per second", "ratio"),
+)
+
+
+def run(settings: Settings, seed: int) -> Result:
+    """Time every row."""
+    rows = []
+    for extent, ndim, n_chains in zip(
+        settings.extents, settings.dimensions, settings.n_chains, strict=True
+    ):
+        lattice = Lattice((extent,) * ndim)
+        action = conventions.action("kappa", ndim, kappa=settings.kappa, lam=settings.lam)
+        advance = advancer(action, lattice, n_chains, seed)
+        n = calibrate(advance, settings.seconds)
+        sites = lattice.volume * n_chains * N_STEPS / 1e6
+        rates = [sites * rate(advance, n) for _ in range(settings.repeats)]
+        rows.append(
+            {
+                "lattice": " x ".join(map(str, lattice.shape)),
+                "n_chains": n_chains,
+                "rate": Number.median(rates),
+                "volume": lattice.volume,
+                "ndim": ndim,
+                "rates": rates,
+            }
+        )
+    return Result(COLUMNS, rows)
+
+
+def advancer(action: Any, lattice: Lattice, n_chains: int, seed: int = 1) -> Callable[[int], Any]:
+    """A function that advances all chains by n trajectories with the program of a real run."""
+    sampler = HMC(action, trajectory_length=LENGTH, n_steps=N_STEPS, step_size=LENGTH / N_STEPS)
+    engine = Engine(jax.random.key(seed), lattice, n_chains, "float32")
+    program = engine.program(size=1, slots=2048, save=False)
+    state, done = engine.start(sampler, "hot"), 0
+
+    def advance(n: int) -> Any:
+        nonlocal state, done
+        state, output = program(sampler, state, done, 1, n)
+        done += n
+        return program.collect(output)[1]["magnetisation"]
+
+    return advance
+
+
+def calibrate(advance: Callable[[int], Any], seconds: float) -> int:
+    """Trajectories that take about `seconds`; compiles first."""
+    advance(2)
+    return max(2, min(_MOST, int(seconds * rate(advance, 5))))
+
+
+def rate(advance: Callable[[int], Any], n: int) -> float:
+    """Trajectories per second in one call of n."""
+    begin = time.perf_counter()
+    advance(n)
+    return n / (time.perf_counter() - begin)
+
+
+@style()
+def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+    """Rates against the volume, by the number of chains."""
+    figure = empty(3.4, 5.6)
+    axis = figure.subplots()
+    kinds = sorted({row["n_chains"] for row in result.rows})
+    for n_chains, colour in zip(kinds, colours(len(kinds)), strict=True):
+        mine = sorted(
+            (row for row in result.rows if row["n_chains"] == n_chains), key=lambda r: r["volume"]
+        )
+        axis.errorbar(
+            [row["volume"] for row in mine],
+            [row["rate"].value for row in mine],
+            [row["rate"].error or 0.0 for row in mine],
+            fmt="o",
+            color=colour,
+            label=f"{n_chains} chain" + "s" * (n_chains > 1),
+        )
+    for row in result.rows:
+        axis.annotate(
+            f"{row['ndim']}d",
+            (row["volume"], row["rate"].value),
+            (4, 3),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axis.set(xscale="log", xlabel="sites", ylabel="million site updates per second")
+    axis.set_ylim(0, None)
+    axis.set_title("HMC kernel")
+    axis.legend()
+    caption = (
+        "Site updates per second of full HMC, float32; the error bars are those of the median."
+    )
+    return [("kernel", figure, caption)]

@@ -1,0 +1,126 @@
+"""Plans of benchmarks: a TOML file and a size make the settings of one benchmark.
+
+benchmark = "kernel"       the module that runs it
+title = "..."              one line, for the list and the page
+key = value                of the module's `Settings`
+[toy] [small] [full]       keys that this size changes
+"""
+
+import dataclasses
+import importlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lattice_ml.arguments import (
+    ConfigError,
+    Fields,
+    as_arguments,
+    check_keys,
+    type_arguments,
+    unknown,
+)
+
+__all__ = ["BENCHMARKS", "SIZES", "Plan", "available", "load"]
+
+SIZES = ("toy", "small", "full")
+BENCHMARKS = (
+    "sampler_league",
+    "critical_slowing_down",
+    "kernel",
+    "paper_2309_17082",
+    "paper_2309_15002",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is run: a benchmark, its size, and its settings.
+
+    Attributes:
+        name: of the TOML, without its ending.
+        title: its one line.
+        benchmark: name of the module.
+        size: "toy", "small" or "full".
+        settings: an instance of the module's `Settings`.
+    """
+
+    name: str
+    title: str
+    benchmark: str
+    size: str
+    settings: Any
+
+    @property
+    def module(self) -> Any:
+        """Where `run` and `draw` are."""
+        return _module(self.benchmark)
+
+
+def available() -> dict[str, str]:
+    """Name and title of every plan that comes with the package."""
+    files = sorted(_folder().glob("*.toml"))
+    return {file.stem: str(_read(file).get("title", "")) for file in files}
+
+
+def load(name: str, size: str) -> Plan:
+    """Read a plan.
+
+    Args:
+        name: one of `available()`, or the path of a TOML file.
+        size: one of `SIZES`.
+
+    Raises:
+        ConfigError: there is no such plan, benchmark or key, or a value of the wrong type.
+    """
+    file = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
+    if file.suffix == ".toml" and not name.endswith(".toml") and not file.is_file():
+        raise ConfigError(unknown("benchmark", name, available()))
+    table = _read(file)
+    benchmark = str(table.pop("benchmark", ""))
+    if benchmark not in BENCHMARKS:
+        raise ConfigError(unknown(f"benchmark in {file}", benchmark or "none", BENCHMARKS))
+    title = str(table.pop("title", ""))
+    kind = _module(benchmark).Settings
+    sizes = {size: table.pop(size, {}) for size in SIZES}
+    for part in (table, *sizes.values()):
+        if not isinstance(part, Mapping):
+            raise ConfigError(f"toy, small and full must be tables in {file}, got {part!r}")
+        check_keys(_fields(kind), as_arguments(part), f"in {file}")
+    typed = type_arguments(_fields(kind), as_arguments(table | sizes[size]))
+    values = {field.name: getattr(typed, field.name) for field in dataclasses.fields(kind)}
+    try:
+        settings = kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"{file}, size {size}: {error}") from error
+    return Plan(file.stem, title, benchmark, size, settings)
+
+
+def _module(benchmark: str) -> Any:
+    return importlib.import_module(f"lattice_ml.benches.{benchmark}")
+
+
+def _folder() -> Path:
+    """Of the plans: beside this file in a wheel, in `configs` of a source tree."""
+    inside = Path(__file__).with_name("configs")
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs" / "bench"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the benchmark {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+
+
+def _fields(kind: Any) -> Fields:
+    """The schema of a `Settings`."""
+    fields: Fields = []
+    for field in dataclasses.fields(kind):
+        missing = field.default is dataclasses.MISSING
+        default: Any = dataclasses.field() if missing else dataclasses.field(default=field.default)
+        fields.append((field.name, field.type, default))
+    return fields

@@ -1,0 +1,154 @@
+"""Samples with the seconds that they took: chains of a sampler, and draws of a model.
+
+Rates are medians over repeats, which are parts of one run after its first, so that neither the
+warm-up nor compilation is in them.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from lattice_ml import chain
+from lattice_ml.analysis.measurement import estimate_derived
+from lattice_ml.benches.record import Number
+from lattice_ml.lattice import Lattice
+from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawing import log_weights
+from lattice_ml.observables import DERIVED, measure_configurations
+from lattice_ml.session import compile_times
+from lattice_ml.statistics import Estimate
+
+__all__ = ["Samples", "compiled_apart", "timed_chains", "timed_draws"]
+
+_REPEATS = 8
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Histories, weights and rate of what a sampler or a model made.
+
+    Attributes:
+        lattice: where the fields live.
+        series: `(n_chains, n_configs)` each, by the names of `observables.PRIMARIES`.
+        per_second: updates of single chains, or draws, without measuring weights.
+        thin: updates between configurations.
+        log_weights: `(n_chains, n_configs)`, or None.
+        tuned: what a warm-up fixed.
+        fields: the last of every chain `(n_chains, *L)`, or all that were drawn.
+    """
+
+    lattice: Lattice
+    series: Mapping[str, np.ndarray]
+    per_second: Number
+    thin: int = 1
+    log_weights: np.ndarray | None = None
+    tuned: Mapping[str, float] | None = None
+    fields: np.ndarray | None = None
+
+    def estimate(self, name: str, *, weights: bool = True) -> Estimate:
+        """One of `observables.DERIVED` of the samples.
+
+        Raises:
+            ValueError: it is not defined on them.
+        """
+        logs = self.log_weights if weights else None
+        found = estimate_derived(DERIVED[name], self.series, self.lattice, logs, self.thin)
+        if found is None:
+            raise ValueError(f"{name} is not defined on these samples")
+        return found
+
+
+def timed_chains(
+    key: jax.Array,
+    sampler: Any,
+    lattice: Lattice,
+    *,
+    n_chains: int,
+    n_configs: int,
+    n_thermalise: int,
+    thin: int = 1,
+    start: str | np.ndarray = "hot",
+) -> Samples:
+    """Run chains as `chain.run` does, in float32 and without keeping configurations.
+
+    Args:
+        key: the only source of randomness.
+        sampler, lattice: what runs where.
+        n_chains, n_configs, n_thermalise, thin, start: as of `chain.run`.
+
+    Raises:
+        ValueError: too few configurations to time.
+    """
+    times, parts = [], []
+    for part in chain.blocks(
+        key,
+        sampler,
+        lattice,
+        n_chains=n_chains,
+        n_configs=n_configs,
+        n_thermalise=n_thermalise,
+        thin=thin,
+        start=start,
+        dtype="float32",
+        save_configs=False,
+        block_configs=max(1, n_configs // (_REPEATS + 1)),
+    ):
+        times.append(time.perf_counter())
+        parts.append(part)
+    whole = len(parts[0].trajectory)  # what is left over is too short to be timed
+    seconds = [
+        s
+        for part, s in zip(parts[1:], np.diff(times), strict=True)
+        if len(part.trajectory) == whole
+    ]
+    if not seconds:
+        raise ValueError(f"a rate needs at least 2 blocks of configurations, got {n_configs=}")
+    return Samples(
+        lattice,
+        {name: np.concatenate([p.history[name] for p in parts]).T for name in parts[0].history},
+        Number.median([n_chains * thin * whole / s for s in seconds]),
+        thin,
+        tuned=parts[-1].tuned,
+        fields=parts[-1].state["phi"],
+    )
+
+
+def timed_draws(drawer: Drawer, action: Any, n_samples: int) -> Samples:
+    """Draw samples of a model, one chain of independent draws, with log w where it has a density.
+
+    Args:
+        drawer: of the model.
+        action: of the theory, for the weights and the histories.
+        n_samples: at least; batches are drawn whole.
+    """
+    count = -(-n_samples // (_REPEATS * drawer.batch_size))
+    drawer.draw(0, count)  # compiles
+    drawn, rates = [], []
+    for repeat in range(_REPEATS):
+        begin = time.perf_counter()
+        drawn.append(drawer.draw(repeat * count, count))
+        rates.append(count * drawer.batch_size / (time.perf_counter() - begin))
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *drawn)
+    series = measure_configurations(action, whole.fields)
+    logs = log_weights(whole, series["action"])[None] if drawer.weighted else None
+    return Samples(
+        Lattice(drawer.shape),
+        {name: values[None] for name, values in series.items()},
+        Number.median(rates),
+        log_weights=logs,
+        fields=whole.fields,
+    )
+
+
+def compiled_apart(work: Callable[[], Found]) -> tuple[Found, float]:
+    """What `work` returns, and the seconds it took without those of compilation."""
+    begin = time.perf_counter()
+    with compile_times() as compiling:
+        found = work()
+        return found, time.perf_counter() - begin - compiling()

@@ -1,0 +1,114 @@
+"""`lattice-ml bench`."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from lattice_ml.commands.environment import configure_jax
+
+__all__ = ["bench_command"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchOptions:
+    """Run benchmarks on one core or one accelerator; without a name, list those that there are.
+
+    Args:
+        names: of benchmarks, or paths of TOML files like those in configs/bench.
+        size: toy takes seconds, small minutes.
+        json: write the numbers, the machine and the versions to this file.
+        out: write a page and the plots to this directory.
+        against: a file that --json wrote, to compare with.
+        seed: of all random numbers.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    size: Literal["toy", "small", "full"] = "small"
+    json: str | None = None
+    out: str | None = None
+    against: str | None = None
+    seed: int = 1
+
+
+def bench_command(arguments: list[str]) -> int:
+    """Run the named benchmarks and print their tables."""
+    options = tyro.cli(BenchOptions, args=arguments, prog="lattice-ml bench")
+    from lattice_ml.benches import plans
+
+    if not options.names:
+        found = plans.available()
+        width = max(map(len, found), default=0)
+        print("\n".join(f"{name:<{width}}  {title}" for name, title in found.items()))
+        return 0
+    earlier = _earlier(options.against) if options.against else None
+    _use_one_core()
+    configure_jax()
+    all_plans = [plans.load(name, options.size) for name in options.names]
+    if len({plan.name for plan in all_plans}) < len(all_plans):
+        raise ValueError(f"bench needs different benchmarks, got {' '.join(options.names)}")
+    found_records = {}
+    for plan in all_plans:
+        found_records[plan.name] = _run(plan, options, earlier)
+        if options.json:  # after each: they take long
+            text = json.dumps(found_records, indent=1, allow_nan=False)
+            Path(options.json).write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+def _run(plan: Any, options: BenchOptions, earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """Run one, print what it found, and write its page."""
+    from lattice_ml.analysis.report import write_page
+    from lattice_ml.benches import record
+
+    begin = time.perf_counter()
+    result = plan.module.run(plan.settings, options.seed)
+    found = record.record(plan, options.seed, result, time.perf_counter() - begin)
+    tables = [record.table(result, plan.title)]
+    facts = record.facts(found)
+    print(f"\n{plan.name}: {plan.title}", *map(": ".join, facts), sep="\n")
+    print("", record.markdown(tables[0]), "", *result.notes, sep="\n")
+    if earlier is not None and plan.name not in earlier:
+        print(f"{options.against} has no {plan.name}: nothing to compare with")
+    elif earlier is not None:
+        ratios, differences = record.compare(found, earlier[plan.name], result.columns)
+        print("", ratios.caption, record.markdown(ratios), *differences, sep="\n")
+        tables.append(ratios)
+    if options.out:
+        page = Path(options.out) / f"{plan.name}.html"
+        figures = plan.module.draw(result)
+        write_page(page, title=plan.title, summary=facts, tables=tables, figures=figures)
+        print(f"page: {page}")
+    return found
+
+
+def _earlier(file: str) -> dict[str, Any]:
+    """The records of an earlier run."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    records = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(r, dict) and "benchmark" in r and "rows" in r for r in records):
+        raise ValueError(f"{file} was not written by `lattice-ml bench --json`")
+    return dict(found)
+
+
+def _use_one_core() -> None:
+    """One core with one device: times of several depend on what else the machine does.
+
+    Has no effect where the user's XLA_FLAGS set a device count, or once JAX runs.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "--xla_force_host_platform_device_count" in flags or "jax" in sys.modules:
+        return
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
