@@ -12,7 +12,7 @@ unexport PYTHONHOME PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv quickstart test fast lint types check format clean
+.PHONY: help venv quickstart report test fast lint types check format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,15 @@ quickstart: $(VENV)/.stamp-plot ## Install, generate an ensemble at criticality 
 	$(BIN)/lattice-ml generate configs/phi4_critical.toml --out $(QUICKSTART)
 	$(BIN)/lattice-ml measure $(QUICKSTART) --out $(QUICKSTART)/report \
 	    --json $(QUICKSTART)/measure.json
+
+report: quickstart ## Compare two Langevin schemes with the quickstart: report.html, one rejected
+	for scheme in leimkuhler_matthews euler; do \
+	    $(BIN)/lattice-ml generate configs/langevin.toml --lattice.shape 32 32 \
+	        --action.kappa 0.2705 --chain.n-configs 200 --sampler.step-size 0.05 \
+	        --sampler.scheme $$scheme --out runs/$$scheme || exit; \
+	done
+	$(BIN)/lattice-ml compare $(QUICKSTART) runs/leimkuhler_matthews runs/euler \
+	    --out runs/report || [ $$? -eq 1 ]
 
 test: venv ## Run every test
 	$(BIN)/python -m pytest $(PARALLEL)
