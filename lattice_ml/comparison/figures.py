@@ -90,7 +90,8 @@ def densities(drawn: Mapping[str, Mapping[str, tuple[Array, Array, Array]]]) -> 
         axis.locator_params(axis="x", nbins=5)
     axes[0].set_ylabel("probability density")
     axes[0].set_title("Distributions")
-    _legend(axes[-1], 1 + max(len(curves) for curves in drawn.values()))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=8.5)
     return figure
 
 
