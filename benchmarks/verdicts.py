@@ -10,7 +10,7 @@ about 2,000 independent configurations and against correct ones of the same size
 * `zero padding`: fields made by a convolution that pads with zeros where it should be periodic;
 * `wrong convention`: fields of the `standard` normalisation with the couplings of `kappa`.
 
-    python benchmarks/verdicts.py [--size toy|small|full] [--classifier]
+    python benchmarks/verdicts.py [--size toy|small|full]
 """
 
 import argparse
@@ -126,11 +126,11 @@ FAULTS: dict[str, Callable[[int], tuple[Any, Any]]] = {
 }
 
 
-def judge(make: Callable[[], tuple[Any, Any]], n: int, **options: Any) -> tuple[int, list[Any]]:
+def judge(make: Callable[[], tuple[Any, Any]], n: int) -> tuple[int, list[Any]]:
     """How many of n pairs are rejected, and all comparisons."""
     from lattice_ml.comparison import compare
 
-    found = [compare(*make_one, **options) for make_one in (make(i) for i in range(n))]
+    found = [compare(*make_one) for make_one in (make(i) for i in range(n))]
     return sum(not one.accepted for one in found), found
 
 
@@ -138,7 +138,6 @@ def main(words: Sequence[str] | None = None) -> int:
     """Print both tables; exit 1 where more is refused, or less found, than stated."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--classifier", action="store_true", help="with the network, 10 s a pair")
     options = parser.parse_args(words)
     use_all_cores()
     import jax  # after use_all_cores, which JAX reads when it is imported
@@ -152,7 +151,7 @@ def main(words: Sequence[str] | None = None) -> int:
         shape = PAIRS[i % len(PAIRS)]
         return free_field((1, i, 0), *shape), free_field((1, i, 1), *shape)
 
-    refused, found = judge(pair, n_pairs, classifier=options.classifier)
+    refused, found = judge(pair, n_pairs)
     for one in found:
         for test in one.tests:
             if test.verdict != "not applicable":
@@ -167,7 +166,7 @@ def main(words: Sequence[str] | None = None) -> int:
     print("|---|---|---|---|---|")
     missed = 0
     for name, make in FAULTS.items():
-        rejected, found = judge(make, n_tries, classifier=options.classifier)
+        rejected, found = judge(make, n_tries)
         missed += n_tries - rejected
         named = sorted({test for one in found for test in one.rejected_by})
         best = max(min(t.p_value for t in one.tests if t.p_value >= 0) for one in found)

@@ -39,16 +39,12 @@ def pair():
     return [verdicts.free_field((1, i), 64, 64, 1.0) for i in range(2)]
 
 
-def quick(reference, candidate, **options):
-    return compare(reference, candidate, classifier=False, **options)
-
-
 def failed(reference, candidate, **options):
-    return set(quick(reference, candidate, **options).rejected_by)
+    return set(compare(reference, candidate, **options).rejected_by)
 
 
 def test_two_correct_ensembles_agree(pair):
-    found = quick(*pair)
+    found = compare(*pair)
     assert found.accepted and not found.warnings
     assert found.verdict.startswith("accepted: none of ")
     assert {test.verdict for test in found.tests} == {"pass", "not applicable"}
@@ -68,7 +64,7 @@ def test_two_correct_ensembles_agree(pair):
     ],
 )
 def test_a_planted_fault_is_found(fault, by):
-    found = quick(*verdicts.FAULTS[fault](1))
+    found = compare(*verdicts.FAULTS[fault](1))
     assert by <= set(found.rejected_by)
     level = 1e-3 / 30
     best = min(test.p_value for test in found.tests if not math.isnan(test.p_value))
@@ -76,7 +72,7 @@ def test_a_planted_fault_is_found(fault, by):
 
 
 def test_observables_are_those_of_measure_and_z_their_difference(pair):
-    found, (a, b) = quick(*pair).observables, map(measure, pair)
+    found, (a, b) = compare(*pair).observables, map(measure, pair)
     for name, row in found.items():
         assert row.reference == a[name] and row.candidate == b[name]
         if a[name] is not None:
@@ -88,7 +84,7 @@ def test_observables_are_those_of_measure_and_z_their_difference(pair):
 
 
 def test_the_two_point_function_is_that_of_all_configurations(pair):
-    found = quick(*pair).two_point
+    found = compare(*pair).two_point
     p_hat_squared, g, _ = two_point(pair[0]).shells()
     n = 9  # of 13, one by one
     assert_allclose(found.p_hat_squared[:n], p_hat_squared[:n], atol=1e-6)
@@ -98,12 +94,12 @@ def test_the_two_point_function_is_that_of_all_configurations(pair):
 
 def test_shells_are_judged_together_where_there_are_ten_configurations_each():
     few = [verdicts.free_field((2, i), 16, 4, 0.0) for i in range(2)]
-    found = quick(*few)
+    found = compare(*few)
     assert found.two_point.dof == 5 and len(found.two_point.reference) == 13
     fewer = [verdicts.free_field((2, i), 9, 1, 0.0) for i in range(2)]
     with pytest.raises(ValueError, match="too few configurations: 1 per chain"):
-        quick(*fewer)
-    assert "independent configurations: only large differences show" in quick(*few).warnings[0]
+        compare(*fewer)
+    assert "independent configurations: only large differences show" in compare(*few).warnings[0]
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def test_weights_count(weighted, pair):
 
 
 def test_a_sample_agrees_with_the_exact_solution_and_not_with_another(pair):
-    found = quick(exact_reference(pair[1]), pair[0])
+    found = compare(exact_reference(pair[1]), pair[0])
     assert found.accepted
     judged = {test.name for test in found.tests if test.verdict == "pass"}
     assert {"observables", "two_point", "distribution_m", "translation"} <= judged
@@ -153,7 +149,7 @@ def test_values_of_a_file(pair, tmp_path):
     table = {"phi2": values["phi2"].value, "m2": [values["m2"].value, 1e-3], "m4": None}
     table["binder"] = {"value": 0.0, "error": 0.01, "tau_int": 1.0}
     path.write_text(json.dumps(table))
-    found = quick(read_values(path), pair[0])
+    found = compare(read_values(path), pair[0])
     assert found.accepted
     assert found.observables["m2"].reference == (values["m2"].value, 1e-3)
     assert found.observables["m4"].reference is None
@@ -200,7 +196,7 @@ def test_different_distributions_are_not_compared(pair, changes, match):
     if "shape" in changes:
         other = replace(other, cfgs=other.cfgs.reshape(-1, 4, 16))
     with pytest.raises(ValueError, match=match):
-        quick(pair[0], other)
+        compare(pair[0], other)
 
 
 def test_another_normalisation_is_refused_with_the_conversion(pair):
@@ -210,7 +206,7 @@ def test_another_normalisation_is_refused_with_the_conversion(pair):
     action, scale = convert(Phi4(*pair[0].action.couplings()), "nohalf", 2)
     other = replace(pair[1], action=action, cfgs=pair[1].cfgs / np.float32(scale))
     with pytest.raises(ValueError, match=r"lattice-ml convert .* --action\.convention standard"):
-        quick(pair[0], other)
+        compare(pair[0], other)
 
 
 def test_there_is_no_exact_solution_of_nothing_or_at_another_temperature(pair):
@@ -221,11 +217,11 @@ def test_there_is_no_exact_solution_of_nothing_or_at_another_temperature(pair):
 
 
 def test_what_is_in_both_ensembles_and_a_reference_that_is_wrong_are_said(pair):
-    found = quick(pair[0], pair[0])
+    found = compare(pair[0], pair[0])
     assert found.accepted, "an ensemble agrees with itself"
     assert "4096 configurations are in both ensembles" in found.warnings[0]
     scaled = verdicts.bare(pair[0], 1.05 * pair[0].cfgs)
-    found = quick(scaled, pair[1])
+    found = compare(scaled, pair[1])
     assert any("does not pass check itself: schwinger_dyson" in w for w in found.warnings)
 
 
@@ -239,7 +235,7 @@ def test_without_configurations_histories_are_compared(pair):
 
         return Bare(ensemble.action, SHAPE, 1, np.zeros((0, *SHAPE)), stored_series(ensemble), {})
 
-    found = quick(bare(pair[0]), bare(pair[1]))
+    found = compare(bare(pair[0]), bare(pair[1]))
     assert found.accepted and found.two_point is None and found.distances is None
     assert set(found.distributions) == {"M", "the action density"}
 
@@ -267,3 +263,12 @@ def test_means_of_two_samples_are_judged_by_welch():
     assert found.p_value >= scipy.pvalue * (1 - 1e-9)
     known = judging.judge(0.5, a, known_error=0.4)
     assert known.error == pytest.approx(math.hypot(0.4, a.std(ddof=1) / math.sqrt(30)))
+
+
+def test_the_benchmark_of_false_alarms_and_faults_runs(monkeypatch, capsys):
+    monkeypatch.setattr(verdicts, "use_all_cores", lambda: None)
+    monkeypatch.setattr(verdicts, "FAULTS", {"zero padding": verdicts.zero_padding})
+    assert verdicts.main(["--size", "toy"]) == 0
+    out = capsys.readouterr().out
+    assert "0 of 2 correct pairs refused" in out
+    assert "| zero padding | 1 of 1 | observables, translation, two_point |" in out

@@ -35,7 +35,7 @@ def report(runs, tmp_path_factory):
     """The report on a right and a wrong candidate, its JSON, and the exit status."""
     out = tmp_path_factory.mktemp("report") / "new"
     words = [str(runs / name) for name in ("seed1", "seed2", "wrong")]
-    status = cli.main(["compare", *words, "--out", str(out), "--no-classifier"])
+    status = cli.main(["compare", *words, "--out", str(out)])
     return out, json.loads((out / "report.json").read_text()), status
 
 
@@ -72,7 +72,7 @@ def test_the_page_is_complete_in_itself_and_has_every_part(report):
 
 
 def test_a_right_candidate_alone_exits_zero_and_prints_the_table(runs, capsys):
-    words = ["compare", str(runs / "seed1"), str(runs / "seed2"), "--no-classifier"]
+    words = ["compare", str(runs / "seed1"), str(runs / "seed2")]
     assert cli.main(words) == 0
     out = capsys.readouterr().out
     assert "accepted: none of" in out and "correlation_length" in out and "two_point" in out

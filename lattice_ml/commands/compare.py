@@ -22,16 +22,12 @@ class CompareOptions:
         reference_values: a JSON file of known values, as `measure --json` writes it.
         out: write report.html, report.json and the figures to this directory.
         weights: use the ensembles' weights where they have some (--no-weights to ignore them).
-        classifier: train a network to tell the ensembles apart (--no-classifier to save time).
-        seed: of the random numbers of the network and of the bootstrap.
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
     reference_values: str | None = None
     out: str | None = None
     weights: bool = True
-    classifier: bool = True
-    seed: int = 1
 
 
 def compare_command(arguments: list[str]) -> int:
@@ -64,13 +60,7 @@ def compare_command(arguments: list[str]) -> int:
         reference, *candidates = ensembles
     found = []
     for candidate in candidates:
-        comparison = compare(
-            reference,
-            candidate,
-            weights=options.weights,
-            classifier=options.classifier,
-            seed=options.seed,
-        )
+        comparison = compare(reference, candidate, weights=options.weights)
         reference = comparison.reference  # read once
         print(comparison)
         found.append(comparison)

@@ -82,11 +82,10 @@ class Distances(NamedTuple):
 
     energy: distances.Distance
     mmd: distances.Distance
-    classifier: Any = None
 
     def as_table(self) -> dict[str, Any]:
         """For a JSON file."""
-        return {name: found and found._asdict() for name, found in self._asdict().items()}
+        return {name: found._asdict() for name, found in self._asdict().items()}
 
 
 def compare_distributions(reference: Side | Known, candidate: Side) -> dict[str, Distribution]:

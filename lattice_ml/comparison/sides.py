@@ -1,7 +1,7 @@
 """What is compared of an ensemble, read once in blocks.
 
 Of every configuration only numbers are kept; of the field itself a histogram and profiles per
-stretch of the chains, and some hundred configurations to look at and to train a classifier on.
+stretch of the chains, and some 1,000 configurations to look at and to compare as such.
 """
 
 from collections.abc import Mapping

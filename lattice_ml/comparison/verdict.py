@@ -10,7 +10,6 @@ where `check` rejects it, which needs no reference and errs with probability 1e-
 * `distribution_m`, `_phi`, `_action`: of the magnetisation, the field at a site, and the action
   density, Kolmogorov-Smirnov with the effective numbers of configurations;
 * `configurations`: energy distance between whole configurations;
-* `classifier`: whether a network tells the configurations of the two apart (arXiv:1610.06545);
 * `translation`: phi^2 and links are the same everywhere on the lattice.
 """
 
@@ -58,10 +57,6 @@ _MEANINGS = {  # where a test passes, where it fails
     "configurations": (
         "configurations lie as they must in the space of fields",
         "configurations lie elsewhere in the space of fields",
-    ),
-    "classifier": (
-        "a network cannot tell the configurations apart",
-        "a network tells the configurations apart",
     ),
     "translation": (
         "no site is special",
@@ -131,8 +126,6 @@ def compare(
     candidate: Any,
     *,
     weights: bool = True,
-    classifier: bool = True,
-    seed: int = 1,
 ) -> Comparison:
     """Judge whether a candidate samples the distribution of a reference.
 
@@ -141,8 +134,6 @@ def compare(
             what is known without: `exact_reference(ensemble)`, `read_values(path)`.
         candidate: an ensemble.
         weights: use the ensembles' `log_weight` where they have one.
-        classifier: train a network to tell the two apart, some ten seconds.
-        seed: of the random numbers of the network and of the bootstrap.
 
     Raises:
         ValueError: the two are not of one distribution (lattice, action, convention, temperature),
@@ -165,7 +156,6 @@ def compare(
         "two_point": _two_point(two_point),
         **{name: _distribution(distributions.get(of)) for name, of in _DISTRIBUTIONS.items()},
         "configurations": _distances(distances),
-        "classifier": _classifier(distances),
         "translation": means.translation(side),
     }
     return Comparison(
@@ -226,13 +216,6 @@ def _distances(found: Distances | None) -> tuple[str, float] | None:
     if found is None:
         return None
     return f"energy distance {found.energy.value:.4g}", found.energy.p_value
-
-
-def _classifier(found: Distances | None) -> tuple[str, float] | None:
-    if found is None or found.classifier is None:
-        return None
-    auc = found.classifier
-    return f"AUC = {auc.value:.3f} +- {auc.error:.3f}", auc.p_value
 
 
 def _warnings(reference: Side | Known, candidate: Side) -> list[str]:
