@@ -8,7 +8,8 @@ every site, slices have k^n states s, and
 w holding site terms, the links within the slice and the weights of the nodes.  In the eigenbasis
 of T, the two-point functions of slices and Tr (T^{1/2} e^{i theta Phi} T^{1/2})^L, the
 characteristic function of M, are products of small matrices.  The latter at theta = k pi / R
-gives the whole law of M if |M| > R never happens.
+gives the whole law of M if |M| > R never happens; R is near where that begins, so that few k are
+needed for two narrow wells, and k ends where the nodes are too far apart for such waves.
 
 The nodes are those of the weight exp(-(a - c h) phi^2 - b phi^4): the nearer that is to what a site
 does between its neighbours, the fewer are needed; c is chosen where two small sets of nodes agree
@@ -17,7 +18,7 @@ kappa = 0.3, lam = 0.5, and to 2e-4 at the critical kappa = 0.2705, lam = 0.022.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,10 @@ __all__ = ["SmallLattice", "solve"]
 
 _NODES = {1: 40, 2: 18, 3: 10, 4: 7}  # per site, by the sites of a slice
 _SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)  # c of the module's docstring
-_KEPT = 1e-6  # smallest eigenvalue of T beside the largest
+_KEPT, _FEWEST = 1e-6, 100  # smallest eigenvalue of T beside the largest; modes kept in any case
 _REACH = 7.0  # standard deviations of M
-_WAVES, _VANISHED = 80, 1e-11
+_WELLS = 8.0  # widths of a well beyond its centre
+_FIRST, _WAVES, _VANISHED = 24, 4.0, 1e-11  # at first; per R / width, where Gaussians take 2.3
 
 Array = npt.NDArray[np.float64]
 
@@ -107,7 +109,11 @@ def solve(lattice: Lattice, h: float, a: float, b: float) -> tuple[SmallLattice,
     fine, coarse = (
         _Slices(across, h, a, b, shift, n).solve(axis, extent) for n in (nodes, nodes - 1)
     )
-    return fine, coarse
+    trusted = _common(fine.characteristic, coarse.characteristic)
+    return (  # the coarse one has fewer waves too: what the last ones change is part of the error
+        replace(fine, characteristic=fine.characteristic[:trusted]),
+        replace(coarse, characteristic=coarse.characteristic[: -(-3 * trusted // 4)]),
+    )
 
 
 class _Slices:
@@ -129,43 +135,59 @@ class _Slices:
         self.matrix: Array = np.exp(exponent - self.log_scale)
 
     def log_z(self, extent: int) -> float:
-        eigenvalues = np.linalg.eigvalsh(self.matrix)
+        eigenvalues = np.concatenate([np.linalg.eigvalsh(block) for block in self._blocks()])
         return extent * self.log_scale + math.log(float(np.sum(eigenvalues**extent)))
 
     def solve(self, axis: int, extent: int) -> SmallLattice:
         """All that is asked of a lattice of `extent` such slices along `axis`."""
         eigenvalues, basis, odd = self._modes()
         largest = float(np.abs(eigenvalues).max())
-        kept = np.abs(eigenvalues) > _KEPT * largest
+        order = np.argsort(-np.abs(eigenvalues))
+        kept = order[: max(_FEWEST, int(np.sum(np.abs(eigenvalues) > _KEPT * largest)))]
         eigenvalues, basis, odd = eigenvalues[kept] / largest, basis[:, kept], odd[kept]
         z = float(np.sum(eigenvalues**extent))
         probability = basis**2 @ eigenvalues**extent / z  # of the states of a slice
-        two_point = self._two_point(eigenvalues, basis, extent) / z
+        two_point = self._two_point(eigenvalues, basis, extent, z, probability)
         variance = float(two_point.ravel()[0]) / (extent * self.sites)
-        reach = _REACH * math.sqrt(variance)
-        return SmallLattice(
+        wide = _REACH * math.sqrt(variance)
+        first = self._characteristic(eigenvalues, basis, odd, extent, wide, _FIRST) / z
+        found = SmallLattice(
             self.n_nodes,
             extent * (self.log_scale + math.log(largest)) + math.log(z),
             np.moveaxis(two_point, 0, axis),
             float(probability @ np.mean(self.phi**4, axis=0)),
-            reach,
-            self._characteristic(eigenvalues, basis, odd, extent, reach) / z,
+            wide,
+            first,
         )
+        if len(first) < _FIRST:
+            return found
+        # two wells at +-centre have <M^4> = 3 <M^2>^2 - 2 centre^4
+        square = math.sqrt(max(3 * variance**2 - found.fourth_moment(variance), 0) / 2)
+        width = math.sqrt(max(variance - square, 1e-3 * variance))
+        reach = min(wide, math.sqrt(square) + _WELLS * width)
+        most = math.ceil(_WAVES * reach / width)
+        waves = self._characteristic(eigenvalues, basis, odd, extent, reach, most) / z
+        return replace(found, reach=reach, characteristic=waves)
 
-    def _modes(self) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-        """Eigenvalues, eigenvectors as columns, and which of them are odd under phi -> -phi.
+    def _blocks(self) -> tuple[Array, Array]:
+        """T between states that are even, and odd, under phi -> -phi.
 
         The nodes are symmetric, so that state s becomes state n_states - 1 - s.
         """
-        count = len(self.matrix)
-        half, middle = count // 2, count % 2
+        half, middle = divmod(len(self.matrix), 2)
         same, crossed = self.matrix[:half, :half], self.matrix[:half, : -half - 1 : -1]
         even = np.zeros((half + middle, half + middle))
         even[:half, :half] = same + crossed
         if middle:
             even[half, :half] = even[:half, half] = math.sqrt(2) * self.matrix[:half, half]
             even[half, half] = self.matrix[half, half]
-        solved = [np.linalg.eigh(even), np.linalg.eigh(same - crossed)]
+        return even, same - crossed
+
+    def _modes(self) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        """Eigenvalues, eigenvectors as columns, and which of them are odd under phi -> -phi."""
+        count = len(self.matrix)
+        half, middle = divmod(count, 2)
+        solved = [np.linalg.eigh(block) for block in self._blocks()]
         vectors = np.zeros((count, count))
         first, second = (v / math.sqrt(2) for _, v in solved)
         vectors[:half, : half + middle] = first[:half]
@@ -177,8 +199,10 @@ class _Slices:
         odd = np.arange(count) >= half + middle
         return np.concatenate([value for value, _ in solved]), vectors, odd
 
-    def _two_point(self, eigenvalues: Array, basis: Array, extent: int) -> Array:
-        """Z G(p), the axis of the transfer matrix first: `(extent, *across)`."""
+    def _two_point(
+        self, eigenvalues: Array, basis: Array, extent: int, z: float, probability: Array
+    ) -> Array:
+        """G(p), the axis of the transfer matrix first: `(extent, *across)`."""
         powers = eigenvalues ** np.arange(extent + 1)[:, None]
         places = np.indices(self.across).reshape(len(self.across), self.sites)
         momenta = np.indices(self.across).reshape(len(self.across), self.sites).T
@@ -192,14 +216,14 @@ class _Slices:
                     np.zeros(self.sites),
                 )
             )
-            squares = sum(
-                (basis.T @ ((wave(phase) @ self.phi)[:, None] * basis)) ** 2
-                for wave in (np.cos, np.sin)
-            )
-            # sum over t of exp(-i p t) Tr(O T^t O T^(L-t))
+            waves = [wave(phase) @ self.phi for wave in (np.cos, np.sin)]
+            squares = sum((basis.T @ (wave[:, None] * basis)) ** 2 for wave in waves)
+            # sum over t of exp(-i p t) Tr(O T^t O T^(L-t)) / Z
             correlator = np.einsum(
-                "tk,kl,tl->t", powers[:-1], squares, powers[:0:-1], optimize=True
+                "tk,kl,tl->t", powers[:-1], squares / z, powers[:0:-1], optimize=True
             )
+            # within a slice all modes count, however small their eigenvalues
+            correlator[0] = probability @ sum(wave**2 for wave in waves)
             lines.append(np.fft.fft(correlator).real / self.sites)
         return np.stack(lines, axis=-1).reshape(extent, *self.across)
 
@@ -210,6 +234,7 @@ class _Slices:
         odd: npt.NDArray[np.bool_],
         extent: int,
         reach: float,
+        most: int,
     ) -> Array:
         """Z <exp(i k pi M / R)> for k = 1, 2, ... up to where it stays below rounding.
 
@@ -220,7 +245,7 @@ class _Slices:
         signs = np.where(~odd[:, None] & odd, -1.0, 1.0) * eigenvalues
         found: list[float] = []
         z = float(np.sum(eigenvalues**extent))
-        while len(found) < _WAVES and not (
+        while len(found) < most and not (
             len(found) > 3 and max(map(abs, found[-3:])) < _VANISHED * z
         ):
             angle = (len(found) + 1) * math.pi / reach * total
@@ -229,6 +254,14 @@ class _Slices:
             rest = half @ step if extent % 2 else half
             found.append(float(np.sum(half * rest.T)))
         return np.array(found)
+
+
+def _common(fine: Array, coarse: Array) -> int:
+    """How many waves two sets of nodes agree on; 5 neighbours tell the size, as one may be zero."""
+    n = min(len(fine), len(coarse))
+    size = np.convolve(np.abs(fine[:n]), np.ones(5), "same")
+    apart = np.abs(fine[:n] - coarse[:n]) > 0.1 * size + 10 * _VANISHED
+    return int(np.argmax(apart)) if apart.any() else n
 
 
 def _gauss(n: int, a: float, b: float) -> tuple[Array, Array]:
