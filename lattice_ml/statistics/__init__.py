@@ -30,17 +30,22 @@ from lattice_ml.statistics.gamma import (
     kish,
 )
 from lattice_ml.statistics.resampling import Resampled, bootstrap, jackknife
+from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
 from lattice_ml.statistics.series import MIN_CONFIGS
 from lattice_ml.statistics.weights import MIN_DRAWS, LogMean, log_mean, pareto_k
 
 __all__ = [
     "MIN_CONFIGS",
     "MIN_DRAWS",
+    "Area",
     "Autocorrelation",
     "ChainAgreement",
+    "Curve",
     "Estimate",
     "LogMean",
     "Resampled",
+    "Scores",
+    "auc",
     "autocorrelation",
     "bootstrap",
     "chain_agreement",
@@ -51,4 +56,5 @@ __all__ = [
     "log_mean",
     "pareto_k",
     "r_hat",
+    "roc_curve",
 ]

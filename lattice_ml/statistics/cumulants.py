@@ -1,10 +1,11 @@
 r"""Cumulants of one variable, such as the magnetisation, with errors of the Gamma method.
 
-kappa_n is the n-th derivative of log <exp(t x)> at t = 0.  With the moments m_k about the mean,
+kappa_n is the n-th derivative of log <exp(t x)> at t = 0.  With the moments m_k about any point,
 
     kappa_n = m_n - sum_{k=1}^{n-1} C(n-1, k-1) kappa_k m_{n-k},
 
-so that those beyond the second vanish for a Gaussian.  Their errors grow with the factorial of n.
+of which only kappa_1 depends on the point.  Those beyond the second vanish for a Gaussian; their
+errors grow with the factorial of n, as sqrt(n! / N) for N independent draws.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.gamma import Estimate, estimate
+from lattice_ml.statistics.series import as_primaries
 
 if TYPE_CHECKING:
     import jax
@@ -41,7 +43,8 @@ def cumulants(
         thin: updates between stored configurations.
 
     Raises:
-        ValueError: odd orders of an even distribution, or orders below 1.
+        ValueError: odd orders of an even distribution, or orders below 1; a series that `estimate`
+            would refuse.
     """
     if not orders or min(orders) < 1 or (symmetric and any(n % 2 for n in orders)):
         allowed = "even orders from 2 up" if symmetric else "orders from 1 up"
@@ -49,7 +52,9 @@ def cumulants(
             f"cumulants of a {'' if symmetric else 'not '}symmetric distribution have "
             f"{allowed}, got {orders=}"
         )
-    x = np.asarray(series, np.float64)
+    x = as_primaries(series, None)[0]
+    origin = 0.0 if symmetric else float(np.mean(x))  # or differences of huge moments are left
+    x = x - origin
     scale = float(np.sqrt(np.mean(x**2))) or 1.0  # powers stay near one
     powers = [k for k in range(1, max(orders) + 1) if not (symmetric and k % 2)]
     moments = np.stack([(x / scale) ** k for k in powers])
@@ -64,7 +69,7 @@ def cumulants(
                 below = (k for k in range(1, n) if k in kappa and n - k in m)
                 products = [math.comb(n - 1, k - 1) * kappa[k] * m[n - k] for k in below]
                 kappa[n] = m[n] - sum(products) if products else m[n]
-            return scale**order * kappa[order]
+            return scale**order * kappa[order] + (origin if order == 1 else 0.0)
 
         return estimate(moments, function, log_weights=log_weights, thin=thin)
 

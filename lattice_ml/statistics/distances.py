@@ -8,7 +8,8 @@ energy distance (arXiv:1207.6076), or a Gaussian kernel,
 Its law for equal distributions is that of a quadratic form of Gaussians whose covariance the
 stretches of the chains give: with w_s the kernel mean of stretch s minus that of the sample,
 MMD^2 ~ sum_ab g_a g_b <w_a, w_b> / (n_a n_b).  Its first three moments are known, and a Gamma law
-shifted to them (Pearson III) gives the tail.  Correlation within a stretch and weights are in w.
+shifted to them (Pearson III) gives the tail, `few_stretches` corrects it for the covariance being
+measured.  Correlation within a stretch and weights are in w.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.statistics.distributions import few_stretches
 from lattice_ml.statistics.series import Array
 
 __all__ = ["Distance", "Sample", "energy_distance", "maximum_mean_discrepancy"]
@@ -43,17 +45,33 @@ class Distance(NamedTuple):
 
 
 def energy_distance(a: Sample, b: Sample) -> Distance:
-    """E^2 in the units of the vectors (Szekely and Rizzo, J. Stat. Plan. Inf. 143 (2013) 1249)."""
-    x = np.concatenate([a.vectors, b.vectors]).astype(np.float64)
-    return _judged(a, b, -_distances(x))
+    """E^2 in the units of the vectors (Szekely and Rizzo, J. Stat. Plan. Inf. 143 (2013) 1249).
+
+    Raises:
+        ValueError: the vectors of the two are of different length.
+    """
+    return _judged(a, b, -_distances(_joined(a, b)))
 
 
 def maximum_mean_discrepancy(a: Sample, b: Sample) -> Distance:
-    """MMD^2, Gaussian kernel as wide as the median distance (Gretton, JMLR 13 (2012) 723)."""
-    x = np.concatenate([a.vectors, b.vectors]).astype(np.float64)
-    squares = _distances(x) ** 2
-    width = float(np.median(squares[np.triu_indices(len(x), 1)])) or 1.0
+    """MMD^2, Gaussian kernel as wide as the median distance (Gretton, JMLR 13 (2012) 723).
+
+    Raises:
+        ValueError: the vectors of the two are of different length.
+    """
+    squares = _distances(_joined(a, b)) ** 2
+    width = float(np.median(squares[np.triu_indices(len(squares), 1)])) or 1.0
     return _judged(a, b, np.exp(-squares / width))
+
+
+def _joined(a: Sample, b: Sample) -> Array:
+    lengths = [sample.vectors.shape[1] for sample in (a, b)]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"distances are between vectors of one length, got {lengths[0]} and {lengths[1]} "
+            "numbers"
+        )
+    return np.concatenate([a.vectors, b.vectors]).astype(np.float64)
 
 
 def _distances(x: Array) -> Array:
@@ -79,7 +97,10 @@ def _judged(a: Sample, b: Sample, kernel: Array) -> Distance:
     centred[: len(rows[0]), : len(shares[0])] = rows[0]
     centred[len(rows[0]) :, len(shares[0]) :] = rows[1]
     form = centred @ kernel @ centred.T
-    return Distance(value, float(np.trace(form)), _tail(value, form))
+    spreads = np.diag(form)
+    parts = [float(spreads[: len(rows[0])].sum()), float(spreads[len(rows[0]) :].sum())]
+    p_value = few_stretches(_tail(value, form), parts, [len(row) for row in rows])
+    return Distance(value, sum(parts), p_value)
 
 
 def _centred(stretch: npt.NDArray[np.integer], share: Array) -> Array:
