@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process a core: threads would collide
 
 import jax
 import pytest
