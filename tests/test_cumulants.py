@@ -26,6 +26,10 @@ def test_of_two_deltas():
     assert_allclose(values(3 * series), [9, -2 * 3**4, 16 * 3**6, -272 * 3**8], rtol=1e-12)
 
 
+def test_odd_moments_are_zero_where_the_distribution_is_known_to_be_even():
+    assert_allclose(values([1.0, 2.0, 3.0, 4.0], (2, 4)), [7.5, 88.5 - 3 * 7.5**2], rtol=1e-12)
+
+
 def test_of_the_exponential_distribution_with_and_without_an_offset():
     """kappa_n = (n - 1)!, by Gauss-Laguerre; an offset moves kappa_1 alone."""
     nodes, weights = np.polynomial.laguerre.laggauss(16)

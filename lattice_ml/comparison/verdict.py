@@ -8,7 +8,7 @@ where `check` rejects it, which needs no reference and errs with probability 1e-
   `analysis.judging`; all pairs of p-values within a test are corrected for in the same way);
 * `two_point`: chi^2 of G(p) with its covariance (Hotelling);
 * `distribution_m`, `_phi`, `_action`: of the magnetisation, the field at a site, and the action
-  density, Kolmogorov-Smirnov with the effective numbers of configurations;
+  density, Kolmogorov-Smirnov with the largest measured variance of the difference;
 * `configurations`: energy distance between whole configurations;
 * `translation`: phi^2 and links are the same everywhere on the lattice.
 """
