@@ -144,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     jax.config.update("jax_enable_x64", True)
     n_pairs, n_tries = SIZES[options.size]
-    begin, refused = time.perf_counter(), 0
+    begin = time.perf_counter()
     p_values: dict[str, list[float]] = {}
 
     def pair(i: int) -> tuple[Any, Any]:
@@ -170,9 +170,7 @@ def main(words: Sequence[str] | None = None) -> int:
         missed += n_tries - rejected
         named = sorted({test for one in found for test in one.rejected_by})
         best = max(min(t.p_value for t in one.tests if t.p_value >= 0) for one in found)
-        from lattice_ml.comparison.means import effective_size
-
-        worth = np.median([effective_size(one.candidate) for one in found])
+        worth = np.median([one.candidate.effective_size for one in found])
         row = (name, f"{rejected} of {n_tries}", ", ".join(named), f"{best:.1g}", f"{worth:.0f}")
         print(f"| {' | '.join(row)} |", flush=True)
     print(f"{time.perf_counter() - begin:.0f} s", file=sys.stderr)

@@ -129,7 +129,7 @@ def test_weights_count(weighted, pair):
     assert not failed(pair[0], weighted)
     assert {"observables", "two_point"} <= failed(exact, weighted, weights=False)
     assert "distribution_m" in failed(exact, weighted, weights=False)
-    size = means.effective_size(gather_side(weighted))
+    size = gather_side(weighted).effective_size
     assert 1000 < size < 0.95 * 8192
 
 

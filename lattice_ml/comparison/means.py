@@ -17,7 +17,6 @@ from lattice_ml.analysis.judging import (
     stretch_starts,
     worst,
 )
-from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.comparison.references import Known, Value
 from lattice_ml.comparison.sides import Side
 from lattice_ml.observables import DERIVED, Derived
@@ -26,7 +25,7 @@ from lattice_ml.statistics.series import fluctuations
 
 __all__ = [
     *("NOT_JUDGED", "Observable", "Shells", "compare_observables", "compare_two_point"),
-    *("effective_size", "estimates", "schwinger_dyson", "translation", "z_score"),
+    *("schwinger_dyson", "translation", "z_score"),
 ]
 
 # chi2 = V <M^2> is m2 once more, and the acceptance is a sampler's own
@@ -46,33 +45,12 @@ class Observable(NamedTuple):
     p_value: float  # nan where it is not judged
 
 
-def estimates(side: Side) -> dict[str, Estimate | None]:
-    """All observables of an ensemble, as `measure` finds them."""
-    return {
-        name: estimate_derived(of, side.series, side.lattice, side.log_weights, side.ensemble.thin)
-        for name, of in DERIVED.items()
-    }
-
-
-def effective_size(side: Side) -> float:
-    """Independent configurations that M^2 is worth, or M where it moves more slowly."""
-    return min(_effective(side, side.series["magnetisation"] ** power) for power in (1, 2))
-
-
-def _effective(side: Side, series: Array) -> float:
-    from lattice_ml.statistics import estimate
-
-    found = estimate(series, log_weights=side.log_weights)
-    variance = float(np.mean(side.weights * (series - found.value) ** 2))
-    return variance / found.error**2 if found.error > 0 else float(series.size)
-
-
 def compare_observables(reference: Side | Known, candidate: Side) -> dict[str, Observable]:
     """Every observable with its difference and the probability of as large a one."""
-    known = reference.values if isinstance(reference, Known) else estimates(reference)
+    known = reference.values if isinstance(reference, Known) else reference.estimates
     return {
         name: _observable(DERIVED[name], known.get(name), found, reference, candidate, name)
-        for name, found in estimates(candidate).items()
+        for name, found in candidate.estimates.items()
     }
 
 
@@ -169,7 +147,7 @@ def compare_two_point(reference: Side | Known, candidate: Side) -> Shells | None
         values.append(exact)
     difference = values[0] - values[1]
     errors = np.sqrt(sum(np.var(part, axis=0) / max(1, len(part) - 1) for part in parts))
-    enough = int(min(effective_size(side) for side in sides) / _NEEDED_PER_SHELL)
+    enough = int(min(side.effective_size for side in sides) / _NEEDED_PER_SHELL)
     used = min(len(names), enough, min(len(part) for part in parts) // 3)
     if used < 1:
         return Shells(p_hat_squared, values[1], values[0], errors, math.nan, 0, math.nan)

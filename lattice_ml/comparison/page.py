@@ -99,9 +99,9 @@ def _worth(side: Side | Known) -> dict[str, Any]:
     """What an ensemble is worth and what it cost."""
     if isinstance(side, Known):
         return {"source": side.source}
-    n_eff = means.effective_size(side)
+    n_eff = side.effective_size
     seconds = getattr(side.ensemble, "seconds", None)
-    m2 = means.estimates(side)["m2"]
+    m2 = side.estimates["m2"]
     acceptance = side.series.get("acceptance")
     return {
         "n_configs": int(side.weights.size),

@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.analysis.certificates import Certificate, certify
 from lattice_ml.analysis.evidence import Evidence, gather, pieces
 from lattice_ml.analysis.judging import stretch_starts
+from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.comparison.references import label_of
 from lattice_ml.lattice import Lattice
+from lattice_ml.observables import DERIVED
+from lattice_ml.statistics import Estimate, estimate
 from lattice_ml.statistics.series import as_weights
 
 __all__ = ["Fields", "Side", "gather_side"]
@@ -41,13 +45,11 @@ class Side:
         label: how it is called.
         ensemble: from `open_ensemble` or `run`.
         evidence: its series.
-        fields: some of its configurations; None where none were kept.
     """
 
     label: str
     ensemble: Any
     evidence: Evidence
-    fields: Fields | None
 
     @property
     def lattice(self) -> Lattice:
@@ -70,16 +72,55 @@ class Side:
     @cached_property
     def starts(self) -> Array:
         """Where stretches begin within the chains that are independent of each other."""
-        return _starts(self.evidence)
+        magnetisation = self.series["magnetisation"]
+        slow = (magnetisation, magnetisation**2, self.series["phi2"])
+        return min((stretch_starts(self.weights * series) for series in slow), key=len)
 
     @cached_property
     def stretch(self) -> Array:
         """The stretch of every sample, configuration-major: `(n_configs * n_chains,)`."""
-        return _stretch_numbers(self.series["magnetisation"].shape, self.starts)
+        n_chains, n_configs = self.weights.shape
+        within = np.searchsorted(self.starts, np.arange(n_configs), side="right") - 1
+        numbers: Array = within[:, None] + len(self.starts) * np.arange(n_chains)
+        return numbers.ravel()
 
     @property
     def n_stretches(self) -> int:
         return len(self.starts) * self.ensemble.n_chains
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate | None]:
+        """All observables, as `measure` finds them."""
+        thin = self.ensemble.thin
+        return {
+            name: estimate_derived(of, self.series, self.lattice, self.log_weights, thin)
+            for name, of in DERIVED.items()
+        }
+
+    @cached_property
+    def effective_size(self) -> float:
+        """Independent configurations that M^2 is worth, or M where it moves more slowly."""
+        magnetisation = self.series["magnetisation"]
+        return min(self._effective_size(magnetisation**power) for power in (1, 2))
+
+    @cached_property
+    def certificates(self) -> list[Certificate]:
+        """What `check` says of it; nothing where the action is not known."""
+        return certify(self.evidence) if self.ensemble.action is not None else []
+
+    @cached_property
+    def fields(self) -> Fields | None:
+        """Some of its configurations; None where none were kept."""
+        if not self.evidence.measured:
+            return None
+        total = self.weights.size
+        rows = np.unique(np.linspace(0, total - 1, min(total, _FIELDS)).astype(int))
+        weights = self.log_weights
+        return Fields(
+            np.asarray(self.ensemble.cfgs[rows], np.float32),
+            self.stretch[rows],
+            None if weights is None else weights.T.ravel()[rows],
+        )
 
     def blocks(self) -> Any:
         """(first sample, configurations) of blocks that are small enough to work with."""
@@ -88,46 +129,21 @@ class Side:
             yield start, fields
             start += len(fields)
 
+    def _effective_size(self, series: Array) -> float:
+        found = estimate(series, log_weights=self.log_weights)
+        variance = float(np.mean(self.weights * (series - found.value) ** 2))
+        return variance / found.error**2 if found.error > 0 else float(series.size)
+
 
 def gather_side(ensemble: Any, label: str = "", *, weights: bool = True) -> Side:
     """Read an ensemble.
 
     Args:
         ensemble: from `open_ensemble` or `run`.
-        label: how it is called; the name of its directory by default.
+        label: how it is called; its directory by default.
         weights: use the ensemble's `log_weight` where it has one.
 
     Raises:
         ValueError: a configuration is not finite.
     """
-    evidence = gather(ensemble, weights=weights)
-    return Side(label or label_of(ensemble), ensemble, evidence, _fields(ensemble, evidence))
-
-
-def _starts(evidence: Evidence) -> Array:
-    """Stretches that suit the slowest of the quantities that are looked at, and M itself."""
-    magnetisation = evidence.primary("magnetisation")
-    several = [magnetisation, magnetisation**2, evidence.primary("phi2")]
-    starts = [stretch_starts(evidence.weights * series) for series in several]
-    return min(starts, key=len)
-
-
-def _stretch_numbers(shape: tuple[int, ...], starts: Array) -> Array:
-    n_chains, n_configs = shape
-    within = np.searchsorted(starts, np.arange(n_configs), side="right") - 1
-    numbers: Array = within[:, None] + len(starts) * np.arange(n_chains)
-    return numbers.ravel()
-
-
-def _fields(ensemble: Any, evidence: Evidence) -> Fields | None:
-    if not evidence.measured:
-        return None
-    shape = evidence.measured["magnetisation"].shape
-    total = shape[0] * shape[1]
-    rows = np.unique(np.linspace(0, total - 1, min(total, _FIELDS)).astype(int))
-    weights = evidence.log_weights
-    return Fields(
-        np.asarray(ensemble.cfgs[rows], np.float32),
-        _stretch_numbers(shape, _starts(evidence))[rows],
-        None if weights is None else weights.T.ravel()[rows],
-    )
+    return Side(label or label_of(ensemble), ensemble, gather(ensemble, weights=weights))

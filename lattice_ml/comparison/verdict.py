@@ -4,8 +4,8 @@ Every test has a p-value that is honest for correlated and weighted data, nan wh
 tell.  With k tests judged, the candidate is rejected where one has p < 1e-3 / k (Bonferroni), or
 where `check` rejects it, which needs no reference and errs with probability 1e-3 too:
 
-* `observables`: the means of `measure`, the worst of them (judged by stretches of the chains, see
-  `analysis.judging`; all pairs of p-values within a test are corrected for in the same way);
+* `observables`: the means of `measure`, judged by stretches of the chains (`analysis.judging`); the
+  worst of them, with its p-value times their number;
 * `two_point`: chi^2 of G(p) with its covariance (Hotelling);
 * `distribution_m`, `_phi`, `_action`: of the magnetisation, the field at a site, and the action
   density, Kolmogorov-Smirnov with the largest measured variance of the difference;
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lattice_ml.analysis.certificates import FALSE_ALARM_RATE, Certificate, certify
+from lattice_ml.analysis.certificates import FALSE_ALARM_RATE, Certificate
 from lattice_ml.analysis.judging import worst
 from lattice_ml.comparison import means, shapes
 from lattice_ml.comparison.means import Observable, Shells
@@ -176,8 +176,8 @@ def _judged(found: Mapping[str, tuple[str, float] | None], side: Side) -> list[C
     """All tests, those of `check` last."""
     p_values = [test[1] for test in found.values() if test and not math.isnan(test[1])]
     level = FALSE_ALARM_RATE / max(1, len(p_values))
-    own = certify(side.evidence) if side.ensemble.action is not None else []
-    return [*(_certificate(name, test, level) for name, test in found.items()), *own]
+    own = (_certificate(name, test, level) for name, test in found.items())
+    return [*own, *side.certificates]
 
 
 def _certificate(name: str, test: tuple[str, float] | None, level: float) -> Certificate:
@@ -223,19 +223,17 @@ def _warnings(reference: Side | Known, candidate: Side) -> list[str]:
     said = []
     sides = [candidate, *([reference] if isinstance(reference, Side) else [])]
     for side in sides:
-        if (worth := means.effective_size(side)) < _FEW:
+        if (worth := side.effective_size) < _FEW:
             said.append(
                 f"{side.label} is worth {worth:.0f} independent configurations: only large "
                 f"differences show"
             )
     if isinstance(reference, Side):
-        if reference.ensemble.action is not None:
-            failed = [c.name for c in certify(reference.evidence) if c.verdict == "fail"]
-            if failed:
-                said.append(
-                    f"the reference {reference.label} does not pass check itself: "
-                    f"{', '.join(failed)}"
-                )
+        failed = [c.name for c in reference.certificates if c.verdict == "fail"]
+        if failed:
+            said.append(
+                f"the reference {reference.label} does not pass check itself: {', '.join(failed)}"
+            )
         digests = [d for d in (side.evidence.digests for side in sides) if d is not None]
         if len(digests) == 2 and (shared := len(np.intersect1d(digests[0], digests[1]))):
             said.append(f"{shared} configurations are in both ensembles: they are not independent")
