@@ -22,12 +22,15 @@ class CompareOptions:
         reference_values: a JSON file of known values, as `measure --json` writes it.
         out: write report.html, report.json and the figures to this directory.
         weights: use the ensembles' weights where they have some (--no-weights to ignore them).
+        classifier: let a small network try to tell configurations apart (--no-classifier to save
+            its training).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
     reference_values: str | None = None
     out: str | None = None
     weights: bool = True
+    classifier: bool = True
 
 
 def compare_command(arguments: list[str]) -> int:
@@ -60,7 +63,9 @@ def compare_command(arguments: list[str]) -> int:
         reference, *candidates = ensembles
     found = []
     for candidate in candidates:
-        comparison = compare(reference, candidate, weights=options.weights)
+        comparison = compare(
+            reference, candidate, weights=options.weights, classifier=options.classifier
+        )
         reference = comparison.reference  # read once
         print(comparison)
         found.append(comparison)

@@ -15,12 +15,13 @@ import numpy.typing as npt
 from lattice_ml.analysis.figures import BLUE, ORANGE, WIDTH
 from lattice_ml.analysis.report import INK, style
 from lattice_ml.comparison.means import Observable, Shells
+from lattice_ml.statistics.roc import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "densities", "fields", "histories", "pulls", "two_point", "unity"]
+__all__ = ["COLOURS", "densities", "fields", "histories", "pulls", "rates", "two_point", "unity"]
 
 COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#8c6d1f", "#6a51a3")
 
@@ -126,6 +127,24 @@ def unity(shells: Mapping[str, Shells]) -> Figure:
     axis.set(xlabel=r"$\hat p^2$", title="Schwinger-Dyson equations")
     axis.set_ylabel(r"$\langle \phi(p)^* \, \partial S/\partial\phi(p) \rangle / V$")
     _legend(axis, len(shells))
+    return figure
+
+
+@style()
+def rates(curves: Mapping[str, tuple[Curve, float]]) -> Figure:
+    """Draw receiver operating characteristics with the areas under them, by candidate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.62 * WIDTH, 0.5 * WIDTH), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color=INK, linewidth=0.6)
+    for number, (label, (curve, area)) in enumerate(curves.items()):
+        text = f"{label}, area {area:.3f}"
+        x, y = curve.false_positive, curve.true_positive
+        axis.plot(x, y, color=colour(number), linewidth=1.2, label=text)
+    axis.set(xlabel="reference taken for candidate", ylabel="candidate recognised")
+    axis.set(xlim=(0, 1), ylim=(0, 1), title="Classifier")
+    axis.legend(fontsize=8.5, loc="lower right")
     return figure
 
 

@@ -87,6 +87,7 @@ def _candidate(found: Comparison) -> dict[str, Any]:
         "schwinger_dyson": found.schwinger_dyson and _shells(found.schwinger_dyson),
         "distributions": {name: d.as_table() for name, d in found.distributions.items()},
         "distances": found.distances and found.distances.as_table(),
+        "classifier": found.told_apart and found.told_apart.area._asdict(),
         "tests": [
             {"name": t.name, "verdict": t.verdict, "value": t.value, "p_value": t.p_value}
             for t in found.tests
@@ -296,6 +297,17 @@ def _figures(
     if terms:
         caption = "Schwinger-Dyson equations of the candidates per momentum shell; exactly one."
         drawn.append(("schwinger_dyson", figures.unity(terms), caption))
+    rates = {
+        label: (c.told_apart.curve, c.told_apart.area.value)
+        for label, c in found.items()
+        if c.told_apart is not None and c.told_apart.curve is not None
+    }
+    if rates:
+        caption = (
+            "A network trained to tell candidate from reference, on configurations that it has not "
+            "seen: candidates recognised against references mistaken for them."
+        )
+        drawn.append(("classifier", figures.rates(rates), caption))
     kept = {side.label: side.fields.phi for side in sides if side.fields is not None}
     if kept:
         drawn.append(("configurations", figures.fields(kept), "Configurations on one scale."))

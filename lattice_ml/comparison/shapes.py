@@ -195,7 +195,4 @@ def compare_fields(reference: Side, candidate: Side) -> Distances | None:
 
 
 def _sample(fields: Fields) -> distances.Sample:
-    weights = None
-    if fields.log_weights is not None:
-        weights = np.exp(fields.log_weights - fields.log_weights.max())
-    return distances.Sample(fields.phi.reshape(len(fields.phi), -1), fields.stretch, weights)
+    return distances.Sample(fields.phi.reshape(len(fields.phi), -1), fields.stretch, fields.weights)

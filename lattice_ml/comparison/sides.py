@@ -36,6 +36,20 @@ class Fields(NamedTuple):
     stretch: Array  # (n,) number of the stretch of the chains that each is of
     log_weights: Array | None  # (n,)
 
+    @property
+    def weights(self) -> Array | None:
+        """`(n,)`, the largest of them 1; None where all count alike."""
+        logs = self.log_weights
+        return None if logs is None else np.asarray(np.exp(logs - logs.max()))
+
+    def of(self, stretches: Array) -> "Fields":
+        """Those of the stretches that are True in `(n_stretches,)`."""
+        chosen = stretches[self.stretch]
+        logs = self.log_weights
+        return Fields(
+            self.phi[chosen], self.stretch[chosen], None if logs is None else logs[chosen]
+        )
+
 
 @dataclass(frozen=True)
 class Side:

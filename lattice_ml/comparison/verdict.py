@@ -10,6 +10,8 @@ where `check` rejects it, which needs no reference and errs with probability 1e-
 * `distribution_m`, `_phi`, `_action`: of the magnetisation, the field at a site, and the action
   density, Kolmogorov-Smirnov with the largest measured variance of the difference;
 * `configurations`: energy distance between whole configurations;
+* `classifier`: a network that learned to tell one half of the configurations apart cannot tell the
+  other half (area under the ROC curve);
 * `translation`: phi^2 and links are the same everywhere on the lattice.
 """
 
@@ -27,6 +29,7 @@ from lattice_ml.comparison.means import Observable, Shells
 from lattice_ml.comparison.references import Known, check_comparable
 from lattice_ml.comparison.shapes import QUANTITIES, Distances, Distribution
 from lattice_ml.comparison.sides import Side, gather_side
+from lattice_ml.comparison.two_sample import FEWEST, ToldApart, tell_apart
 
 __all__ = ["Comparison", "compare"]
 
@@ -58,6 +61,10 @@ _MEANINGS = {  # where a test passes, where it fails
         "configurations lie as they must in the space of fields",
         "configurations lie elsewhere in the space of fields",
     ),
+    "classifier": (
+        "a network cannot tell the configurations apart",
+        "a network can tell the configurations apart, though it may not be said by what",
+    ),
     "translation": (
         "no site is special",
         "some sites are special: a boundary that is not periodic, such as zero padding",
@@ -77,6 +84,7 @@ class Comparison:
         cumulants: of M.
         distributions: of M, phi and the action density, as far as both are known.
         distances: between whole configurations; None where they were not kept.
+        told_apart: by a classifier; None without one.
         tests: all that was judged, and what was not with the reason.
         warnings: what to know before relying on the verdict.
     """
@@ -89,6 +97,7 @@ class Comparison:
     cumulants: Mapping[str, Observable]
     distributions: Mapping[str, Distribution]
     distances: Distances | None
+    told_apart: ToldApart | None
     tests: list[Certificate]
     warnings: list[str] = field(default_factory=list)
 
@@ -126,6 +135,7 @@ def compare(
     candidate: Any,
     *,
     weights: bool = True,
+    classifier: bool = True,
 ) -> Comparison:
     """Judge whether a candidate samples the distribution of a reference.
 
@@ -134,6 +144,8 @@ def compare(
             what is known without: `exact_reference(ensemble)`, `read_values(path)`.
         candidate: an ensemble.
         weights: use the ensembles' `log_weight` where they have one.
+        classifier: train a network on half of the configurations and test it on the rest; some
+            seconds, a minute on large lattices.
 
     Raises:
         ValueError: the two are not of one distribution (lattice, action, convention, temperature),
@@ -148,14 +160,16 @@ def compare(
     observables = means.compare_observables(reference, side)
     two_point = means.compare_two_point(reference, side)
     distributions = shapes.compare_distributions(reference, side)
-    distances = None
+    distances = told_apart = None
     if isinstance(reference, Side):
         distances = shapes.compare_fields(reference, side)
+        told_apart = tell_apart(reference, side) if classifier else None
     found = {
         "observables": _observables(observables),
         "two_point": _two_point(two_point),
         **{name: _distribution(distributions.get(of)) for name, of in _DISTRIBUTIONS.items()},
         "configurations": _distances(distances),
+        "classifier": _told_apart(told_apart),
         "translation": means.translation(side),
     }
     return Comparison(
@@ -167,6 +181,7 @@ def compare(
         cumulants=shapes.compare_cumulants(reference, side),
         distributions=distributions,
         distances=distances,
+        told_apart=told_apart,
         tests=_judged(found, side),
         warnings=_warnings(reference, side),
     )
@@ -182,7 +197,7 @@ def _judged(found: Mapping[str, tuple[str, float] | None], side: Side) -> list[C
 
 def _certificate(name: str, test: tuple[str, float] | None, level: float) -> Certificate:
     if test is None or math.isnan(test[1]):
-        reason = test[0] if test else "one of the two does not have what this needs"
+        reason = test[0] if test else "not asked for, or one of the two does not have what it needs"
         return Certificate(name, "not applicable", "", math.nan, reason)
     value, p_value = test
     failed = p_value < level
@@ -216,6 +231,14 @@ def _distances(found: Distances | None) -> tuple[str, float] | None:
     if found is None:
         return None
     return f"energy distance {found.energy.value:.4g}", found.energy.p_value
+
+
+def _told_apart(found: ToldApart | None) -> tuple[str, float] | None:
+    if found is None:
+        return None
+    if found.curve is None:
+        return f"fewer than {FEWEST} independent stretches of the chains: run longer", math.nan
+    return f"AUC = {found.area.value:.3f} +- {found.area.error:.2g}", found.area.p_value
 
 
 def _warnings(reference: Side | Known, candidate: Side) -> list[str]:

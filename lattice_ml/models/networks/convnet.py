@@ -30,7 +30,7 @@ from lattice_ml.models.networks.features import (
 )
 from lattice_ml.models.theory import Theory
 
-__all__ = ["ConvNet"]
+__all__ = ["ConvNet", "neighbourhood"]
 
 _HIDDEN = 32  # width of the network that turns time into gains
 
@@ -122,7 +122,7 @@ class ConvNet(Denoiser):
         h = contract(self.lift[...], y)
         for i in range(self.n_layers):
             u = h * gains[i] if shifts is None else h * gains[i] + shifts[i]
-            near = _neighbourhood(activation(u), self.ndim, 2**i, self.hypercubic)
+            near = neighbourhood(activation(u), self.ndim, 2**i, self.hypercubic)
             h = h + contract(self.mix[i], jnp.concatenate(near))
         return contract(self.out[...], activation(h)) + contract(self.skip[...], y)
 
@@ -154,7 +154,7 @@ class ConvNet(Denoiser):
             )
 
 
-def _neighbourhood(x: jax.Array, ndim: int, distance: int, hypercubic: bool) -> Sequence[jax.Array]:
+def neighbourhood(x: jax.Array, ndim: int, distance: int, hypercubic: bool) -> Sequence[jax.Array]:
     """What a kernel of 3^d taps adds up with weights: fields like `x`.
 
     With `hypercubic` the k-th field is the sum over all neighbours that are off along k axes.
