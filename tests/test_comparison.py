@@ -12,7 +12,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from lattice_ml import FreeField, Lattice, compare, measure, two_point
+import lattice_ml
+from lattice_ml import FreeField, Lattice, measure, two_point
 from lattice_ml.analysis import judging
 from lattice_ml.chain import Chains
 from lattice_ml.comparison import exact_reference, means, read_values
@@ -39,12 +40,17 @@ def pair():
     return [verdicts.free_field((1, i), 64, 64, 1.0) for i in range(2)]
 
 
+def compare(reference, candidate, *, classifier=False, **options):
+    """Without training a network, unless that is what is tested."""
+    return lattice_ml.compare(reference, candidate, classifier=classifier, **options)
+
+
 def failed(reference, candidate, **options):
     return set(compare(reference, candidate, **options).rejected_by)
 
 
 def test_two_correct_ensembles_agree(pair):
-    found = compare(*pair)
+    found = compare(*pair, classifier=True)
     assert found.accepted and not found.warnings
     assert found.verdict.startswith("accepted: none of ")
     assert {test.verdict for test in found.tests} == {"pass", "not applicable"}
@@ -56,15 +62,18 @@ def test_two_correct_ensembles_agree(pair):
 @pytest.mark.parametrize(
     ("fault", "by"),
     [
-        ("exp(-2S)", {"observables", "two_point", "configurations", "schwinger_dyson"}),
+        (
+            "exp(-2S)",
+            {"observables", "two_point", "configurations", "classifier", "schwinger_dyson"},
+        ),
         ("missing well", {"observables", "distribution_m", "configurations", "z2_balance"}),
         ("domain walls", {"observables", "chains_agree"}),
-        ("zero padding", {"two_point", "translation"}),
+        ("zero padding", {"two_point", "classifier", "translation"}),
         ("wrong convention", {"observables", "two_point", "schwinger_dyson"}),
     ],
 )
 def test_a_planted_fault_is_found(fault, by):
-    found = compare(*verdicts.FAULTS[fault](1))
+    found = compare(*verdicts.FAULTS[fault](1), classifier="classifier" in by)
     assert by <= set(found.rejected_by)
     level = 1e-3 / 30
     best = min(test.p_value for test in found.tests if not math.isnan(test.p_value))
@@ -271,4 +280,4 @@ def test_the_benchmark_of_false_alarms_and_faults_runs(monkeypatch, capsys):
     assert verdicts.main(["--size", "toy"]) == 0
     out = capsys.readouterr().out
     assert "0 of 2 correct pairs refused" in out
-    assert "| zero padding | 1 of 1 | observables, translation, two_point |" in out
+    assert "| zero padding | 1 of 1 | classifier, observables, translation, two_point |" in out

@@ -62,11 +62,11 @@ def test_the_page_is_complete_in_itself_and_has_every_part(report):
         assert any(part in caption for caption in captions), part
     assert sum("Provenance of" in caption for caption in captions) == 3
     text = (out / "report.html").read_text()
-    assert text.count("<svg") == 6 and "accepted" in text and "rejected" in text
+    assert text.count("<svg") == 7 and "accepted" in text and "rejected" in text
     links = [v for e in page.iter() for k, v in e.attrib.items() if k.endswith(("href", "src"))]
     assert all(link.startswith(("#", "data:")) for link in links)
     drawn = {"observables", "distributions", "two_point", "schwinger_dyson"}
-    drawn |= {"configurations", "history"}
+    drawn |= {"classifier", "configurations", "history"}
     names = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert {path.name for path in out.iterdir()} == names | {"report.html", "report.json"}
 
