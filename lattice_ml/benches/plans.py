@@ -29,6 +29,7 @@ BENCHMARKS = (
     "sampler_league",
     "critical_slowing_down",
     "kernel",
+    "phase_classification",
     "paper_2309_17082",
     "paper_2309_15002",
 )
