@@ -160,7 +160,8 @@ def infer_couplings(
 
     Raises:
         ValueError: an unknown term or method, terms that are linearly dependent on this lattice,
-            too few independent stretches, or a configuration that is not finite.
+            a penalty that leaves none, too few independent stretches, or a configuration that is
+            not finite.
     """
     names = _checked(terms, method, penalty)
     log_weight = getattr(ensemble, "log_weight", None) if weights else None
@@ -180,6 +181,8 @@ def infer_couplings(
         chosen = validated(parts, method) if penalty is None else penalty
     ridge = chosen if method == "ridge" else 0.0
     keep = lasso(*split(mean), chosen) != 0 if method == "lasso" else np.ones(len(names), bool)
+    if not keep.any():
+        raise ValueError(f"no term is left at a penalty of {chosen:.3g}: make it smaller")
     selected = tuple(name for name, kept in zip(names, keep, strict=True) if kept)
     return Couplings(
         terms=selected,
