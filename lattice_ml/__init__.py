@@ -26,6 +26,7 @@ _HOMES = {
     "extrapolate": "extrapolation",
     "generate": "generation",
     "import_array": "exchange",
+    "infer_couplings": "analysis.couplings",
     "measure": "analysis.measurement",
     "open_ensemble": "ensemble",
     "open_model": "model_files",

@@ -162,12 +162,17 @@ def convert(phi4: Phi4, convention: str, ndim: int) -> tuple[Phi4, float]:
     """Rescale the field into `convention`: the new action and s, where phi_old = s phi_new.
 
     Raises:
-        ValueError: h <= 0 has no form with h = 1 or 2.
+        ValueError: h <= 0 has no form with h = 1 or 2, a and b may have none with a = 1 - 2b.
     """
     h, a, b = map(float, phi4.couplings())
     known = _lookup(convention)
     if h <= 0 and convention in ("standard", "standard24", "nohalf"):
         raise ValueError(f"convention {convention!r} needs a positive hopping term, got {h = }")
+    if convention in ("kappa", "beta") and not (b > 0 or (a > 0 and a * a + 8 * b >= 0)):
+        raise ValueError(
+            f"convention {convention!r} needs b > 0, or a > 0 and a^2 + 8 b >= 0, "
+            f"got {a = } and {b = }"
+        )
     squared = known.scale_squared(h, a, b)
     new = Phi4(
         *known.couplings(ndim, *known.invert(ndim, squared * h, squared * a, squared**2 * b))

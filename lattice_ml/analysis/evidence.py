@@ -21,7 +21,7 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.layout import single
 from lattice_ml.observables import measure_configurations
 
-__all__ = ["Evidence", "Missing", "Momenta", "by_chain", "gather", "pieces"]
+__all__ = ["Evidence", "Missing", "Momenta", "by_chain", "gather", "pieces", "require_finite"]
 
 _PIECE_BYTES = 8 * 2**20
 _ALL = "all momenta"
@@ -132,15 +132,24 @@ def _measure(ensemble: Any) -> dict[str, Array]:
         for fields in pieces(ensemble)
     ]
     flat = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if len(bad := np.flatnonzero(~np.isfinite(flat["phi4"]))):
-        config, chain = divmod(int(bad[0]), ensemble.n_chains)
-        raise ValueError(f"configuration {config} of chain {chain} is not finite")
+    require_finite(flat["phi4"], ensemble.n_chains)
     return {name: by_chain(rows, ensemble.n_chains) for name, rows in flat.items()}
 
 
 def by_chain(rows: Array, n_chains: int) -> Array:
     """Rows of all samples, configuration-major, as `(n_chains, n_configs, ...)`."""
     return rows.reshape(-1, n_chains, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def require_finite(rows: Array, n_chains: int) -> None:
+    """Refuse numbers `(n, ...)` that are not finite, configuration-major, naming the first.
+
+    Raises:
+        ValueError: as said.
+    """
+    if len(bad := np.argwhere(~np.isfinite(rows))):
+        config, chain = divmod(int(bad[0, 0]), n_chains)
+        raise ValueError(f"configuration {config} of chain {chain} is not finite")
 
 
 def pieces(ensemble: Any) -> Iterator[Array]:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lattice_ml.analysis.terms import gradients
 from lattice_ml.lattice import Lattice
 
 __all__ = [
@@ -181,7 +182,7 @@ def projection(scores: Any, noised: Any, fields: Any) -> dict[str, tuple[float, 
     """
     x, phi, force = (np.asarray(f, np.float64) for f in (noised, fields, -np.asarray(scores)))
     n, ndim = len(phi), phi.ndim - 1
-    tests, terms = _force_terms(x), _force_terms(phi)  # (n, 3, V)
+    tests, terms = (gradients(("link", "square", "quartic"), f) for f in (x, phi))  # (n, 3, V)
     matrix = np.einsum("njx,nkx->njk", tests, terms)
     vector = np.einsum("njx,nx->nj", tests, force.reshape(n, -1))
     found = np.linalg.solve(matrix.mean(axis=0), vector.mean(axis=0))
@@ -219,13 +220,6 @@ def plane_waves(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
 def shell_sizes(lattice: Lattice) -> np.ndarray:
     """Number of momenta of every shell."""
     return np.bincount(lattice.shells[1].ravel())
-
-
-def _force_terms(phi: np.ndarray) -> np.ndarray:
-    """What h, a and b multiply in dS/dphi, `(n, 3, V)`."""
-    axes = range(1, phi.ndim)
-    hop = sum(np.roll(phi, shift, mu) for mu in axes for shift in (1, -1))
-    return np.stack([-hop, 2 * phi, 4 * phi**3], axis=1).reshape(len(phi), 3, -1)
 
 
 def _probe(
