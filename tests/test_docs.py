@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 EVERY_PAGE = [*PAGES, CONTRIBUTING, ROOT / "CHANGELOG.md"]
-SLOW = {"tutorial_diffusion"}
+SLOW = {"tutorial_diffusion", "tutorial_rbm"}
 
 # Put between a verb's first word, a config or a model, and what a page gives, which wins.
 SMALL = {
     "generate": "--lattice.shape 8 8 --chain.n-configs 8 --chain.n-thermalise 10",
-    "train": "--lattice.shape 8 8 --training.n-steps 20 --training.fine-tune False",
+    "train configs/diffusion.toml": (
+        "--lattice.shape 8 8 --training.n-steps 20 --training.fine-tune False"
+    ),
     "sample": "--sampling.n-steps 4",
 }
 
@@ -41,7 +43,8 @@ def run_commands(script):
         program, *words = shlex.split(line, comments=True) or [""]
         if program != "lattice-ml":
             continue
-        words[2:2] = shlex.split(SMALL.get(words[0], ""))
+        for small in (words[0], " ".join(words[:2])):
+            words[2:2] = shlex.split(SMALL.get(small, ""))
         expected = re.search(r"# exit (\d+)", line)
         assert cli.main(words) == (int(expected[1]) if expected else 0), line
 
