@@ -246,7 +246,7 @@ def test_without_configurations_histories_are_compared(pair):
 
     found = compare(bare(pair[0]), bare(pair[1]))
     assert found.accepted and found.two_point is None and found.distances is None
-    assert set(found.distributions) == {"M", "the action density"}
+    assert set(found.distributions) == {"M", "S/V"}
 
 
 def test_hotelling_is_exact_for_gaussians():

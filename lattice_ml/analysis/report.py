@@ -73,12 +73,14 @@ th, td { text-align: left; padding: 0.2rem 1rem 0.2rem 0; vertical-align: baseli
 th { border-bottom: 1px solid var(--ink); font-weight: 600; }
 td { border-bottom: 1px solid var(--faint); }
 th.number, td.number { text-align: right; }
+td.number, .good, .bad { white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 figure { margin: 2.5rem 0; break-inside: avoid; }
 figure svg { display: block; max-width: 100%; height: auto; }
 figcaption { margin-top: 0.6rem; font-size: 0.95rem; opacity: 0.85; }
 @page { margin: 18mm; }
-@media print { body { max-width: none; margin: 0; padding: 0; } tr { break-inside: avoid; } }
+@media print { body { max-width: none; margin: 0; padding: 0; font-size: 0.8rem; }
+  section { overflow: visible; } caption { break-after: avoid; } tr { break-inside: avoid; } }
 """
 
 

@@ -1,4 +1,4 @@
-"""Distributions of M, phi and the action density, cumulants, and whole configurations."""
+"""Distributions of M, phi and S/V, cumulants, and whole configurations."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ __all__ = [
     *("compare_cumulants", "compare_distributions", "compare_fields"),
 ]
 
-QUANTITIES = ("M", "phi", "the action density")
+QUANTITIES = ("M", "phi", "S/V")
 
 _DRAWN = 32  # cells of a figure
 
@@ -62,7 +62,7 @@ class Distribution:
         """For a row of a table."""
         p_value = None if np.isnan(self.ks.p_value) else f"{self.ks.p_value:.2g}"
         found = (self.kl, self.js, self.wasserstein)
-        shown = [None if x is None else f"{x.value:.2g} +- {x.error:.1g}" for x in found]
+        shown = [None if x is None else f"{x.value:.2g} \u00b1 {x.error:.1g}" for x in found]
         return [f"{self.ks.value:.4f}", p_value, *shown]
 
     def as_table(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def compare_distributions(reference: Side | Known, candidate: Side) -> dict[str,
         found["phi"] = _of_fields(reference, candidate)
     if all("action" in side.series for side in (reference, candidate)):
         volume = candidate.lattice.volume
-        found["the action density"] = _of_series(reference, candidate, "action", volume)
+        found["S/V"] = _of_series(reference, candidate, "action", volume)
     return found
 
 
