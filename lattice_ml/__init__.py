@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Cycle": "samplers",
     "FreeField": "actions",
     "HMC": "samplers",
     "Kramers": "samplers",
@@ -16,6 +17,8 @@ _HOMES = {
     "Lattice": "lattice",
     "MALA": "samplers",
     "Phi4": "actions",
+    "SwendsenWang": "samplers",
+    "Wolff": "samplers",
     "action": "conventions",
     "check": "analysis.certificates",
     "compare": "comparison",

@@ -31,6 +31,7 @@ __all__ = [
     "type_arguments",
     "unknown",
     "word",
+    "words",
 ]
 
 Fields = list[tuple[str, Any, Any]]
@@ -132,8 +133,13 @@ def unknown(what: str, got: str, allowed: Iterable[str]) -> str:
 
 def word(arguments: Sequence[str], key: str, default: str) -> str:
     """The (last) value of a key among the arguments, before anything is typed."""
-    words = _group(arguments).get(key, [default])
-    return words[0] if words else default
+    found = words(arguments, key)
+    return found[0] if found else default
+
+
+def words(arguments: Sequence[str], key: str) -> list[str]:
+    """The (last) words of a key among the arguments; none where it is not given."""
+    return _group(arguments).get(key, [])
 
 
 def chosen(

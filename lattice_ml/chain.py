@@ -152,6 +152,8 @@ def blocks(
         on_warm_up: called with the trajectories done and the sampler as tuned so far.
     """
     _check(n_chains=n_chains, n_configs=n_configs, thin=thin, n_thermalise=n_thermalise)
+    if problem := getattr(sampler, "incomplete", ""):
+        raise ValueError(problem)
     getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
     engine = Engine(key, lattice, n_chains, dtype)
     room = 1 << (int(n_configs) - 1).bit_length()  # so that similar lengths share a program
@@ -165,7 +167,7 @@ def blocks(
         tuned = sampler.tuned()
     else:
         done, arrays, tuned = resume
-        sampler = replace(sampler, **tuned)
+        sampler = getattr(sampler, "retuned", partial(replace, sampler))(**tuned)
         state = engine.load(sampler, arrays)
     step = min(block_configs or engine.block_configs(thin * sampler.forces), size)
     watch = _Watch(sampler)

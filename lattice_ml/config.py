@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_ml import conventions, samplers, sections
+from lattice_ml import conventions, sections
 from lattice_ml.arguments import (
     ConfigError,
     Fields,
@@ -22,6 +22,7 @@ from lattice_ml.arguments import (
 )
 from lattice_ml.lattice import Lattice
 from lattice_ml.model_sections import KINDS
+from lattice_ml.samplers import kinds
 from lattice_ml.sections import ChainSection, OutputSection
 
 __all__ = [
@@ -108,12 +109,13 @@ def parse(
     parsed = parse_sections(arguments, SECTIONS, file=file, options=options)
     config = _resolved(parsed)
     lattice, action = _theory(config)
-    settings = dict(config["sampler"])
+    settings = config["sampler"]
     if action is None:
         raise ConfigError("action.kind = none cannot be sampled: name an action")
+    if settings["kind"] == kinds.AUTO:
+        settings["kind"], _ = kinds.automatic(config["action"]["kind"], lattice.shape)
     try:
-        sampler = samplers.KINDS[settings.pop("kind")](action, **settings)
-        sampler.check()
+        sampler = kinds.build(settings["kind"], action, settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Job(config, lattice, sampler, parsed.chain, parsed.output, parsed.seed)

@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Keys", "chain_keys", "normals", "step_keys", "uniforms"]
+__all__ = [
+    *("Keys", "chain_keys", "normals", "part_keys", "site_uniforms", "step_keys", "uniforms"),
+]
 
 Keys = tuple[jax.Array, jax.Array]  # two uint32 words per chain, each (n_chains,)
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _SMALL_DRAWS = 0xFFFFFF00  # counters reserved for per-chain numbers
+_PARTS = 0xFFFFFFFF  # no trajectory of a chain has this number
 _STEPS = 1 << 31  # counters from here on are those of steps within a trajectory
 _PAIRS_PER_ROW = 4096
 
@@ -44,6 +47,16 @@ def step_keys(keys: Keys, trajectory: jax.Array, step: jax.Array) -> Keys:
     counter = jnp.uint32(_STEPS) + jnp.asarray(step).astype(jnp.uint32)
     # Drawn once, not anew for every site that uses them.
     return lax.optimization_barrier(threefry(keys, counter, jnp.asarray(trajectory)))
+
+
+def part_keys(keys: Keys, part: int) -> Keys:
+    """Keys of one of several updates that share the numbers of their trajectories.
+
+    Args:
+        keys: of the chains, words of shape `(n_chains,)`.
+        part: its position, below 2^31 - 256.
+    """
+    return step_keys(keys, jnp.uint32(_PARTS), jnp.uint32(part))
 
 
 def uniforms(keys: Keys, trajectory: jax.Array, n: int) -> jax.Array:
@@ -91,6 +104,37 @@ def normals(keys: Keys, trajectory: jax.Array, volume: int, stream: int = 0) -> 
     _, pairs = lax.scan(row, None, jnp.arange(0, n_pairs, sites, dtype=jnp.uint32))
     halves = [pairs.real.reshape(n_pairs, n_chains), pairs.imag.reshape(n_pairs, n_chains)]
     return jnp.concatenate(halves)[:volume]
+
+
+def site_uniforms(keys: Keys, trajectory: jax.Array, volume: int, n: int) -> jax.Array:
+    """Draw `n` uniforms per site and chain; not independent of `normals` of the same keys.
+
+    Args:
+        keys: words of shape `(n_chains,)`.
+        trajectory: the counter, a scalar.
+        volume: sites of the lattice, fewer than 2^29.
+        n: 1 to 4.
+
+    Returns:
+        float32 in (0, 1), `(n, volume, n_chains)`; two of them share one threefry block.
+    """
+    if not (1 <= n <= 4 and volume < 2**29):
+        raise ValueError(f"need 1 <= n <= 4 and volume < 2^29, got {n=}, {volume=}")
+    n_chains = keys[0].size
+    sites = _sites_per_row(volume, n_chains)
+    lane = np.repeat(np.arange(sites, dtype=np.uint32), n_chains)
+    row_keys = jnp.tile(keys[0], sites), jnp.tile(keys[1], sites)
+
+    def row(carry: None, first: jax.Array) -> tuple[None, jax.Array]:
+        words = threefry(row_keys, first + lane, trajectory)
+        return carry, lax.complex(*map(_open_uniform, words))
+
+    found: list[jax.Array] = []
+    for block in range((n + 1) // 2):
+        first = jnp.arange(0, volume, sites, dtype=jnp.uint32) + np.uint32(block << 29)
+        _, pairs = lax.scan(row, None, first)
+        found += [part.reshape(volume, n_chains) for part in (pairs.real, pairs.imag)]
+    return jnp.stack(found[:n])
 
 
 def threefry(keys: Any, counter0: Any, counter1: Any) -> tuple[jax.Array, jax.Array]:

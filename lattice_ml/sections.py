@@ -11,9 +11,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lattice_ml import conventions, samplers
-from lattice_ml.arguments import ConfigError, Fields, chosen, parameters
+from lattice_ml import conventions
+from lattice_ml.arguments import (
+    ConfigError,
+    Fields,
+    chosen,
+    parameters,
+    unknown,
+    word,
+    words,
+)
 from lattice_ml.model_sections import KINDS, model_fields
+from lattice_ml.samplers import kinds
+from lattice_ml.samplers.cycle import merged
 
 __all__ = [
     "NAMES",
@@ -168,5 +178,18 @@ def _action(arguments: Sequence[str]) -> Fields:
 
 
 def _sampler(arguments: Sequence[str]) -> Fields:
-    kind, known = chosen("sampler.kind", "HMC", samplers.KINDS, arguments)
-    return [("kind", str, kind), *parameters(known, "action")]
+    """The settings of a sampler, or of all parts of a cycle."""
+    kind = word(arguments, "sampler.kind", kinds.AUTO)
+    defaults: dict[str, Any] = {}
+    if kind == kinds.AUTO:
+        extents = [int(n) for n in words(arguments, "lattice.shape") if n.isdigit()]
+        kind, defaults = kinds.automatic(word(arguments, "action.kind", "Phi4"), extents)
+    tables = []
+    for name in kinds.parts(kind):
+        if name not in kinds.KINDS:
+            raise ConfigError(unknown("sampler.kind", name, (kinds.AUTO, *kinds.KINDS)))
+        known = parameters(kinds.KINDS[name], "action")
+        tables.append((name, {key: (key_type, default) for key, key_type, default in known}))
+    fields = merged(tables).items()
+    typed = [(key, key_type, defaults.get(key, default)) for key, (key_type, default) in fields]
+    return [("kind", str, kind), *typed]

@@ -14,7 +14,7 @@ from lattice_ml.arguments import unknown
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.lattice import Lattice
-from lattice_ml.samplers import HMC, MALA, Kramers, Langevin
+from lattice_ml.samplers import HMC, MALA, Cycle, Kramers, Langevin, Wolff
 
 __all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
 
@@ -38,6 +38,9 @@ class Classical(NamedTuple):
 CLASSICAL: dict[str, Classical] = {
     "hmc_1": Classical(lambda action, slowest: HMC(action, trajectory_length=1.0)),
     "hmc_auto": Classical(lambda action, slowest: HMC(action)),
+    "hmc_wolff": Classical(
+        lambda action, slowest: Cycle((HMC(action, periods=0.15), Wolff(action)))
+    ),
     "langevin": Classical(
         lambda action, slowest: Langevin(
             action, step_size=LANGEVIN_STEP, scheme="leimkuhler_matthews"

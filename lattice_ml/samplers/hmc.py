@@ -74,14 +74,16 @@ class HMC:
 
     Args:
         action: a pytree with `__call__(phi)`; see `actions`.
-        trajectory_length: in units of the molecular-dynamics time; "auto" takes a quarter period
-            of the slowest mode, (pi/2) max_p G_conn(p)^(1/2), measured in warm-up.
+        trajectory_length: in units of the molecular-dynamics time; "auto" takes `periods` of the
+            slowest mode, 2 pi max_p G_conn(p)^(1/2) each, measured in warm-up.
         n_steps, step_size: what is given stays, what is "auto" follows from the other and from
             the target acceptance.  Two of the three lengths fix the third.
         integrator: "leapfrog", "omelyan2" or "omelyan4".
         jitter: relative half width of the step size's uniform distribution, in [0, 1).
         target_acceptance: of the warm-up, in (0, 1).
         sign_flip: "auto" is on exactly where the action declares `z2`.
+        periods: of an "auto" trajectory; a quarter decorrelates the slowest mode, and less does
+            where cluster updates move it.
     """
 
     action: Any
@@ -92,6 +94,7 @@ class HMC:
     jitter: float = 0.2
     target_acceptance: float = 0.8
     sign_flip: bool | Literal["auto"] = static(default="auto")
+    periods: float = 0.25
 
     def start(self, phi: jax.Array) -> State:
         return State(phi)
@@ -143,6 +146,7 @@ class HMC:
         check_sign_flip(self)
         names = ("trajectory_length", "n_steps", "step_size")
         check_positive(self, *names, auto=True)
+        check_positive(self, "periods")
         values = {name: getattr(self, name) for name in names}
         given = {name: None if value == "auto" else value for name, value in values.items()}
         lengths = Lengths(**given)

@@ -168,9 +168,9 @@ class Kramers:
 
         return Tuner(self, lengths, lattice, n_thermalise, build)
 
-    def tuned(self) -> dict[str, float]:
+    def tuned(self) -> dict[str, Any]:
         """The settings that the warm-up fixed."""
-        return {"step_size": float(self.step_size)}
+        return {"step_size": self.step_size}
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
         """Say what is wrong, from the averages of all histories so far."""

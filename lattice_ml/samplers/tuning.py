@@ -2,10 +2,11 @@
 
 Step size: Nesterov's dual averaging of log(step size) towards the target acceptance, as in
 Hoffman and Gelman, arXiv:1111.4246, eq. (6), fed with the acceptance averaged over all chains.
-Trajectory length: a quarter period of the slowest mode, tau = (pi/2)/omega_min, where
-1/omega_min^2 = max_p G_conn(p) is measured in windows of doubling length, so that what was
-measured far from equilibrium is forgotten.  The last quarter of the warm-up runs with the final
-values; they do not change after it.
+Trajectory length: a number of periods of the slowest mode, by default a quarter of one,
+tau = (pi/2)/omega_min, where 1/omega_min^2 = max_p G_conn(p) is measured in windows of doubling
+length, so that what was measured far from equilibrium is forgotten.
+
+The last quarter of the warm-up runs with the final values; they do not change after it.
 """
 
 import math
@@ -103,7 +104,8 @@ class Tuner:
             return
         if self._lengths.tunes_length and done * _MEASUREMENTS >= self._measured * self._until:
             self._measured += 1
-            self._length = 0.5 * math.pi * math.sqrt(self._peak.update(fields()))
+            period = 2 * math.pi * math.sqrt(self._peak.update(fields()))
+            self._length = self.sampler.periods * period
         if self._lengths.tunes_step:
             if self._settling and 2 * done > self._until > _SHORT:  # forget the way here
                 self._step, self._settling = self._step.restarted(), False

@@ -1,0 +1,196 @@
+r"""Embedded cluster updates of fields with the symmetry phi -> -phi: signs of whole regions change.
+
+With the |phi_x| held fixed, exp(-S) of S = -h sum phi_x phi_{x+mu} + (even in every phi_x) is an
+Ising model of the signs with couplings h |phi_x phi_{x+mu}| (R. C. Brower and P. Tamayo, Phys. Rev.
+Lett. 62 (1989) 1087).  Each link is a bond with probability 1 - exp(-2 h phi_x phi_{x+mu}), never
+where that is negative.  Then
+
+* `Wolff` changes the sign of the cluster that bonds connect with a random site (U. Wolff, Phys.
+  Rev. Lett. 62 (1989) 361); detailed balance holds whatever the distribution of that site.
+* `SwendsenWang` changes the sign of every cluster with probability 1/2 (R. H. Swendsen and
+  J.-S. Wang, Phys. Rev. Lett. 58 (1987) 86).
+
+Both leave exp(-S) invariant and every |phi_x| as it is: they are no samplers by themselves but
+parts of a `Cycle` with one that moves |phi|.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lattice_ml import randomness
+from lattice_ml._pytree import pytree
+from lattice_ml.lattice import Lattice
+from lattice_ml.layout import Layout, widest
+from lattice_ml.samplers.flood import Grid, flood
+from lattice_ml.samplers.hmc import State
+from lattice_ml.samplers.labels import smallest_labels
+from lattice_ml.samplers.tuning import Fixed
+
+__all__ = ["SwendsenWang", "Wolff"]
+
+
+class WolffInfo(NamedTuple):
+    """What one update reports per chain."""
+
+    cluster_size: jax.Array  # share of the sites that a flip moved
+
+
+class SwendsenWangInfo(NamedTuple):
+    """What one update reports per chain."""
+
+    clusters: jax.Array  # their number, divided by that of the sites
+
+
+@pytree
+class _Clusters:
+    """What the cluster updates share: everything but the update itself.
+
+    Args:
+        action: of nearest neighbours, symmetric under phi -> -phi: `Phi4` or `FreeField`.
+        n_updates: one after another, at least one; what is reported is their mean.
+    """
+
+    action: Any
+    n_updates: int = 1
+
+    info: ClassVar[Any]
+
+    def update(
+        self, layout: Layout, keys: randomness.Keys, phi: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """One cluster update of a group of chains: new fields, and what is reported per chain."""
+        raise NotImplementedError
+
+    def start(self, phi: jax.Array) -> State:
+        return State(phi)
+
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[()]:
+        """Nothing: all random numbers are those of single updates."""
+        return ()
+
+    def step(
+        self,
+        layout: Layout,
+        keys: randomness.Keys,
+        trajectory: jax.Array,
+        draws: tuple[()],
+        state: State,
+    ) -> tuple[State, Any]:
+        """`n_updates` of a group of chains."""
+
+        def one(j: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            phi, total = carry
+            phi, number = self.update(layout, randomness.step_keys(keys, trajectory, j), phi)
+            return phi, total + number
+
+        start = (state.phi, jnp.zeros(layout.group, widest(jnp.float32)))
+        phi, total = lax.fori_loop(0, self.n_updates, one, start)
+        return State(phi), self.info(total / self.n_updates)
+
+    @property
+    def forces(self) -> int:
+        """Force evaluations that take about as long."""
+        return 8 * int(self.n_updates)
+
+    @property
+    def incomplete(self) -> str:
+        """Why it does not sample by itself."""
+        kind = type(self).__name__
+        return (
+            f"{kind} leaves every |phi| as it is and does not sample by itself: use it in a cycle, "
+            f"sampler.kind = HMC+{kind}"
+        )
+
+    def check(self) -> None:
+        """Refuse settings that make no sense, and actions without a cluster update.
+
+        Raises:
+            ValueError: naming the setting, its value and what is allowed.
+        """
+        kind = type(self).__name__
+        if self.n_updates < 1 or self.n_updates != int(self.n_updates):
+            raise ValueError(
+                f"sampler.n_updates of {kind} must be a whole number of at least 1, got "
+                f"{self.n_updates}"
+            )
+        if not (hasattr(self.action, "couplings") and getattr(self.action, "z2", False)):
+            raise ValueError(
+                f"{kind} needs a nearest-neighbour action with the symmetry phi -> -phi, Phi4 or "
+                f"FreeField; got {type(self.action).__name__}"
+            )
+
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Fixed:
+        """There is nothing to tune."""
+        self.check()
+        return Fixed(self)
+
+    def tuned(self) -> dict[str, float]:
+        """The settings that the warm-up fixed: none."""
+        return {}
+
+    def diagnose(self, means: Mapping[str, float]) -> str | None:
+        """Nothing can go wrong: every update is accepted."""
+        return None
+
+    def remedy(self) -> str:
+        """What a user can do when the action is not finite."""
+        return "look at the couplings"
+
+    def _agreement(self, x: jax.Array, neighbour: jax.Array) -> jax.Array:
+        """Probability that the link between two sites is no bond; 1 and more: never one."""
+        h = jnp.asarray(self.action.couplings()[0], x.dtype)
+        return jnp.exp(-2 * h * x * neighbour)
+
+
+@pytree
+class Wolff(_Clusters):
+    """The sign of one cluster changes; small on average only where nothing is correlated."""
+
+    info: ClassVar[Any] = WolffInfo
+
+    def update(
+        self, layout: Layout, keys: randomness.Keys, phi: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Flip one cluster in every chain of a group: new fields, and its share of the sites."""
+        grid = Grid(layout)
+        x = phi.reshape(grid.shape)
+        ndim = len(layout.shape)
+        uniforms = randomness.site_uniforms(keys, jnp.uint32(0), layout.volume, ndim)
+        bonds = [
+            grid.pack(u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis)))
+            for axis, u in enumerate(uniforms)
+        ]
+        seed = grid.seed(randomness.uniforms(keys, jnp.uint32(0), ndim))
+        cluster = grid.unpack(flood(grid, seed, bonds))
+        sites = layout.site_sum(cluster.reshape(layout.field_shape).astype(phi.dtype))
+        return jnp.where(cluster, -x, x).reshape(phi.shape), sites / layout.volume
+
+
+@pytree
+class SwendsenWang(_Clusters):
+    """The sign of every cluster changes with probability 1/2."""
+
+    info: ClassVar[Any] = SwendsenWangInfo
+
+    def update(
+        self, layout: Layout, keys: randomness.Keys, phi: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Flip half of the clusters: new fields, and the number of clusters per site."""
+        grid = Grid(layout)
+        x = phi.reshape(grid.shape)
+        ndim = len(layout.shape)
+        *uniforms, coins = randomness.site_uniforms(keys, jnp.uint32(0), layout.volume, ndim + 1)
+        bonds = [
+            u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis))
+            for axis, u in enumerate(uniforms)
+        ]
+        site = grid.sites()
+        coin = coins.reshape(grid.shape) < 0.5
+        # A label carries the coin of the site that it names.
+        label = smallest_labels(grid, 2 * site + coin, bonds)
+        roots = layout.site_sum((label // 2 == site).reshape(layout.field_shape).astype(phi.dtype))
+        return jnp.where(label % 2 == 1, -x, x).reshape(phi.shape), roots / layout.volume

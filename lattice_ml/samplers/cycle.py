@@ -1,0 +1,186 @@
+"""Several updates in turn, as one: each leaves exp(-S) invariant, so their sequence does.
+
+Settings, tuned values and histories of the parts are those of the cycle.  Where a later part uses
+a name that is taken, its kind is added to it: `step_size_MALA`.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from lattice_ml import randomness
+from lattice_ml._pytree import pytree
+from lattice_ml.lattice import Lattice
+from lattice_ml.layout import Layout
+
+__all__ = ["Cycle", "merged", "own"]
+
+V = TypeVar("V")
+
+
+def merged(tables: Iterable[tuple[str, Mapping[str, V]]]) -> dict[str, V]:
+    """One table of those of several kinds; a name that is taken gets the kind added."""
+    found: dict[str, V] = {}
+    for kind, table in tables:
+        found |= {f"{name}_{kind}" if name in found else name: v for name, v in table.items()}
+    return found
+
+
+def own(table: Mapping[str, V], kind: str, names: Iterable[str] | None = None) -> dict[str, V]:
+    """What a kind sees of a merged table: its values by its own names, or by those in `names`."""
+    suffix = f"_{kind}"
+    mine = {key.removesuffix(suffix): v for key, v in table.items() if key.endswith(suffix)}
+    seen = {**table, **mine}
+    return seen if names is None else {name: seen[name] for name in names}
+
+
+@pytree
+class Cycle:
+    """Updates one after another, e.g. `Cycle((HMC(action), Wolff(action)))`.
+
+    Args:
+        parts: samplers of the same action and of different kinds.
+    """
+
+    parts: tuple[Any, ...]
+
+    @property
+    def action(self) -> Any:
+        """That of all parts."""
+        return self.parts[0].action
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the parts' kinds."""
+        return [type(part).__name__ for part in self.parts]
+
+    @property
+    def incomplete(self) -> str:
+        """Why it does not sample by itself; empty where any part does."""
+        reasons = [getattr(part, "incomplete", "") for part in self.parts]
+        return reasons[0] if all(reasons) else ""
+
+    @property
+    def forces(self) -> int:
+        """Force evaluations per update."""
+        return sum(part.forces for part in self.parts)
+
+    def start(self, phi: jax.Array) -> Any:
+        """The fields, and what else parts carry from update to update."""
+        return self._state(phi, [part.start(phi) for part in self.parts])
+
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[Any, ...]:
+        """Draws of every part."""
+        each = zip(self.parts, self._keys(keys), strict=True)
+        return tuple(part.draw(part_keys, trajectory) for part, part_keys in each)
+
+    def step(
+        self,
+        layout: Layout,
+        keys: randomness.Keys,
+        trajectory: jax.Array,
+        draws: tuple[Any, ...],
+        state: Any,
+    ) -> tuple[Any, Any]:
+        """One update of every part for a group of chains."""
+        phi, states, infos = state.phi, [], []
+        each = zip(self.kinds, self.parts, self._keys(keys), draws, strict=True)
+        for kind, part, part_keys, drawn in each:
+            carried = part.start(np.zeros(0))
+            mine = type(carried)(**own(state._asdict() | {"phi": phi}, kind, carried._fields))
+            new, info = part.step(layout, part_keys, trajectory, drawn, mine)
+            phi = new.phi
+            states.append(new)
+            infos.append(info._asdict())
+        return self._state(phi, states), _named("Info", self._merged(infos))
+
+    def check(self) -> None:
+        """Refuse parts that do not belong together, and settings of parts that make no sense.
+
+        Raises:
+            ValueError: naming the setting, its value and what is allowed.
+        """
+        kinds = self.kinds
+        if len(set(kinds)) < len(kinds) or not kinds:
+            raise ValueError(f"a cycle needs different kinds of updates, got {'+'.join(kinds)}")
+        if any(part.action != self.action for part in self.parts):
+            raise ValueError(f"the parts of a cycle, {'+'.join(kinds)}, need the same action")
+        for part in self.parts:
+            if (temperature := getattr(part, "temperature", 1)) != 1:
+                raise ValueError(
+                    f"sampler.temperature must be 1 in {'+'.join(kinds)}, because the other parts "
+                    f"sample exp(-S); got {temperature}"
+                )
+            part.check()
+
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> "_Tuners":
+        """What adapts the "auto" settings of every part in the warm-up."""
+        self.check()
+        return _Tuners([part.tuner(lattice, n_thermalise) for part in self.parts])
+
+    def tuned(self) -> dict[str, float]:
+        """The settings that the warm-up fixed."""
+        return self._merged(part.tuned() for part in self.parts)
+
+    def retuned(self, **tuned: float) -> "Cycle":
+        """The cycle with settings that `tuned` gave."""
+        each = zip(self.kinds, self.parts, strict=True)
+        parts = (replace(part, **own(tuned, kind, part.tuned())) for kind, part in each)
+        return Cycle(tuple(parts))
+
+    def diagnose(self, means: Mapping[str, float]) -> str | None:
+        """Say what is wrong, from the averages of all histories so far."""
+        each = zip(self.kinds, self.parts, strict=True)
+        problems = (part.diagnose(own(means, kind)) for kind, part in each)
+        return next((problem for problem in problems if problem), None)
+
+    def remedy(self) -> str:
+        """What a user can do when `diagnose` finds something."""
+        return "; or ".join(dict.fromkeys(part.remedy() for part in self.parts))
+
+    def _keys(self, keys: randomness.Keys) -> list[randomness.Keys]:
+        """Independent keys of every part; the first has those of the chain."""
+        return [randomness.part_keys(keys, i) if i else keys for i in range(len(self.parts))]
+
+    def _merged(self, tables: Iterable[Mapping[str, V]]) -> dict[str, V]:
+        return merged(zip(self.kinds, tables, strict=True))
+
+    def _state(self, phi: jax.Array, states: Iterable[Any]) -> Any:
+        """One state of those of the parts, which share the fields."""
+        rest = [{k: v for k, v in s._asdict().items() if k != "phi"} for s in states]
+        return _named("State", {"phi": phi, **self._merged(rest)})
+
+
+class _Tuners:
+    """Tuners of the parts, each shown what its part reported."""
+
+    def __init__(self, tuners: list[Any]) -> None:
+        self._tuners = tuners
+
+    @property
+    def sampler(self) -> Cycle:
+        """The cycle as tuned so far."""
+        return Cycle(tuple(tuner.sampler for tuner in self._tuners))
+
+    def update(
+        self, done: int, means: Mapping[str, float], fields: Callable[[], np.ndarray]
+    ) -> None:
+        """Learn from a chunk that ended at update `done`."""
+        for kind, tuner in zip(self.sampler.kinds, self._tuners, strict=True):
+            tuner.update(done, own(means, kind), fields)
+
+
+def _named(name: str, values: Mapping[str, Any]) -> Any:
+    """A named tuple of these values."""
+    return _type(name, tuple(values))(**values)
+
+
+@lru_cache
+def _type(name: str, fields: tuple[str, ...]) -> Any:
+    """Equal fields, the same type: JAX compares types of trees."""
+    return namedtuple(name, fields)
