@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "FourierHMC": "samplers",
     "FreeField": "actions",
     "HMC": "samplers",
     "Kramers": "samplers",

@@ -14,7 +14,7 @@ from lattice_ml.arguments import unknown
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.lattice import Lattice
-from lattice_ml.samplers import HMC, MALA, Kramers, Langevin
+from lattice_ml.samplers import HMC, MALA, FourierHMC, Kramers, Langevin
 
 __all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
 
@@ -38,6 +38,7 @@ class Classical(NamedTuple):
 CLASSICAL: dict[str, Classical] = {
     "hmc_1": Classical(lambda action, slowest: HMC(action, trajectory_length=1.0)),
     "hmc_auto": Classical(lambda action, slowest: HMC(action)),
+    "fourier_hmc": Classical(lambda action, slowest: FourierHMC(action)),
     "langevin": Classical(
         lambda action, slowest: Langevin(
             action, step_size=LANGEVIN_STEP, scheme="leimkuhler_matthews"

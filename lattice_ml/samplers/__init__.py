@@ -1,10 +1,11 @@
 """Markov-chain updates: each module is one algorithm, a pytree with `start`, `draw` and `step`."""
 
+from lattice_ml.samplers.fourier_hmc import FourierHMC
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
 
-__all__ = ["HMC", "KINDS", "MALA", "Kramers", "Langevin"]
+__all__ = ["HMC", "KINDS", "MALA", "FourierHMC", "Kramers", "Langevin"]
 
-KINDS = {cls.__name__: cls for cls in (HMC, Langevin, MALA, Kramers)}
+KINDS = {cls.__name__: cls for cls in (HMC, FourierHMC, Langevin, MALA, Kramers)}
