@@ -49,6 +49,7 @@ class FourierHMC(HMC):
     """
 
     integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="omelyan2")
+    target_acceptance: float = 0.9
     mass_squared: float | Literal["auto"] = "auto"
 
     def _velocities(self, white: jax.Array, layout: Layout) -> jax.Array:

@@ -21,6 +21,7 @@ from lattice_ml.lattice import Lattice
 __all__ = ["Fixed", "Lengths", "Propagator", "Tuner"]
 
 _MEASUREMENTS = 16  # of the propagator, at equal distances
+_TO_LEARN = 30  # where more than a length comes from it: the last window is half of the time
 _MAX_STEPS = 1024
 _SHORT = 20  # trajectories of tuning that are not split
 
@@ -107,7 +108,7 @@ class Tuner:
         learn: Callable[[Propagator], Learned] | None = None,
     ) -> None:
         self._lengths, self._build, self._learn = lengths, build, learn or peak
-        self._measures = lengths.tunes_length or learn is not None
+        self._measurements = _TO_LEARN if learn else _MEASUREMENTS if lengths.tunes_length else 0
         self._until = max(1, math.ceil(0.75 * n_thermalise))
         self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
         self._average = _Average(getattr(sampler.action, "z2", False))
@@ -127,7 +128,8 @@ class Tuner:
         """
         if self._frozen:
             return
-        if self._measures and done * _MEASUREMENTS >= self._measured * self._until:
+        due = done * self._measurements >= self._measured * self._until
+        if self._measurements and due:
             self._measured += 1
             slowest, self._learned = self._learn(self._average.update(fields()))
             self._length = 0.5 * math.pi * math.sqrt(slowest)
