@@ -10,6 +10,7 @@ from typing import Any
 
 _HOMES = {
     "Cycle": "samplers",
+    "FourierHMC": "samplers",
     "FreeField": "actions",
     "HMC": "samplers",
     "Kramers": "samplers",

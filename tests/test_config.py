@@ -122,6 +122,7 @@ def test_what_is_left_out_has_the_documented_default():
             "jitter": 0.2,
             "target_acceptance": 0.8,
             "sign_flip": "auto",
+            "periods": 0.25,
         },
         "chain": {
             "n_chains": 64,

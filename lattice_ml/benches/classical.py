@@ -14,7 +14,7 @@ from lattice_ml.arguments import unknown
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.lattice import Lattice
-from lattice_ml.samplers import HMC, MALA, Cycle, Kramers, Langevin, Wolff
+from lattice_ml.samplers import HMC, MALA, Cycle, FourierHMC, Kramers, Langevin, Wolff
 
 __all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
 
@@ -41,6 +41,7 @@ CLASSICAL: dict[str, Classical] = {
     "hmc_wolff": Classical(
         lambda action, slowest: Cycle((HMC(action, periods=0.15), Wolff(action)))
     ),
+    "fourier_hmc": Classical(lambda action, slowest: FourierHMC(action)),
     "langevin": Classical(
         lambda action, slowest: Langevin(
             action, step_size=LANGEVIN_STEP, scheme="leimkuhler_matthews"

@@ -2,10 +2,21 @@
 
 from lattice_ml.samplers.cluster import SwendsenWang, Wolff
 from lattice_ml.samplers.cycle import Cycle
+from lattice_ml.samplers.fourier_hmc import FourierHMC
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.kinds import KINDS
 from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
 
-__all__ = ["HMC", "KINDS", "MALA", "Cycle", "Kramers", "Langevin", "SwendsenWang", "Wolff"]
+__all__ = [
+    "HMC",
+    "KINDS",
+    "MALA",
+    "Cycle",
+    "FourierHMC",
+    "Kramers",
+    "Langevin",
+    "SwendsenWang",
+    "Wolff",
+]

@@ -7,9 +7,9 @@ mode of a free field returns to its start and HMC is not ergodic.  Where the act
 under phi -> -phi a global sign flip, always accepted, follows with probability 1/2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -115,19 +115,31 @@ class HMC:
         """One trajectory of a group of chains."""
         phi, spread = state.phi, layout.spread
         step_size, n_steps = self._numbers()
-        pi = layout.normals(keys, trajectory).astype(phi.dtype)
+        pi = self._velocities(layout.normals(keys, trajectory).astype(phi.dtype), layout)
         new_phi, new_pi = integrators.integrate(
-            lambda x: actions.force(self.action, x, layout),
+            self._acceleration(layout, phi.dtype),
             phi,
             pi,
             spread((step_size * draws.stretch).astype(phi.dtype)),
             n_steps,
             _scheme(self.integrator),
         )
-        dh = energy_change(self.action, (new_phi, new_pi), (phi, pi), layout)
+        dh = energy_change(self.action, (new_phi, new_pi), (phi, pi), layout, self._momenta)
         accept = dh < draws.threshold
         phi = jnp.where(spread(accept), new_phi, phi) * spread(draws.sign.astype(phi.dtype))
         return State(phi), Info.of(dh)
+
+    def _velocities(self, white: jax.Array, layout: Layout) -> jax.Array:
+        """dphi/dt at the start of a trajectory, from white noise."""
+        return white
+
+    def _acceleration(self, layout: Layout, dtype: Any) -> Callable[[jax.Array], jax.Array]:
+        """d^2 phi/dt^2 as a function of phi."""
+        return lambda phi: actions.force(self.action, phi, layout)
+
+    def _momenta(self, velocities: jax.Array, layout: Layout) -> jax.Array:
+        """What the kinetic energy multiplies the velocities with; here they are the same."""
+        return velocities
 
     @property
     def forces(self) -> int:
@@ -159,11 +171,12 @@ class HMC:
 
     def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
         """What adapts the "auto" settings in the warm-up."""
+        return Tuner(self, self.check(), lattice, n_thermalise, self._built)
 
-        def build(length: float, n_steps: int, step_size: float) -> HMC:
-            return replace(self, trajectory_length=length, n_steps=n_steps, step_size=step_size)
-
-        return Tuner(self, self.check(), lattice, n_thermalise, build)
+    def _built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
+        """This sampler with what the tuner has found so far."""
+        numbers: dict[str, Any] = {"n_steps": n_steps, "step_size": step_size, **learned}
+        return replace(self, trajectory_length=length, **numbers)
 
     def tuned(self) -> dict[str, float]:
         """The settings that the warm-up fixed."""
@@ -185,10 +198,18 @@ def energy_change(
     new: tuple[jax.Array, jax.Array],
     old: tuple[jax.Array, jax.Array],
     layout: Layout,
+    momenta: Callable[[jax.Array, Layout], jax.Array] = lambda velocities, layout: velocities,
 ) -> jax.Array:
-    """dH of every chain between two (phi, pi), `(group,)`; infinite where it is not a number."""
+    """dH of every chain between two (phi, dphi/dt), `(group,)`; infinite where it is not a number.
+
+    Args:
+        action: S.
+        new, old: fields and velocities of a group of chains.
+        layout: of the group.
+        momenta: of velocities, linear and symmetric; the kinetic energy is half of their product.
+    """
     (new_phi, new_pi), (phi, pi) = new, old
-    kinetic = 0.5 * (new_pi - pi) * (new_pi + pi)
+    kinetic = 0.5 * (new_pi - pi) * momenta(new_pi + pi, layout)
     dh = layout.site_sum(actions.difference(action, new_phi, phi, layout) + kinetic)
     return jnp.where(jnp.isnan(dh), jnp.inf, dh)
 

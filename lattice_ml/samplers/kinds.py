@@ -6,6 +6,7 @@ from typing import Any
 
 from lattice_ml.samplers.cluster import SwendsenWang, Wolff
 from lattice_ml.samplers.cycle import Cycle, own
+from lattice_ml.samplers.fourier_hmc import FourierHMC
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
@@ -13,7 +14,9 @@ from lattice_ml.samplers.mala import MALA
 
 __all__ = ["AUTO", "KINDS", "automatic", "build", "parts"]
 
-KINDS = {cls.__name__: cls for cls in (HMC, Langevin, MALA, Kramers, Wolff, SwendsenWang)}
+KINDS = {
+    cls.__name__: cls for cls in (HMC, FourierHMC, Langevin, MALA, Kramers, Wolff, SwendsenWang)
+}
 
 AUTO = "auto"
 _CLUSTERS_FROM = 32  # sites along the shortest axis: from here on a Wolff update pays

@@ -4,7 +4,8 @@ Step size: Nesterov's dual averaging of log(step size) towards the target accept
 Hoffman and Gelman, arXiv:1111.4246, eq. (6), fed with the acceptance averaged over all chains.
 Trajectory length: a number of periods of the slowest mode, by default a quarter of one,
 tau = (pi/2)/omega_min, where 1/omega_min^2 = max_p G_conn(p) is measured in windows of doubling
-length, so that what was measured far from equilibrium is forgotten.
+length, so that what was measured far from equilibrium is forgotten.  A sampler with more to learn
+from the propagator says what, and what its slowest mode is.
 
 The last quarter of the warm-up runs with the final values; they do not change after it.
 """
@@ -12,15 +13,16 @@ The last quarter of the warm-up runs with the final values; they do not change a
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattice_ml.lattice import Lattice
 
-__all__ = ["Fixed", "Lengths", "Tuner"]
+__all__ = ["Fixed", "Lengths", "Propagator", "Tuner"]
 
 _MEASUREMENTS = 16  # of the propagator, at equal distances
+_TO_LEARN = 30  # where more than a length comes from it: the last window is half of the time
 _MAX_STEPS = 1024
 _SHORT = 20  # trajectories of tuning that are not split
 
@@ -70,8 +72,32 @@ class Lengths:
         return length, n_steps, length / n_steps
 
 
+class Propagator(NamedTuple):
+    """G(p) = <|phi(p)|^2>/V as the warm-up has measured it."""
+
+    connected: np.ndarray  # without <|M|>^2 at p = 0 (without Z2 <M>^2), in the order of rfftn
+    zero_mode: float  # the same at p = 0, but not smaller than G where M is Gaussian
+
+
+Learned = tuple[float, dict[str, float]]  # 1/omega^2 of the slowest mode, and settings
+
+
+def peak(propagator: Propagator) -> Learned:
+    """1/omega_min^2 = max_p G_conn(p); there is nothing else to learn."""
+    return float(propagator.connected.max()), {}
+
+
 class Tuner:
-    """Holds the sampler as tuned so far; `update` it after every chunk of trajectories."""
+    """Holds the sampler as tuned so far; `update` it after every chunk of trajectories.
+
+    Args:
+        sampler: with its `target_acceptance` and its action.
+        lengths: what they leave free is tuned.
+        lattice: of the fields.
+        n_thermalise: trajectories of the warm-up.
+        build: makes a sampler of (length, n_steps, step) and the settings that `learn` gives.
+        learn: from the propagator; it is measured where that or the trajectory length asks for it.
+    """
 
     def __init__(
         self,
@@ -79,15 +105,16 @@ class Tuner:
         lengths: Lengths,
         lattice: Lattice,
         n_thermalise: int,
-        build: Callable[[float, int, float], Any],
+        build: Callable[..., Any],
+        learn: Callable[[Propagator], Learned] | None = None,
     ) -> None:
-        """Tune what `lengths` leaves free; `build` makes a sampler of (length, n_steps, step)."""
-        self._lengths, self._build = lengths, build
+        self._lengths, self._build, self._learn = lengths, build, learn or peak
+        self._measurements = _TO_LEARN if learn else _MEASUREMENTS if lengths.tunes_length else 0
         self._until = max(1, math.ceil(0.75 * n_thermalise))
         self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
-        self._peak = _PropagatorPeak(getattr(sampler.action, "z2", False))
+        self._average = _Average(getattr(sampler.action, "z2", False))
         self._measured, self._settling, self._frozen = 0, True, False
-        self._length = 1.0
+        self._length, self._learned = 1.0, dict[str, float]()
         self._set(self._step.current)
 
     def update(
@@ -102,10 +129,11 @@ class Tuner:
         """
         if self._frozen:
             return
-        if self._lengths.tunes_length and done * _MEASUREMENTS >= self._measured * self._until:
+        due = done * self._measurements >= self._measured * self._until
+        if self._measurements and due:
             self._measured += 1
-            period = 2 * math.pi * math.sqrt(self._peak.update(fields()))
-            self._length = self.sampler.periods * period
+            slowest, self._learned = self._learn(self._average.update(fields()))
+            self._length = self.sampler.periods * 2 * math.pi * math.sqrt(slowest)
         if self._lengths.tunes_step:
             if self._settling and 2 * done > self._until > _SHORT:  # forget the way here
                 self._step, self._settling = self._step.restarted(), False
@@ -118,7 +146,7 @@ class Tuner:
         # Equal chains at a cold start show no fluctuations: still move by a step at least.
         length, n_steps, final = self._lengths.resolve(max(self._length, step), step)
         explores = self._lengths.tunes_step and not self._frozen
-        self.sampler = self._build(length, n_steps, step if explores else final)
+        self.sampler = self._build(length, n_steps, step if explores else final, **self._learned)
 
 
 @dataclass(frozen=True)
@@ -168,15 +196,15 @@ class _DualAveraging:
         self._log_average += forget * (self._log - self._log_average)
 
 
-class _PropagatorPeak:
-    """max_p of the connected propagator, averaged over chains and a window of measurements."""
+class _Average:
+    """The propagator, averaged over chains and a window of measurements."""
 
     def __init__(self, z2: bool) -> None:
         self._z2, self._count, self._window = z2, 0, 1
         self._power: Any = 0.0
         self._centre = 0.0
 
-    def update(self, phi: np.ndarray) -> float:
+    def update(self, phi: np.ndarray) -> Propagator:
         """Add fields `(n_chains, *L)` and return the current estimate."""
         if self._count == self._window:
             self._window, self._count, self._power, self._centre = 2 * self._window, 0, 0.0, 0.0
@@ -187,5 +215,13 @@ class _PropagatorPeak:
         self._centre += float(np.mean(np.abs(zero) if self._z2 else zero))
         self._count += 1
         connected = np.array(self._power / self._count)
+        full = float(connected.flat[0])
         connected.flat[0] -= (self._centre / self._count) ** 2 / volume
-        return float(connected.max())
+        zero_mode = float(connected.flat[0])
+        if self._z2 and full > 0:
+            # <|M|>^2 takes 2/pi of a Gaussian mode and nothing of the fluctuations deep in a well;
+            # in between, interpolate in the relative width of |M|.
+            left = 1 - 2 / math.pi
+            width = math.sqrt(max(0.0, zero_mode) / (left * full))
+            zero_mode *= 1 + (1 / left - 1) * width
+        return Propagator(connected, zero_mode)

@@ -21,9 +21,9 @@ CASES = {name: case for name, case in table.load().items() if case["kind"] == "e
 MAX_Z = 4.5
 
 
-def ensemble(case, seed):
+def ensemble(case, seed, *words):
     """A run of the case with everything left to the warm-up."""
-    job = parse(table.arguments(case))
+    job = parse([*table.arguments(case), *words])
     return run(
         jax.random.key(seed),
         job.sampler,
@@ -52,3 +52,11 @@ def test_every_observable_has_its_exact_value(name, seed):
     if "G" in case["values"]:
         exact, _ = case["values"]["G"]
         assert np.abs(correlator_pulls(chains, np.array(exact))).max() < MAX_Z
+
+
+@pytest.mark.parametrize("name", list(CASES)[::4])
+def test_fourier_acceleration_changes_nothing(name):
+    case = CASES[name]
+    found = measure(ensemble(case, 3, "--sampler.kind", "FourierHMC"))
+    for row in table.compare(name, case, found):
+        assert abs(row.z) < MAX_Z, row

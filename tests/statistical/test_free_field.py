@@ -4,7 +4,7 @@ import jax
 import pytest
 from free_modes import N_CHAINS, agree, pulls
 
-from lattice_ml import HMC, FreeField, Lattice, run
+from lattice_ml import HMC, FourierHMC, FreeField, Lattice, run
 
 SHAPES = [(16,), (8, 6), (4, 6, 4), (4, 2, 4, 4)]
 N_THERMALISE, N_CONFIGS = 50, 100
@@ -32,6 +32,14 @@ def test_every_mode_has_its_exact_variance(shape, integrator):
     free = FreeField(mass_squared=0.5, ndim=len(shape))
     sampler = HMC(free, trajectory_length=2.0, n_steps=10, integrator=integrator)
     assert agree(mode_pulls(Lattice(shape), sampler))
+
+
+@pytest.mark.parametrize("mass_squared", [0.5, 1.5])
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 7)], ids=str)
+def test_every_mode_has_its_exact_variance_with_fourier_acceleration(shape, mass_squared):
+    free = FreeField(mass_squared=0.5, ndim=len(shape))
+    settings = {"trajectory_length": 0.6, "n_steps": 3, "mass_squared": mass_squared}
+    assert agree(mode_pulls(Lattice(shape), FourierHMC(free, **settings)))
 
 
 def test_every_mode_has_its_exact_variance_in_float64():

@@ -162,8 +162,8 @@ class OneWayKramers(Kramers):
 def test_an_accept_step_that_forgets_the_way_back_does_not_agree(monkeypatch, module):
     """min(1, exp(-dS)) leaves out q(phi|phi')/q(phi'|phi), the change of the kinetic term."""
 
-    def action_only(action, new, old, layout):
-        return unplanted(action, (new[0], old[1]), old, layout)
+    def action_only(action, new, old, layout, *rest):
+        return unplanted(action, (new[0], old[1]), old, layout, *rest)
 
     unplanted = hmc.energy_change
     monkeypatch.setattr(module, "energy_change", action_only)
