@@ -14,7 +14,7 @@ from lattice_ml.arguments import unknown
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.lattice import Lattice
-from lattice_ml.samplers import HMC, MALA, Cycle, FourierHMC, Kramers, Langevin, Wolff
+from lattice_ml.samplers import HMC, MALA, Cycle, FourierHMC, Kramers, Langevin, SwendsenWang, Wolff
 
 __all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
 
@@ -40,6 +40,9 @@ CLASSICAL: dict[str, Classical] = {
     "hmc_auto": Classical(lambda action, slowest: HMC(action)),
     "hmc_wolff": Classical(
         lambda action, slowest: Cycle((HMC(action, periods=0.15), Wolff(action)))
+    ),
+    "hmc_swendsen_wang": Classical(
+        lambda action, slowest: Cycle((HMC(action, periods=0.15), SwendsenWang(action)))
     ),
     "fourier_hmc": Classical(lambda action, slowest: FourierHMC(action)),
     "langevin": Classical(
@@ -98,9 +101,9 @@ def run(
     )
 
 
-def independent(samples: Samples) -> tuple[Number, Number]:
-    """tau_int of M^2 in updates, and the independent samples of M^2 per second of chains."""
-    found = samples.estimate("m2")
+def independent(samples: Samples, name: str = "m2") -> tuple[Number, Number]:
+    """tau_int of an observable in updates, and independent values of it per second of chains."""
+    found = samples.estimate(name)
     tau = Number(found.tau_int, found.tau_int_error)
     return tau, samples.per_second.over(tau.scaled(2))
 

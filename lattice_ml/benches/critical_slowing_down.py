@@ -1,6 +1,6 @@
 """How does the cost of an independent sample grow towards the continuum?
 
-At a critical coupling the correlation length is the lattice, and tau_int of M^2 grows as L^z.  z is
+At a critical coupling the correlation length is the lattice, and tau_int grows as L^z.  z is
 fitted to log tau_int = c + z log L, weighted with the errors; corrections to scaling are not in its
 error, and chi^2 says where they are seen.
 """
@@ -20,6 +20,7 @@ from lattice_ml.benches import classical
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
 from lattice_ml.lattice import Lattice
+from lattice_ml.observables import DERIVED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,7 @@ class Settings:
         ndim: dimensions.
         extents: L of the lattices, at least two.
         samplers: names in `classical.CLASSICAL`.
+        observables: names in `observables.DERIVED`; the first is drawn, and decides who wins.
         n_chains: of every sampler.
         n_configs: stored per chain.
         n_thermalise: warm-up, in stored configurations.
@@ -49,18 +51,21 @@ class Settings:
     n_thermalise: int
     n_chains: int = 64
     ndim: int = 2
+    observables: tuple[str, ...] = ("m2",)
 
     def __post_init__(self) -> None:
         classical.check_names("samplers", self.samplers, tuple(classical.CLASSICAL))
+        classical.check_names("observables", self.observables, tuple(DERIVED))
         if len(set(self.extents)) < max(2, len(self.extents)):
             raise ValueError(f"extents must be at least two different ones, got {self.extents}")
 
 
 COLUMNS = (
     Column("sampler", "sampler", "key"),
+    Column("observable", "observable", "key"),
     Column("extent", "L", "key"),
-    Column("tau_int", "tau_int of M^2, updates", "ratio"),
-    Column("rate", "independent M^2 per second", "ratio"),
+    Column("tau_int", "tau_int, updates", "ratio"),
+    Column("rate", "independent values per second", "ratio"),
     Column("chi2", "chi^2/dof"),
 )
 _FIT = "fit of z"
@@ -80,17 +85,37 @@ def run(settings: Settings, seed: int) -> Result:
         for name in settings.samplers:
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
             samples = classical.run(name, own, action, start, **counts)
-            tau, rate = classical.independent(samples)
-            entry = {"sampler": name, "extent": extent, "tau_int": tau, "rate": rate}
-            rows.append(entry | {"tuned": dict(samples.tuned or {})})
-    for name in settings.samplers:
-        mine = [row for row in rows if row["sampler"] == name]
-        z, chi2, dof = fit_exponent(
-            [row["extent"] for row in mine], [row["tau_int"] for row in mine]
-        )
-        ratio = chi2 / dof if dof else None
-        rows.append({"sampler": name, "extent": _FIT, "tau_int": z, "chi2": ratio})
-    return Result(COLUMNS, rows, ("the last rows hold the exponent z of tau_int ~ L^z",))
+            for observable in settings.observables:
+                tau, rate = classical.independent(samples, observable)
+                entry = {"sampler": name, "observable": observable, "extent": extent}
+                tuned = dict(samples.tuned or {})
+                rows.append(entry | {"tau_int": tau, "rate": rate, "tuned": tuned})
+    note = "the last rows hold the exponent z of tau_int ~ L^z"
+    best = winners([row for row in rows if row["observable"] == settings.observables[0]])
+    return Result(COLUMNS, [*rows, *_fits(rows)], (note, best))
+
+
+def winners(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The sampler with most independent values per second on every lattice, in one line."""
+    found = []
+    for extent in sorted({row["extent"] for row in rows}):
+        rates = {row["sampler"]: row["rate"].value for row in rows if row["extent"] == extent}
+        first, *others = sorted(rates, key=lambda name: -rates[name])
+        lead = f" ({rates[first] / rates[others[0]]:.2f} times {others[0]})" if others else ""
+        found.append(f"{first} at L = {extent}{lead}")
+    return f"most independent {rows[0]['observable']} per second: {', '.join(found)}"
+
+
+def _fits(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row with z for every sampler and observable."""
+    fits = []
+    for name, observable in dict.fromkeys((row["sampler"], row["observable"]) for row in rows):
+        mine = [r for r in rows if (r["sampler"], r["observable"]) == (name, observable)]
+        times = [row["tau_int"] for row in mine]
+        z, chi2, dof = fit_exponent([row["extent"] for row in mine], times)
+        entry = {"sampler": name, "observable": observable, "extent": _FIT}
+        fits.append(entry | {"tau_int": z, "chi2": chi2 / dof if dof else None})
+    return fits
 
 
 def fit_exponent(extents: Sequence[int], times: Sequence[Number]) -> tuple[Number, float, int]:
@@ -118,9 +143,12 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
     """tau_int with the fits, and the rates, against L."""
     figure = empty(3.4)
     left, right = figure.subplots(1, 2)
-    names = list(dict.fromkeys(row["sampler"] for row in result.rows))
+    first = result.rows[0]["observable"]
+    symbol = {"m2": "$M^2$", "abs_magnetisation": "$|M|$", "magnetisation": "$M$"}.get(first, first)
+    rows = [row for row in result.rows if row["observable"] == first]
+    names = list(dict.fromkeys(row["sampler"] for row in rows))
     for name, colour in zip(names, colours(len(names)), strict=True):
-        mine = [row for row in result.rows if row["sampler"] == name]
+        mine = [row for row in rows if row["sampler"] == name]
         points, fit = [row for row in mine if row["extent"] != _FIT], mine[-1]
         extents = np.array([row["extent"] for row in points])
         for axis, key in ((left, "tau_int"), (right, "rate")):
@@ -136,16 +164,16 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
             f"$z = {z.value:.2f}$", (x, y), (-4, -14), textcoords="offset points", ha="right"
         )
     for axis, title in (
-        (left, "$\\tau_{int}$ of $M^2$, updates"),
-        (right, "independent $M^2$ per second"),
+        (left, f"$\\tau_{{int}}$ of {symbol}, updates"),
+        (right, f"independent {symbol} per second"),
     ):
         axis.set(xscale="log", yscale="log", xlabel="$L$", title=title)
         axis.set_xticks(extents, [str(extent) for extent in extents])
         axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     right.legend()
     caption = (
-        "Critical slowing down. Left: autocorrelation time of the squared magnetisation with fits "
-        "of L to the power z. Right: independent samples of it per second."
+        f"Critical slowing down. Left: autocorrelation time of {symbol} with fits of L to the "
+        "power z. Right: independent values of it per second."
     )
     return [("critical_slowing_down", figure, caption)]
 
