@@ -16,6 +16,7 @@ _HOMES = {
     "Lattice": "lattice",
     "MALA": "samplers",
     "Phi4": "actions",
+    "ReplicaExchange": "samplers",
     "action": "conventions",
     "check": "analysis.certificates",
     "compare": "comparison",

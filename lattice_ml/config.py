@@ -112,6 +112,8 @@ def parse(
     if action is None:
         raise ConfigError("action.kind = none cannot be sampled: name an action")
     try:
+        if "ladder" in settings:
+            settings |= _ladder(config, lattice.ndim)
         sampler = samplers.KINDS[settings.pop("kind")](action, **settings)
         sampler.check()
     except ValueError as error:
@@ -214,6 +216,18 @@ def _theory(config: dict[str, Any]) -> tuple[Lattice, Any]:
         return lattice, conventions.from_config(config["action"], lattice.ndim)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _ladder(config: dict[str, Any], ndim: int) -> dict[str, Any]:
+    """What a sampler needs to vary the coupling that its config names, every value checked."""
+    name, values = config["sampler"]["coupling"], config["sampler"]["ladder"]
+    coupling = conventions.coupling(config["action"], name, ndim)
+    for value in values:
+        try:
+            conventions.from_config(config["action"] | {name: value}, ndim)
+        except ValueError as error:
+            raise ValueError(f"sampler.ladder, {name} = {value:g}: {error}") from error
+    return {"coupling": coupling, "ladder": tuple(values)}
 
 
 def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fields:

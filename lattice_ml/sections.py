@@ -169,4 +169,6 @@ def _action(arguments: Sequence[str]) -> Fields:
 
 def _sampler(arguments: Sequence[str]) -> Fields:
     kind, known = chosen("sampler.kind", "HMC", samplers.KINDS, arguments)
-    return [("kind", str, kind), *parameters(known, "action")]
+    keys = parameters(known, "action")
+    # a sampler may take an object where a config has its name
+    return [("kind", str, kind), *((k, str if t is Any else t, default) for k, t, default in keys)]
