@@ -27,7 +27,7 @@ from jax import lax
 from lattice_ml import actions, randomness
 from lattice_ml._pytree import pytree
 from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout
+from lattice_ml.layout import Layout, widest
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.tuning import Lengths, Tuner
@@ -37,6 +37,7 @@ __all__ = ["Draws", "ReplicaExchange", "State", "travel"]
 _OUT, _BACK = 1, 2  # of a walker; 0 before it was at the action for the first time
 _KEYS = 2**32 - 2  # the trajectory number that makes the replicas' keys
 _MOST = 256  # values of a ladder: see `randomness.uniforms`
+_LOWER, _UPPER = slice(None, -1), slice(1, None)  # of all pairs
 _FEWEST_SWAPS, _SAMPLES = 1e-4, 1000  # a smaller acceptance, seen so often, stops the run
 
 
@@ -116,15 +117,22 @@ class ReplicaExchange(HMC):
         """One trajectory of every replica of a group of chains, and one attempt to swap."""
         ladder = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.rungs())
         n = len(self.ladder) + 1
-
-        def update(args: tuple[Any, ...]) -> tuple[jax.Array, Any]:
-            action, keys, drawn, phi = args
-            one = replace(self, action=action)
-            moved, info = HMC.step(one, layout, keys, trajectory, drawn, hmc.State(phi))
-            return moved.phi, info
-
         phi = jnp.concatenate([state.phi[None], state.others])
-        phi, info = lax.map(update, (ladder, _replica_keys(keys, n), draws.replicas, phi))
+        parts = ladder, _replica_keys(keys, n), draws.replicas
+
+        def update(r: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            # The next field is carried to have memory of its own: XLA would fuse its slice into
+            # the sums over neighbours, which are eight times slower then.
+            (action, keys, drawn, one), phi, report = carry
+            here = replace(self, action=action)
+            moved, info = HMC.step(here, layout, keys, trajectory, drawn, hmc.State(one))
+            phi = lax.dynamic_update_index_in_dim(phi, moved.phi, r, 0)
+            report = jax.tree.map(lambda x, y: x.at[r].set(y), report, info)
+            return _at((r + 1) % n, (*parts, phi)), phi, report
+
+        blank = hmc.Info(*[jnp.zeros((n, layout.group), widest(phi.dtype))] * len(hmc.Info._fields))
+        first = _at(jnp.int32(0), (*parts, phi)), phi, blank
+        _, phi, info = lax.fori_loop(0, n, update, first)
         cost = _swap_costs(ladder, phi, layout)
         turn = (jnp.arange(n - 1, dtype=jnp.uint32) + trajectory) % 2 == 0
         accept = turn[:, None] & (cost < draws.threshold)
@@ -227,15 +235,12 @@ def travel(heading: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _swap_costs(ladder: Any, phi: jax.Array, layout: Layout) -> jax.Array:
     """D of every pair of neighbours, `(R - 1, group)`; infinite where it is not a number."""
 
-    def cost(i: jax.Array) -> jax.Array:
-        here, there = (jax.tree.map(lambda x, j=j: x[j], ladder) for j in (i, i + 1))
-        pair = phi[i + 1], phi[i]
-        per_site = actions.difference(here, *pair, layout) - actions.difference(
-            there, *pair, layout
-        )
-        return layout.site_sum(per_site)
+    def cost(here: Any, there: Any, own: jax.Array, other: jax.Array) -> jax.Array:
+        at_here, at_there = (actions.difference(a, other, own, layout) for a in (here, there))
+        return layout.site_sum(at_here - at_there)
 
-    found = lax.map(cost, jnp.arange(len(phi) - 1))
+    lower, upper = (jax.tree.map(lambda x, s=s: x[s], (ladder, phi)) for s in (_LOWER, _UPPER))
+    found = jax.vmap(cost)(lower[0], upper[0], lower[1], upper[1])
     return jnp.where(jnp.isnan(found), jnp.inf, found)
 
 
@@ -260,6 +265,11 @@ def _swap_rows(rows: jax.Array, accept: jax.Array) -> jax.Array:
 def _beside(accept: jax.Array, side: int) -> jax.Array:
     """Of every value, whether it swaps with the one before (0) or after (1): `(R, group)`."""
     return jnp.pad(accept, ((1 - side, side), (0, 0)))
+
+
+def _at(r: jax.Array, tree: Any) -> Any:
+    """Element `r` of every leaf."""
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, r, 0, keepdims=False), tree)
 
 
 def _replica_keys(keys: randomness.Keys, n: int) -> randomness.Keys:
