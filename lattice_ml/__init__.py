@@ -18,6 +18,7 @@ _HOMES = {
     "Lattice": "lattice",
     "MALA": "samplers",
     "Phi4": "actions",
+    "ReplicaExchange": "samplers",
     "SwendsenWang": "samplers",
     "Wolff": "samplers",
     "action": "conventions",

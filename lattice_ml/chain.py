@@ -33,7 +33,7 @@ class Block(NamedTuple):
     trajectory: np.ndarray  # (n,) trajectories since the start, at each configuration
     cfgs: np.ndarray | None  # (n, n_chains, *L)
     history: dict[str, np.ndarray]  # (n, n_chains) each, float64
-    state: dict[str, np.ndarray]  # (n_chains, *L) each
+    state: dict[str, np.ndarray]  # (n_chains, ...) each
     tuned: dict[str, float]  # what the warm-up fixed
 
 
@@ -240,6 +240,7 @@ class _Watch:
         for name, value in history.items():
             self.total[name] = self.total.get(name, 0.0) + float(np.sum(np.mean(value, axis=1)))
         means = {name: total / self.count for name, total in self.total.items()}
+        means["n_samples"] = self.count * history["action"].shape[1]
         if problem := self.sampler.diagnose(means):
             raise RunError(f"up to trajectory {trajectory[-1]}: {problem}; {self.sampler.remedy()}")
 

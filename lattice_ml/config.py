@@ -109,13 +109,15 @@ def parse(
     parsed = parse_sections(arguments, SECTIONS, file=file, options=options)
     config = _resolved(parsed)
     lattice, action = _theory(config)
-    settings = config["sampler"]
     if action is None:
         raise ConfigError("action.kind = none cannot be sampled: name an action")
-    if settings["kind"] == kinds.AUTO:
-        settings["kind"], _ = kinds.automatic(config["action"]["kind"], lattice.shape)
+    if config["sampler"]["kind"] == kinds.AUTO:
+        config["sampler"]["kind"], _ = kinds.automatic(config["action"]["kind"], lattice.shape)
     try:
-        sampler = kinds.build(settings["kind"], action, settings)
+        settings = dict(config["sampler"])
+        if "ladder" in settings:
+            settings |= _ladder(config, lattice.ndim)
+        sampler = kinds.build(settings.pop("kind"), action, settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Job(config, lattice, sampler, parsed.chain, parsed.output, parsed.seed)
@@ -216,6 +218,18 @@ def _theory(config: dict[str, Any]) -> tuple[Lattice, Any]:
         return lattice, conventions.from_config(config["action"], lattice.ndim)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _ladder(config: dict[str, Any], ndim: int) -> dict[str, Any]:
+    """What a sampler needs to vary the coupling that its config names, every value checked."""
+    name, values = config["sampler"]["coupling"], config["sampler"]["ladder"]
+    coupling = conventions.coupling(config["action"], name, ndim)
+    for value in values:
+        try:
+            conventions.from_config(config["action"] | {name: value}, ndim)
+        except ValueError as error:
+            raise ValueError(f"sampler.ladder, {name} = {value:g}: {error}") from error
+    return {"coupling": coupling, "ladder": tuple(values)}
 
 
 def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fields:

@@ -20,8 +20,8 @@ from typing import Any
 from lattice_ml.actions import FreeField, Phi4, hopping_scale
 
 __all__ = [
-    *("CONVENTIONS", "KINDS", "NONE", "Convention"),
-    *("action", "convert", "describe", "from_config", "parameters"),
+    *("CONVENTIONS", "KINDS", "NONE", "Convention", "Parameter"),
+    *("action", "convert", "coupling", "describe", "from_config", "parameters"),
 ]
 
 
@@ -83,6 +83,29 @@ CONVENTIONS: dict[str, Convention] = {
 }
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a convention as what varies between actions; see `samplers.replica`."""
+
+    convention: str
+    name: str
+    ndim: int
+
+    def of(self, phi4: Phi4) -> float:
+        """The value that an action has."""
+        return parameters(phi4, self.convention, self.ndim)[self.name]
+
+    def at(self, phi4: Phi4, value: Any) -> Phi4:
+        """The action with another value, unchecked; all may be traced."""
+        known = CONVENTIONS[self.convention]
+        values = zip(known.keys, known.invert(self.ndim, *phi4.couplings()), strict=True)
+        changed = [value if key == self.name else old for key, old in values]
+        return Phi4(*known.couplings(self.ndim, changed[0], changed[1]))
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def action(convention: str, ndim: int, **values: float) -> Phi4:
     """Build `Phi4` from a named convention, e.g. `action("kappa", 2, kappa=0.27, lam=0.022)`.
 
@@ -116,6 +139,18 @@ def from_config(section: Mapping[str, Any], ndim: int) -> Any:
     built = KINDS[kind](**values, ndim=ndim)
     built.check(ndim)
     return built
+
+
+def coupling(section: Mapping[str, Any], name: str, ndim: int) -> Parameter | str:
+    """What the key `name` of an `[action]` section varies, for samplers that need several actions.
+
+    Raises:
+        ValueError: the section has no such number.
+    """
+    known = [key for key in section if key not in ("kind", "convention")]
+    if name not in known:
+        raise ValueError(f"sampler.coupling must be one of {', '.join(known)}, got {name!r}")
+    return Parameter(section["convention"], name, ndim) if "convention" in section else name
 
 
 def describe(section: Mapping[str, Any], ndim: int) -> list[str]:

@@ -82,7 +82,8 @@ class Engine:
             raise ValueError(
                 f"chain.start must be hot, cold or the path of an ensemble, got {start!r}"
             )
-        return sampler.start(self._to_device(fields))
+        state = jax.vmap(sampler.start)(self._to_device(fields))  # of every group
+        return jax.device_put(jax.tree.map(self._of_all_chains, state), self.sharding)
 
     def load(self, sampler: Any, arrays: dict[str, np.ndarray]) -> Any:
         """Rebuild a state from the host's arrays."""
@@ -90,11 +91,8 @@ class Engine:
         return type(template)(**{name: self._to_device(arrays[name]) for name in template._fields})
 
     def unload(self, state: Any) -> dict[str, np.ndarray]:
-        """Every field of the state as `(n_chains, *L)`."""
-        return {
-            name: self.layout.unpack(np.asarray(value))[: self.n_chains]
-            for name, value in state._asdict().items()
-        }
+        """Fields of the state as `(n_chains, ..., *L)`, numbers per chain as `(n_chains, ...)`."""
+        return {name: self._to_host(value) for name, value in state._asdict().items()}
 
     def fields(self, state: Any) -> np.ndarray:
         """The fields of all chains, `(n_chains, *L)`."""
@@ -109,11 +107,34 @@ class Engine:
         by_config = np.asarray(value, np.float64)[:, :n].swapaxes(0, 1)
         return np.ascontiguousarray(by_config.reshape(n, -1)[:, : self.n_chains])
 
-    def _to_device(self, fields: np.ndarray) -> jax.Array:
-        """`(n_chains, *L)` to groups; chains that only fill a group up repeat the last one."""
+    def _to_device(self, chains: np.ndarray) -> jax.Array:
+        """Invert `_to_host`; chains that only fill a group up repeat the last one."""
         spare = self.n_groups * self.layout.group - self.n_chains
-        padded = np.concatenate([fields, np.repeat(fields[-1:], spare, axis=0)])
-        return jax.device_put(self.layout.pack(padded.astype(self.dtype)), self.sharding)
+        padded = np.concatenate([chains, np.repeat(chains[-1:], spare, axis=0)])
+        if not _per_chain(chains):
+            padded = padded.astype(self.dtype)
+        return jax.device_put(self._layout_of(chains).pack(padded), self.sharding)
+
+    def _to_host(self, groups: jax.Array) -> np.ndarray:
+        """A leaf of the state, by chains."""
+        layout = self._layout_of(groups)
+        found = layout.unpack(np.asarray(groups))
+        return np.moveaxis(found, found.ndim - len(layout.shape) - 1, 0)[: self.n_chains]
+
+    def _of_all_chains(self, leaf: jax.Array) -> jax.Array:
+        """Numbers with which all chains start alike, `(..., 1)`, as `(..., group)`."""
+        if not _per_chain(leaf):
+            return leaf
+        return jnp.broadcast_to(leaf, (*leaf.shape[:-1], self.layout.group))
+
+    def _layout_of(self, leaf: Any) -> Layout:
+        """Numbers per chain are fields on a single site."""
+        return Layout((), self.layout.group) if _per_chain(leaf) else self.layout
+
+
+def _per_chain(leaf: Any) -> bool:
+    """Whole numbers in a state belong to a chain, all others to its sites."""
+    return np.issubdtype(leaf.dtype, np.integer)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lattice_ml.storage import Run, StorageError, open_run
 
 __all__ = ["Interrupted", "generate"]
 
-_SHOWN = ("acceptance",)  # of the histories, while a run goes on
+_SHOWN = ("acceptance", "swap_acceptance")  # of the histories, while a run goes on
 
 
 def generate(

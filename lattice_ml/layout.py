@@ -94,9 +94,10 @@ class Layout:
         return out.reshape(phi.shape) if out.size == phi.size else out
 
     def pack(self, fields: np.ndarray) -> np.ndarray:
-        """Lay out `(n_chains, *L)` as `(n_groups, *field_shape)`; n_chains fills the groups."""
-        rows = fields.reshape(-1, self.group, self.volume).swapaxes(1, 2)
-        return np.ascontiguousarray(rows).reshape(-1, *self.field_shape)
+        """`(n_chains, ..., *L)` to `(n_groups, ..., *field_shape)`; n_chains fills the groups."""
+        lead = fields.shape[1 : fields.ndim - len(self.shape)]
+        rows = np.moveaxis(fields.reshape(-1, self.group, *lead, self.volume), 1, -1)
+        return np.ascontiguousarray(rows).reshape(-1, *lead, *self.field_shape)
 
     def unpack(self, fields: np.ndarray) -> np.ndarray:
         """Invert `pack`: `(n_groups, ..., *field_shape)` to `(..., n_chains, *L)`."""

@@ -19,7 +19,10 @@ from lattice_ml import session, statistics
 __all__ = ["Reporter"]
 
 _EVERY = 10.0  # seconds between plain lines
-_SHOWN = {"warm-up": ("n_steps", "step_size"), "production": ("acceptance",)}  # else all
+_SHOWN = {  # else all
+    "warm-up": ("n_steps", "step_size"),
+    "production": ("acceptance", "swap_acceptance"),
+}
 _RECENT = 4096  # configurations that the running tau_int looks at
 
 

@@ -189,7 +189,9 @@ def _sampler(arguments: Sequence[str]) -> Fields:
         if name not in kinds.KINDS:
             raise ConfigError(unknown("sampler.kind", name, (kinds.AUTO, *kinds.KINDS)))
         known = parameters(kinds.KINDS[name], "action")
-        tables.append((name, {key: (key_type, default) for key, key_type, default in known}))
+        # A sampler may take an object where a config has its name.
+        typed = {key: (str if t is Any else t, default) for key, t, default in known}
+        tables.append((name, typed))
     fields = merged(tables).items()
-    typed = [(key, key_type, defaults.get(key, default)) for key, (key_type, default) in fields]
-    return [("kind", str, kind), *typed]
+    settings = [(key, t, defaults.get(key, default)) for key, (t, default) in fields]
+    return [("kind", str, kind), *settings]

@@ -66,20 +66,17 @@ def test_a_flood_finds_the_cluster_of_its_seed(layout):
         assert_array_equal(wet[:, chain], number == number[start[:, chain].argmax()])
 
 
-def test_labels_are_the_smallest_of_their_cluster(layout):
-    grid, bonds = Grid(layout), random_bonds(layout)
-    walls = [jnp.asarray(bond.reshape(grid.shape)) for bond in bonds]
-    label = np.asarray(smallest_labels(grid, grid.sites(), walls)).reshape(-1, GROUP)
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_labels_are_the_smallest_of_their_cluster(layout, dtype):
+    shape, bonds = (*layout.shape, GROUP), random_bonds(layout)
+    site = np.arange(layout.volume, dtype=dtype).reshape(*layout.shape, 1)
+    found = smallest_labels(layout, jnp.asarray(np.broadcast_to(site, shape)), list(bonds))
+    assert found.dtype == dtype
+    label = np.asarray(found).reshape(-1, GROUP)
     for chain in range(GROUP):
         number = components(bonds, layout.shape, chain)
         _, first = np.unique(number, return_index=True)
         assert_array_equal(label[:, chain], first[number])
-
-
-def test_labels_of_a_lattice_with_more_sites_than_int16_has():
-    layout = Layout((150, 120), GROUP)
-    assert Grid(layout).sites().dtype == np.int32
-    test_labels_are_the_smallest_of_their_cluster(layout)
 
 
 # Signs on 2x3 with |phi| held fixed: 64 states, enumerated.

@@ -221,15 +221,31 @@ def _repeats(evidence: Evidence) -> tuple[str, float]:
     if evidence.digests is None:
         raise Missing("no configurations were kept")
     repeats = evidence.digests[:, 1:] == evidence.digests[:, :-1]
-    first_seen = np.concatenate([evidence.digests[:, 0], evidence.digests[:, 1:][~repeats]])
-    returns = len(first_seen) - len(np.unique(first_seen))
+    exchanged = "swap_acceptance" in evidence.stored
+    returns, where = _returns(evidence.digests, repeats, exchanged)
     value = f"{np.sum(repeats)} configurations follow themselves"
     p_value = 1.0
     if "acceptance" in evidence.stored and repeats.size:
-        rejected = (1 - evidence.stored["acceptance"][:, 1:]) ** evidence.thin
+        accepted = evidence.stored["acceptance"]
+        if exchanged:  # or waited where trajectories are rejected more often
+            accepted = np.minimum(accepted, evidence.stored["ladder_acceptance"])
+        rejected = (1 - accepted[:, 1:]) ** evidence.thin
         value += f", {np.sum(rejected):.0f} rejections"
         p_value = _at_least(int(np.sum(repeats)), repeats.size, float(np.mean(rejected)))
-    return f"{value}; {returns} come back later or in another chain", 0.0 if returns else p_value
+    return f"{value}; {returns} come back {where}", 0.0 if returns else p_value
+
+
+def _returns(digests: Array, repeats: Array, exchanged: bool) -> tuple[int, str]:
+    """How many configurations come back that must not, and where they would.
+
+    With replica exchange one may come back to its own chain: it went to another value, where
+    trajectories were rejected, and was swapped back.
+    """
+    if exchanged:
+        seen = np.concatenate([np.unique(chain) for chain in digests])
+        return len(seen) - len(np.unique(seen)), "in another chain"
+    first_seen = np.concatenate([digests[:, 0], digests[:, 1:][~repeats]])
+    return len(first_seen) - len(np.unique(first_seen)), "later or in another chain"
 
 
 def _at_least(k: int, n: int, p: float) -> float:

@@ -143,6 +143,7 @@ def info_command(arguments: list[str]) -> int:
 def _ensemble(directory: str) -> list[tuple[str, str]]:
     """What to say of an ensemble: names and texts."""
     from lattice_ml import conventions
+    from lattice_ml.commands.generate import swaps
     from lattice_ml.ensemble import open_ensemble
 
     ensemble = open_ensemble(directory)
@@ -157,6 +158,7 @@ def _ensemble(directory: str) -> list[tuple[str, str]]:
         *((name, _listed(config[name])) for name in made if name in config),
         ("tuned", _listed(manifest["tuned"]) or "nothing"),
         ("histories", ", ".join(ensemble.history) or "none"),
+        *([("exchange", text)] if (text := swaps(ensemble)) else []),
         *(
             (f"made from {entry['first_config']}", _listed(entry["made_by"]))
             for entry in manifest["provenance"]

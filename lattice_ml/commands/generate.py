@@ -113,4 +113,21 @@ def _summary(ensemble: Any) -> str:
     known = (name for name in _SUMMARY if name in ensemble.history)
     means = ", ".join(_SUMMARY[name].format(ensemble.series(name).mean()) for name in known)
     settings = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
-    return f"{ensemble.directory}: " + "; ".join(part for part in (size, means, settings) if part)
+    parts = (size, means, swaps(ensemble), settings)
+    return f"{ensemble.directory}: " + "; ".join(part for part in parts if part)
+
+
+def swaps(ensemble: Any) -> str:
+    """What replica exchange did, "" without it: acceptance of neighbouring values, round trips."""
+    if "swap_acceptance" not in ensemble.history:
+        return ""
+    config = ensemble.config
+    name = config["sampler"]["coupling"]
+    values = [config["action"][name], *config["sampler"]["ladder"]]
+    mean, trips = (ensemble.series(s).mean() for s in ("swap_acceptance", "round_trips"))
+    pairs = {i: ensemble.series(f"swap_{i}").mean() for i in range(len(values) - 1)}
+    worst = min(pairs, key=lambda i: float(pairs[i]))
+    return (
+        f"swaps {mean:.3f}, least {pairs[worst]:.3f} between {name} = {values[worst]:g} and "
+        f"{values[worst + 1]:g}, {trips:.2g} round trips per chain and update"
+    )

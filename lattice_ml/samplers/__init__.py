@@ -8,6 +8,7 @@ from lattice_ml.samplers.kinds import KINDS
 from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
+from lattice_ml.samplers.replica import ReplicaExchange
 
 __all__ = [
     "HMC",
@@ -17,6 +18,7 @@ __all__ = [
     "FourierHMC",
     "Kramers",
     "Langevin",
+    "ReplicaExchange",
     "SwendsenWang",
     "Wolff",
 ]

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lattice_ml import randomness
@@ -180,17 +181,18 @@ class SwendsenWang(_Clusters):
         self, layout: Layout, keys: randomness.Keys, phi: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Flip half of the clusters: new fields, and the number of clusters per site."""
-        grid = Grid(layout)
+        grid, shape = Grid(layout), (*layout.shape, layout.group)
         x = phi.reshape(grid.shape)
         ndim = len(layout.shape)
         *uniforms, coins = randomness.site_uniforms(keys, jnp.uint32(0), layout.volume, ndim + 1)
         bonds = [
-            u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis))
+            (u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis))).reshape(shape)
             for axis, u in enumerate(uniforms)
         ]
-        site = grid.sites()
-        coin = coins.reshape(grid.shape) < 0.5
+        dtype = np.int16 if 2 * layout.volume < 2**15 else np.int32
+        site = np.arange(layout.volume, dtype=dtype).reshape(*layout.shape, 1)
         # A label carries the coin of the site that it names.
-        label = smallest_labels(grid, 2 * site + coin, bonds)
-        roots = layout.site_sum((label // 2 == site).reshape(layout.field_shape).astype(phi.dtype))
-        return jnp.where(label % 2 == 1, -x, x).reshape(phi.shape), roots / layout.volume
+        label = smallest_labels(layout, 2 * site + (coins.reshape(shape) < 0.5), bonds)
+        roots = layout.site_sum((label // 2 == site).reshape(phi.shape).astype(phi.dtype))
+        flips = (label % 2 == 1).reshape(phi.shape)
+        return jnp.where(flips, -phi, phi), roots / layout.volume

@@ -69,14 +69,6 @@ class Grid:
         here = jnp.arange(n)[:, None] == place
         return jnp.where(here, bit, jnp.uint32(0)).reshape(self.words, *self.shape[1:])
 
-    def sites(self) -> jax.Array:
-        """The number of every site, to broadcast against fields; smaller types where they do."""
-        volume = self.layout.volume
-        dtype = np.int16 if 2 * volume < 2**15 else np.int32
-        number = np.arange(volume, dtype=dtype).reshape(*self.layout.shape, 1)
-        number = np.broadcast_to(number, (*self.layout.shape, self.layout.group))
-        return jnp.asarray(number.reshape(self.shape))
-
     def up(self, words: jax.Array) -> jax.Array:
         """Every bit moved to the next site of the first axis."""
         carried = self.shift(words, -1, 0) >> np.uint32(self.bits - 1)

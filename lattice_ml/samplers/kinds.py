@@ -11,12 +11,12 @@ from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
+from lattice_ml.samplers.replica import ReplicaExchange
 
 __all__ = ["AUTO", "KINDS", "automatic", "build", "parts"]
 
-KINDS = {
-    cls.__name__: cls for cls in (HMC, FourierHMC, Langevin, MALA, Kramers, Wolff, SwendsenWang)
-}
+_CLASSES = (HMC, FourierHMC, ReplicaExchange, Langevin, MALA, Kramers, Wolff, SwendsenWang)
+KINDS = {cls.__name__: cls for cls in _CLASSES}
 
 AUTO = "auto"
 _CLUSTERS_FROM = 32  # sites along the shortest axis: from here on a Wolff update pays

@@ -1,0 +1,162 @@
+"""Replica exchange samples every value of its ladder, tunnels, and swaps as often as it must."""
+
+from collections import namedtuple
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from scipy import stats
+
+from lattice_ml import HMC, Lattice, Phi4, ReplicaExchange, estimate, measure, randomness, run
+from lattice_ml._pytree import pytree
+from lattice_ml.analysis.exact import exact
+from lattice_ml.conventions import Parameter, action
+from lattice_ml.layout import single
+
+KAPPA = Parameter("kappa", "kappa", 2)
+MAX_Z = 4.0
+
+
+@pytree
+class Watched(ReplicaExchange):
+    """Reports moments of every replica as histories of their own."""
+
+    def step(self, layout, keys, trajectory, draws, state):
+        state, info = super().step(layout, keys, trajectory, draws, state)
+        found = {}
+        for r, phi in enumerate([state.phi, *state.others]):
+            mean = layout.site_sum(phi) / layout.volume
+            found[f"m2_{r}"] = mean**2
+            found[f"phi2_{r}"] = layout.site_sum(phi**2) / layout.volume
+            found[f"phi4_{r}"] = layout.site_sum(phi**4) / layout.volume
+        return state, namedtuple("Info", [*info._fields, *found])(*info, *found.values())
+
+
+@pytree
+class Eager(Watched):
+    """Swaps whatever it costs."""
+
+    def draw(self, keys, trajectory):
+        draws = super().draw(keys, trajectory)
+        return draws._replace(threshold=jnp.full_like(draws.threshold, jnp.inf))
+
+
+def at(kappa, lam=0.1):
+    return action("kappa", 2, kappa=kappa, lam=lam)
+
+
+def pulls(kind, coupling, values, actions, shape, seed):
+    """(found - exact) / error of moments at every value."""
+    sampler = kind(actions[0], coupling=coupling, ladder=tuple(values[1:]), sign_flip=False)
+    counts = {"n_chains": 128, "n_configs": 300, "n_thermalise": 100}
+    chains = run(jax.random.key(seed), sampler, Lattice(shape), **counts)
+    found = {}
+    for r, acting in enumerate(actions):
+        known = exact(acting, shape).values
+        for name in ("m2", "phi2", "phi4"):
+            mean = estimate(chains.series(f"{name}_{r}"))
+            assert mean.error < 0.02 * known[name]
+            found[f"{name} at {values[r]}"] = (mean.value - known[name]) / mean.error
+    return found, chains
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_value_of_the_ladder_has_its_exact_moments(seed):
+    values = (0.3, 0.24, 0.18, 0.1)
+    found, chains = pulls(Watched, KAPPA, values, [at(k) for k in values], (3, 3), seed)
+    assert max(map(abs, found.values())) < MAX_Z, found
+    assert 0.2 < chains.series("swap_acceptance").mean() < 0.9
+    assert chains.series("round_trips").mean() > 0.01
+
+
+def test_so_it_has_where_the_quartic_coupling_varies():
+    values = (0.1, 0.2, 0.4)
+    actions = [at(0.25, lam) for lam in values]
+    lam = Parameter("kappa", "lam", 2)
+    found, _ = pulls(Watched, lam, values, actions, (2, 4), 1)
+    assert max(map(abs, found.values())) < MAX_Z, found
+
+
+def test_swaps_without_their_accept_step_would_be_seen():
+    values = (0.3, 0.24, 0.18, 0.1)
+    found, _ = pulls(Eager, KAPPA, values, [at(k) for k in values], (3, 3), 1)
+    assert max(map(abs, found.values())) > 20
+
+
+def test_it_tunnels_where_hmc_does_not():
+    kappa, ladder = 0.4, (0.35, 0.3, 0.25, 0.2, 0.15)
+    counts = {"n_chains": 64, "n_configs": 800, "n_thermalise": 100}
+    settings = {"sign_flip": False}
+    stuck, free = (
+        run(jax.random.key(1), sampler, Lattice((3, 3)), **counts)
+        for sampler in (
+            HMC(at(kappa), **settings),
+            ReplicaExchange(at(kappa), coupling=KAPPA, ladder=ladder, **settings),
+        )
+    )
+    crossings = [np.sum(np.diff(np.sign(x.series("magnetisation"))) != 0) for x in (stuck, free)]
+    assert crossings[0] == 0 and crossings[1] > 1000
+    found, known = measure(free), exact(at(kappa), (3, 3)).values
+    assert abs(found["magnetisation"].value) < MAX_Z * found["magnetisation"].error
+    assert found["magnetisation"].error < 0.1
+    for name in ("phi2", "m2", "phi4"):
+        assert abs(found[name].value - known[name]) < MAX_Z * found[name].error, name
+    assert free.series("round_trips").mean() > 0.02
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.5, 0.2])
+def test_oscillators_swap_as_often_as_their_energies_overlap(ratio):
+    """D = (w_a - w_b) (sum phi_b^2 - sum phi_a^2) / 2 of n independent sites.
+
+    In equilibrium <min(1, e^-D)> = 2 P(D < 0), and D < 0 where the ratio of two chi^2 of n degrees
+    of freedom is below w_b / w_a: twice the distribution function of F(n, n).
+    """
+    shape = (2, 3)
+    sampler = ReplicaExchange(
+        Phi4(h=0.0, a=1.0, b=0.0), 1.6, 4, 0.4, coupling="a", ladder=(ratio, ratio**2)
+    )
+    counts = {"n_chains": 256, "n_configs": 200, "n_thermalise": 50}
+    chains = run(jax.random.key(1), sampler, Lattice(shape), **counts)
+    expected = 2 * stats.f(6, 6).cdf(ratio)
+    for name in ("swap_0", "swap_1"):
+        found = estimate(chains.series(name))
+        assert abs(found.value - expected) < MAX_Z * found.error, name
+        assert found.error < 0.02
+
+
+@partial(jax.jit, static_argnames=("layout", "n"))
+def walk(sampler, keys, state, layout, n):
+    """Headings, round trips and fields of the replicas after every update."""
+
+    def update(state, number):
+        draws = sampler.draw(keys, number)
+        new, info = sampler.step(layout, keys, number, draws, state)
+        return new, (jnp.concatenate([new.phi[None], new.others]), info.round_trips)
+
+    return lax.scan(update, state, jnp.arange(n, dtype=jnp.uint32))[1]
+
+
+def test_round_trips_are_those_of_the_fields_themselves():
+    """Fields that do not move are their own labels: whoever swaps can be followed."""
+    n_chains, n = 16, 400
+    layout = single((2, 2), n_chains)
+    keys = randomness.chain_keys(jax.random.key(1), n_chains)
+    resting = {"n_steps": 1, "step_size": 1e-30, "trajectory_length": 1e-30, "sign_flip": False}
+    sampler = ReplicaExchange(at(0.2), coupling=KAPPA, ladder=(0.19, 0.18, 0.17), **resting)
+    labels = jnp.arange(4.0)[:, None, None, None] * jnp.ones((2, 2, n_chains)) / 10
+    start = sampler.start(labels[0])._replace(others=labels[1:])
+    fields, trips = walk(sampler, keys, start, layout, n)
+    walkers = np.rint(10 * np.asarray(fields)[:, :, 0, 0]).astype(int)  # (n, R, n_chains)
+    for chain in range(n_chains):
+        path = [[0, 1, 2, 3], *walkers[:, :, chain].tolist()]
+        count = 0
+        for walker in range(4):
+            places = [row.index(walker) for row in path]
+            ends = [place for place in places if place in (0, 3)]
+            ends = [e for i, e in enumerate(ends) if not i or ends[i - 1] != e]
+            ends = ends[ends.index(0) :] if 0 in ends else []
+            count += max(0, (len(ends) - 1) // 2)
+        assert count == trips[:, chain].sum() > 0
