@@ -48,7 +48,7 @@ KERNEL = (
 
 
 def test_every_plan_can_be_read_in_every_size_and_is_listed(capsys):
-    assert [path.stem for path in PLANS] == sorted(plans.BENCHMARKS)
+    assert {plans.load(path.stem, "toy").benchmark for path in PLANS} == set(plans.BENCHMARKS)
     status, out, _ = bench(capsys)
     assert status == 0
     for path in PLANS:
@@ -102,6 +102,7 @@ def test_names_and_files_that_do_not_exist_are_refused(capsys, tmp_path):
         ("sampler_league", {"extents": ()}, "at least one lattice extent"),
         ("critical_slowing_down", {"extents": (8, 8)}, "at least two different"),
         ("critical_slowing_down", {"samplers": ("rbm",)}, "unknown samplers: rbm"),
+        ("critical_slowing_down", {"observables": ("phi3",)}, "unknown observables: phi3"),
         ("paper_2309_15002", {"hidden": (11,)}, "hidden must be numbers from 1 to 10"),
         ("paper_2309_15002", {"mnist_hidden": (4,)}, "one number per entry of mnist_hidden"),
         ("paper_2309_17082", {"n_data": 100}, "n_data must be a multiple of 64"),

@@ -28,7 +28,8 @@ def league(tmp_path_factory):
     """The record of the league and of critical slowing down, which share compiled programs."""
     pytest.importorskip("matplotlib")
     out = tmp_path_factory.mktemp("league")
-    words = ["bench", "sampler_league", "critical_slowing_down", "kernel", "--size", "toy"]
+    names = ("sampler_league", "critical_slowing_down", "classical", "kernel")
+    words = ["bench", *names, "--size", "toy"]
     assert cli.main([*words, "--json", str(out / "new.json"), "--out", str(out)]) == 0
     return out, json.loads((out / "new.json").read_text())
 
@@ -53,6 +54,17 @@ def test_a_rate_is_the_median_of_equal_parts_after_the_first(monkeypatch):
     clock = iter([0.0])
     with pytest.raises(ValueError, match="a rate needs at least 2 blocks"):
         timing.timed_chains(None, None, Lattice((2,)), n_configs=2, **counts)
+
+
+def test_the_winner_of_every_lattice_is_named():
+    rates = {("a", 8): 3.0, ("b", 8): 2.0, ("a", 16): 1.0, ("b", 16): 4.0}
+    rows = [
+        {"sampler": name, "extent": extent, "observable": "m2", "rate": Number(rate)}
+        for (name, extent), rate in rates.items()
+    ]
+    assert slowing.winners(rows) == (
+        "most independent m2 per second: a at L = 8 (1.50 times b), b at L = 16 (4.00 times a)"
+    )
 
 
 def test_training_is_paid_back_where_a_model_is_faster_and_never_else():
@@ -136,9 +148,14 @@ def test_critical_slowing_down_and_the_kernel_are_recorded_with_plots(league):
     assert [(row["sampler"], row["extent"]) for row in points] == [("hmc_1", 4), ("hmc_1", 8)]
     times = [row["tau_int"]["value"] for row in points]
     assert fit["tau_int"]["value"] == pytest.approx(math.log2(times[1] / times[0]))
+    rows = found["classical"]["rows"]
+    fits = [row for row in rows if row["extent"] == "fit of z"]
+    observables = ["m2", "abs_magnetisation", "magnetisation", "phi2"]
+    assert [row["observable"] for row in fits] == 2 * observables and len(rows) == 3 * len(fits)
+    assert found["classical"]["notes"][1].startswith("most independent m2 per second: hmc_auto at")
     (row,) = found["kernel"]["rows"]
     assert row["rate"]["value"] == pytest.approx(np.median(row["rates"])) and len(row["rates"]) == 3
-    for name in ("critical_slowing_down", "kernel"):
+    for name in ("critical_slowing_down", "classical", "kernel"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / f"{name}.svg").exists() and (out / f"{name}.html").exists()
 

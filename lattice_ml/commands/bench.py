@@ -81,7 +81,8 @@ def _run(plan: Any, options: BenchOptions, earlier: dict[str, Any] | None) -> di
         tables.append(ratios)
     if options.out:
         page = Path(options.out) / f"{plan.name}.html"
-        figures = plan.module.draw(result)
+        drawn = plan.module.draw(result)  # named by the module, which several plans may share
+        figures = [(name.replace(plan.benchmark, plan.name), *rest) for name, *rest in drawn]
         write_page(page, title=plan.title, summary=facts, tables=tables, figures=figures)
         print(f"page: {page}")
     return found
