@@ -1,8 +1,8 @@
 """How many sites does the HMC kernel update per second?
 
 Full float32 HMC as a production run does it: momentum refresh, leapfrog, energy difference, accept
-step and all primary observables of every trajectory.  A site update is one site in one leapfrog
-step.
+step of every trajectory, and all primary observables at the end of each call.  A site update is one
+site in one leapfrog step.
 """
 
 import time
@@ -96,10 +96,12 @@ def run(settings: Settings, seed: int) -> Result:
     return Result(COLUMNS, rows)
 
 
-def advancer(action: Any, lattice: Lattice, n_chains: int, seed: int = 1) -> Callable[[int], Any]:
+def advancer(
+    action: Any, lattice: Lattice, n_chains: int, seed: int = 1, dtype: str = "float32"
+) -> Callable[[int], Any]:
     """A function that advances all chains by n trajectories with the program of a real run."""
     sampler = HMC(action, trajectory_length=LENGTH, n_steps=N_STEPS, step_size=LENGTH / N_STEPS)
-    engine = Engine(jax.random.key(seed), lattice, n_chains, "float32")
+    engine = Engine(jax.random.key(seed), lattice, n_chains, dtype)
     program = engine.program(size=1, slots=2048, save=False)
     state, done = engine.start(sampler, "hot"), 0
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.distributed import CPU_FLAGS
 
 __all__ = ["bench_command"]
 
@@ -110,6 +111,6 @@ def _use_one_core() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if "--xla_force_host_platform_device_count" in flags or "jax" in sys.modules:
         return
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flags}".strip()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
