@@ -292,7 +292,7 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path, content):
 
 def test_the_ready_configs_are_those_of_the_documentation():
     names = {"free", "phi4_symmetric", "phi4_critical", "phi4_broken", "phi4_1d", "phi4_3d"}
-    names |= {"phi4_4d", "albergo_e1", "diffusion", "rbm", "rbm_mnist"}
+    names |= {"phi4_4d", "phi4_tempered", "albergo_e1", "diffusion", "rbm", "rbm_mnist"}
     assert {file.stem for file in READY} >= names
 
 
