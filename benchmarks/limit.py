@@ -5,7 +5,7 @@ every trajectory.  `limit/phi4.cpp` is built on the spot, in a temporary folder,
 those of `peers.py` that are installed (`pip install -c constraints.txt -e '.[bench]'` for all).
 All run in turn, round by round, pinned to one core; rates are per CPU second and the table shows
 medians and quartiles of the ratios of a round: this program over the C++, and over each peer.  The
-last column has the CPU seconds from nothing to the first trajectory, nearly all of them XLA's.
+last column has the CPU seconds of our first call, nearly all of them XLA's.
 
 Exit 1 where a ratio is below its floor (`FLOORS`, `PEER_FLOORS`) or compiling our kernel takes
 longer than `COMPILE_SECONDS`, except at toy size.  Without a compiler there is no limit to see.
@@ -118,8 +118,8 @@ def compare(row: Row, program: Path | None, seconds: float, repeats: int) -> dic
     """Rates of all in turn, and the ratios of each round."""
     lattice = Lattice((row.extent,) * row.ndim)
     action = Phi4(2 * peers.KAPPA, 1 - 2 * peers.LAM, peers.LAM)
-    begin = time.process_time()
     ours = advancer(action, lattice, row.n_chains, dtype=row.dtype)
+    begin = time.process_time()
     ours(1)
     compiling = time.process_time() - begin
     rates = {"ours": timed(ours, row, seconds)}
