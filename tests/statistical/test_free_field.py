@@ -4,7 +4,7 @@ import jax
 import pytest
 from free_modes import N_CHAINS, agree, pulls
 
-from lattice_ml import HMC, FourierHMC, FreeField, Lattice, run
+from lattice_ml import HMC, Cycle, FourierHMC, FreeField, Lattice, SwendsenWang, Wolff, run
 
 SHAPES = [(16,), (8, 6), (4, 6, 4), (4, 2, 4, 4)]
 N_THERMALISE, N_CONFIGS = 50, 100
@@ -40,6 +40,16 @@ def test_every_mode_has_its_exact_variance_with_fourier_acceleration(shape, mass
     free = FreeField(mass_squared=0.5, ndim=len(shape))
     settings = {"trajectory_length": 0.6, "n_steps": 3, "mass_squared": mass_squared}
     assert agree(mode_pulls(Lattice(shape), FourierHMC(free, **settings)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(Wolff, (8, 6)), (Wolff, (4, 2, 4, 4)), (SwendsenWang, (4, 6, 4))], ids=str
+)
+def test_every_mode_has_its_exact_variance_with_clusters(kind, shape):
+    """A free field has the symmetry too; along an axis of two sites a pair is linked twice."""
+    free = FreeField(mass_squared=0.5, ndim=len(shape))
+    sampler = Cycle((HMC(free, trajectory_length=1.0, n_steps=5), kind(free, n_updates=2)))
+    assert agree(mode_pulls(Lattice(shape), sampler))
 
 
 def test_every_mode_has_its_exact_variance_in_float64():
