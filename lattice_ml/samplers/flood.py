@@ -36,8 +36,12 @@ class Grid:
     def shift(self, x: jax.Array, by: int, axis: int) -> jax.Array:
         """What lies `by` sites further along an axis, or words along the first; periodic."""
         n = x.shape[axis]
-        places = (np.arange(n) + by * self.strides[axis]) % n
-        return jnp.take(x, places, axis=axis, mode="clip")
+        by *= self.strides[axis]
+        if axis == x.ndim - 1:  # contiguous: two copies, where `take` would go number by number
+            parts = [lax.slice_in_dim(x, by % n, n, axis=axis)]
+            parts.append(lax.slice_in_dim(x, 0, by % n, axis=axis))
+            return lax.optimization_barrier(lax.concatenate(parts, axis))
+        return jnp.take(x, (np.arange(n) + by) % n, axis=axis, mode="clip")
 
     def pack(self, x: jax.Array) -> jax.Array:
         """Bits of the first axis in words: `(L, ...)` of bool to `(words, ...)`."""
