@@ -25,6 +25,7 @@ _SMALL_DRAWS = 0xFFFFFF00  # counters reserved for per-chain numbers
 _PARTS = 0xFFFFFFFF  # no trajectory of a chain has this number
 _STEPS = 1 << 31  # counters from here on are those of steps within a trajectory
 _PAIRS_PER_ROW = 4096
+_UNIFORMS_PER_ROW = 512  # in pairs; longer rows of uniforms are up to five times slower
 
 
 def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
@@ -91,7 +92,7 @@ def normals(keys: Keys, trajectory: jax.Array, volume: int, stream: int = 0) -> 
     if not (0 <= stream < 8 and volume < 2**29):
         raise ValueError(f"need 0 <= stream < 8 and volume < 2^29, got {stream=}, {volume=}")
     n_chains, n_pairs = keys[0].size, (volume + 1) // 2
-    sites = _sites_per_row(n_pairs, n_chains)
+    sites = _sites_per_row(n_pairs, n_chains, _PAIRS_PER_ROW)
     lane = np.repeat(np.arange(sites, dtype=np.uint32), n_chains) + np.uint32(stream << 28)
     row_keys = jnp.tile(keys[0], sites), jnp.tile(keys[1], sites)
 
@@ -113,15 +114,15 @@ def site_uniforms(keys: Keys, trajectory: jax.Array, volume: int, n: int) -> jax
         keys: words of shape `(n_chains,)`.
         trajectory: the counter, a scalar.
         volume: sites of the lattice, fewer than 2^29.
-        n: 1 to 4.
+        n: 1 to 8.
 
     Returns:
         float32 in (0, 1), `(n, volume, n_chains)`; two of them share one threefry block.
     """
-    if not (1 <= n <= 4 and volume < 2**29):
-        raise ValueError(f"need 1 <= n <= 4 and volume < 2^29, got {n=}, {volume=}")
+    if not (1 <= n <= 8 and volume < 2**29):
+        raise ValueError(f"need 1 <= n <= 8 and volume < 2^29, got {n=}, {volume=}")
     n_chains = keys[0].size
-    sites = _sites_per_row(volume, n_chains)
+    sites = _sites_per_row(volume, n_chains, _UNIFORMS_PER_ROW)
     lane = np.repeat(np.arange(sites, dtype=np.uint32), n_chains)
     row_keys = jnp.tile(keys[0], sites), jnp.tile(keys[1], sites)
 
@@ -170,7 +171,7 @@ def _box_muller(word0: jax.Array, word1: jax.Array) -> tuple[jax.Array, jax.Arra
     return radius * (2 * sine * cosine), radius * (1 - 2 * sine * sine)
 
 
-def _sites_per_row(n_pairs: int, n_chains: int) -> int:
-    """Largest divisor of `n_pairs` that keeps a row in cache and leaves at least two rows."""
-    limit = max(1, min(_PAIRS_PER_ROW // n_chains, n_pairs // 2))
+def _sites_per_row(n_pairs: int, n_chains: int, most: int) -> int:
+    """Largest divisor of `n_pairs` that makes rows of at most `most`, and at least two rows."""
+    limit = max(1, min(most // n_chains, n_pairs // 2))
     return next(k for k in range(limit, 0, -1) if n_pairs % k == 0)

@@ -182,3 +182,42 @@ def test_no_bits_make_a_uniform_of_0_or_1_or_an_infinite_normal(bits, monkeypatc
     u = np.asarray(randomness.uniforms(keys, jnp.arange(2), 2))
     assert u.min() > 0 and u.max() < 1
     assert np.abs(randomness.normals(keys, jnp.uint32(0), 4)).max() < 6
+
+
+# Uniforms of sites.
+
+
+site_uniforms = jax.jit(randomness.site_uniforms, static_argnums=(2, 3))
+
+
+def test_uniforms_of_sites_are_uniform_and_independent(keys):
+    own = randomness.part_keys(keys, 1)
+    u = np.asarray(site_uniforms(own, jnp.uint32(3), VOLUME, 5))
+    assert u.shape == (5, VOLUME, N_CHAINS) and u.min() > 0 and u.max() < 1
+    assert stats.kstest(u[:, ::16].ravel(), "uniform").pvalue > 1e-5
+    x = np.asarray((u - 0.5) * np.sqrt(12), np.float64)
+    noise = draw(keys, 3, VOLUME)
+    pairs = {f"{i} and {j}": (x[i], x[j]) for i in range(5) for j in range(i)}
+    pairs |= {"sites": (x[:, 1:], x[:, :-1]), "chains": (x[..., 1:], x[..., :-1])}
+    pairs |= {f"normals and {i}": (noise, x[i]) for i in range(5)}
+    off = {name: abs(np.mean(a * b)) * math.sqrt(a.size) for name, (a, b) in pairs.items()}
+    assert max(off.values()) < LIMIT, off
+
+
+@pytest.mark.parametrize("volume", [1, 15, 96])
+def test_uniforms_of_sites_do_not_depend_on_the_grouping_of_chains(keys, volume):
+    whole = site_uniforms(keys, jnp.uint32(2), volume, 3)
+    one = site_uniforms(tuple(word[7:8] for word in keys), jnp.uint32(2), volume, 3)
+    np.testing.assert_array_equal(whole[..., 7:8], one)
+    np.testing.assert_array_equal(whole[:2], site_uniforms(keys, jnp.uint32(2), volume, 2))
+
+
+@pytest.mark.parametrize(("volume", "n"), [(8, 0), (8, 9), (1 << 29, 2)])
+def test_uniforms_of_sites_that_would_repeat_are_refused(keys, volume, n):
+    with pytest.raises(ValueError, match="need 1 <= n <= 8 and volume < 2"):
+        randomness.site_uniforms(keys, jnp.uint32(0), volume, n)
+
+
+def test_parts_of_an_update_have_keys_of_their_own(keys):
+    words = [np.asarray(randomness.part_keys(keys, i)) for i in range(3)]
+    assert len({tuple(pair) for word in (*words, np.asarray(keys)) for pair in word.T}) == 4 * 64

@@ -43,7 +43,7 @@ def test_every_mode_has_its_exact_variance_with_fourier_acceleration(shape, mass
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"), [(Wolff, (8, 6)), (Wolff, (4, 2, 4, 4)), (SwendsenWang, (4, 6, 4))], ids=str
+    ("kind", "shape"), [(Wolff, (8, 6)), (Wolff, (4, 6, 4)), (SwendsenWang, (4, 2, 4, 4))], ids=str
 )
 def test_every_mode_has_its_exact_variance_with_clusters(kind, shape):
     """A free field has the symmetry too; along an axis of two sites a pair is linked twice."""
