@@ -15,6 +15,7 @@ from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.lattice import Lattice
 from lattice_ml.samplers import HMC, MALA, Cycle, FourierHMC, Kramers, Langevin, SwendsenWang, Wolff
+from lattice_ml.samplers.kinds import CLUSTER_PERIODS
 
 __all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
 
@@ -39,10 +40,10 @@ CLASSICAL: dict[str, Classical] = {
     "hmc_1": Classical(lambda action, slowest: HMC(action, trajectory_length=1.0)),
     "hmc_auto": Classical(lambda action, slowest: HMC(action)),
     "hmc_wolff": Classical(
-        lambda action, slowest: Cycle((HMC(action, periods=0.15), Wolff(action)))
+        lambda action, slowest: Cycle((HMC(action, periods=CLUSTER_PERIODS), Wolff(action)))
     ),
     "hmc_swendsen_wang": Classical(
-        lambda action, slowest: Cycle((HMC(action, periods=0.15), SwendsenWang(action)))
+        lambda action, slowest: Cycle((HMC(action, periods=CLUSTER_PERIODS), SwendsenWang(action)))
     ),
     "fourier_hmc": Classical(lambda action, slowest: FourierHMC(action)),
     "langevin": Classical(

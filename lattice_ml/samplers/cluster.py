@@ -14,7 +14,8 @@ Both leave exp(-S) invariant and every |phi_x| as it is: they are no samplers by
 parts of a `Cycle` with one that moves |phi|.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -47,7 +48,7 @@ class SwendsenWangInfo(NamedTuple):
 
 
 @pytree
-class _Clusters:
+class _Clusters(ABC):
     """What the cluster updates share: everything but the update itself.
 
     Args:
@@ -60,11 +61,11 @@ class _Clusters:
 
     info: ClassVar[Any]
 
+    @abstractmethod
     def update(
         self, layout: Layout, keys: randomness.Keys, phi: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """One cluster update of a group of chains: new fields, and what is reported per chain."""
-        raise NotImplementedError
 
     def start(self, phi: jax.Array) -> State:
         return State(phi)
@@ -141,6 +142,13 @@ class _Clusters:
         """What a user can do when the action is not finite."""
         return "look at the couplings"
 
+    def _bonds(self, grid: Grid, x: jax.Array, uniforms: Iterable[jax.Array]) -> list[jax.Array]:
+        """Per axis, whether the link from a site to its next one is a bond, `grid.shape`."""
+        return [
+            u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis))
+            for axis, u in enumerate(uniforms)
+        ]
+
     def _agreement(self, x: jax.Array, neighbour: jax.Array) -> jax.Array:
         """Probability that the link between two sites is no bond; 1 and more: never one."""
         h = jnp.asarray(self.action.couplings()[0], x.dtype)
@@ -161,10 +169,7 @@ class Wolff(_Clusters):
         x = phi.reshape(grid.shape)
         ndim = len(layout.shape)
         uniforms = randomness.site_uniforms(keys, jnp.uint32(0), layout.volume, ndim)
-        bonds = [
-            grid.pack(u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis)))
-            for axis, u in enumerate(uniforms)
-        ]
+        bonds = [grid.pack(bond) for bond in self._bonds(grid, x, uniforms)]
         seed = grid.seed(randomness.uniforms(keys, jnp.uint32(0), ndim))
         cluster = grid.unpack(flood(grid, seed, bonds))
         sites = layout.site_sum(cluster.reshape(layout.field_shape).astype(phi.dtype))
@@ -185,10 +190,7 @@ class SwendsenWang(_Clusters):
         x = phi.reshape(grid.shape)
         ndim = len(layout.shape)
         *uniforms, coins = randomness.site_uniforms(keys, jnp.uint32(0), layout.volume, ndim + 1)
-        bonds = [
-            (u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis))).reshape(shape)
-            for axis, u in enumerate(uniforms)
-        ]
+        bonds = [bond.reshape(shape) for bond in self._bonds(grid, x, uniforms)]
         dtype = np.int16 if 2 * layout.volume < 2**15 else np.int32
         site = np.arange(layout.volume, dtype=dtype).reshape(*layout.shape, 1)
         # A label carries the coin of the site that it names.

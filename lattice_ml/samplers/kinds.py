@@ -13,12 +13,13 @@ from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
 from lattice_ml.samplers.replica import ReplicaExchange
 
-__all__ = ["AUTO", "KINDS", "automatic", "build", "parts"]
+__all__ = ["AUTO", "CLUSTER_PERIODS", "KINDS", "automatic", "build", "parts"]
 
 _CLASSES = (HMC, FourierHMC, ReplicaExchange, Langevin, MALA, Kramers, Wolff, SwendsenWang)
 KINDS = {cls.__name__: cls for cls in _CLASSES}
 
 AUTO = "auto"
+CLUSTER_PERIODS = 0.15  # of the slowest mode, for trajectories with a Wolff update after each
 _CLUSTERS_FROM = 32  # sites along the shortest axis: from here on a Wolff update pays
 
 
@@ -26,10 +27,10 @@ def automatic(action_kind: str, shape: Sequence[int]) -> tuple[str, dict[str, An
     """The kind that is chosen where none is named, and settings with other defaults in it.
 
     HMC, and from 32 sites along every axis of a phi^4 lattice a Wolff update after every
-    trajectory, which then need not be as long: 0.15 periods of the slowest mode.
+    trajectory, which then need not be as long: `CLUSTER_PERIODS` of the slowest mode.
     """
     if action_kind == "Phi4" and min(shape, default=0) >= _CLUSTERS_FROM:
-        return "HMC+Wolff", {"periods": 0.15}
+        return "HMC+Wolff", {"periods": CLUSTER_PERIODS}
     return "HMC", {}
 
 
