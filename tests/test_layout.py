@@ -52,6 +52,31 @@ def test_both_layouts_agree_bit_for_bit_and_with_one_chain_at_a_time(shape, grou
     np.testing.assert_allclose(sums[0], exact, rtol=0, atol=1e-6 * np.sqrt(phi[0].size))
 
 
+@jax.jit(static_argnames="layout")
+def product_and_slices(fields, layout):
+    axes = range(len(layout.shape))
+    product = layout.site_sum(fields, fields, fields)
+    return product, [layout.slice_sums(fields, axis) for axis in axes]
+
+
+@pytest.mark.parametrize("shape, group", CASES)
+def test_sums_of_products_and_over_slices(shape, group):
+    phi = chains(shape, group)
+    wide = phi.astype(np.float64)
+    found = [
+        product_and_slices(layout.pack(phi)[0], layout)
+        for layout in (Layout(shape, group), Layout(shape, group, merged=True))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    product, slices = found[0]
+    exact = (wide**3).reshape(group, -1).sum(axis=1)
+    np.testing.assert_allclose(product, exact, rtol=0, atol=5e-6 * np.sqrt(wide[0].size))
+    for axis, sums in enumerate(slices):
+        others = tuple(other + 1 for other in range(len(shape)) if other != axis)
+        assert sums.shape == (shape[axis], group) and sums.dtype == jnp.float64
+        np.testing.assert_allclose(sums.T, wide.sum(axis=others), rtol=0, atol=1e-5)
+
+
 def test_a_sum_over_a_prime_number_of_sites_is_as_accurate():
     layout = single((10007,), 64)
     phi = chains(layout.shape, 64)

@@ -7,7 +7,7 @@ from test_actions import SineGordon
 
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout
+from lattice_ml.layout import Layout, single
 from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations, primaries
 
 PHI4 = Phi4(0.54, 0.956, 0.022)
@@ -58,6 +58,19 @@ def assert_equal(measured, cfgs, action, rtol):
 def test_primaries_are_what_their_names_say(action, shape):
     cfgs = configurations(3, shape)
     assert_equal(measure_configurations(action, cfgs), cfgs, action, rtol=1e-12)
+
+
+def test_an_action_that_does_not_know_its_means_is_summed_over_sites():
+    class Local:
+        density, force = Phi4.density, Phi4.force
+
+        def couplings(self):
+            return PHI4.couplings()
+
+    cfgs = configurations(3, (3, 4))
+    layout = single((3, 4), 3)
+    measured = primaries(Local(), layout.pack(cfgs)[0], layout)
+    assert_equal(measured, cfgs, PHI4, rtol=1e-12)
 
 
 def test_primaries_of_an_action_that_is_only_a_function():
