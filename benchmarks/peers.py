@@ -6,9 +6,9 @@ Each function returns `advance(n)`, which takes all chains on by n trajectories 
 magnetisations.  In JAX the chains are vmapped and the loop over trajectories is compiled.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lattice_ml.benches import peers
 from lattice_ml.benches.kernel import LENGTH, N_STEPS
+from lattice_ml.benches.peers import Kernel
 
 Advance = Callable[[int], np.ndarray]
 
@@ -24,9 +26,7 @@ KAPPA, LAM = 0.21, 0.022
 STEP = LENGTH / N_STEPS
 
 
-def action(phi: jax.Array) -> jax.Array:
-    links = sum(phi * jnp.roll(phi, 1, axis) for axis in range(phi.ndim))
-    return jnp.sum(-2 * KAPPA * links + (1 - 2 * LAM) * phi**2 + LAM * phi**4)
+action = peers.rolled(2 * KAPPA, 1 - 2 * LAM, LAM)
 
 
 def plain(shape: tuple[int, ...], n_chains: int, dtype: str) -> Advance:
@@ -48,7 +48,8 @@ def plain(shape: tuple[int, ...], n_chains: int, dtype: str) -> Advance:
         dh = action(x) + 0.5 * jnp.sum(p**2) - start
         return jnp.where(jnp.log(jax.random.uniform(accept)) < -dh, x, phi)
 
-    return _compiled(lambda: (trajectory, lambda key, phi: phi), shape, n_chains, dtype)
+    kernel = Kernel(lambda key, phi: phi, trajectory, lambda phi: phi)
+    return _compiled(lambda: kernel, shape, n_chains, dtype)
 
 
 def numpy(shape: tuple[int, ...], n_chains: int, dtype: str) -> Advance:
@@ -88,41 +89,19 @@ def numpy(shape: tuple[int, ...], n_chains: int, dtype: str) -> Advance:
     return advance
 
 
-def blackjax(shape: tuple[int, ...], n_chains: int, dtype: str) -> Advance:
-    """BlackJAX's HMC with unit masses."""
-    from blackjax import hmc
+def _of_others(name: str, shape: tuple[int, ...], n_chains: int, dtype: str) -> Advance:
+    def make() -> Kernel:
+        return peers.PEERS[name](action, shape, STEP, N_STEPS)
 
-    def make() -> Any:
-        masses = jnp.ones(math.prod(shape), dtype)
-        sampler = hmc(lambda phi: -action(phi), STEP, masses, N_STEPS)
-        return lambda key, state: sampler.step(key, state)[0], lambda key, phi: sampler.init(phi)
-
-    return _compiled(make, shape, n_chains, dtype, lambda state: state.position)
+    return _compiled(make, shape, n_chains, dtype)
 
 
-def numpyro(shape: tuple[int, ...], n_chains: int, dtype: str) -> Advance:
-    """NumPyro's HMC with unit masses and without adaptation."""
-    from numpyro.infer.hmc import hmc
-
-    def make() -> Any:
-        start, sample = hmc(action, algo="HMC")
-        fixed = {"num_warmup": 0, "adapt_step_size": False, "adapt_mass_matrix": False}
-        lengths = {"step_size": STEP, "num_steps": N_STEPS, "trajectory_length": None}
-        return (
-            lambda key, state: sample(state),
-            lambda key, phi: start(phi, rng_key=key, **fixed, **lengths),
-        )
-
-    return _compiled(make, shape, n_chains, dtype, lambda state: state.z)
-
-
-PEERS = {"plain": plain, "numpy": numpy, "blackjax": blackjax, "numpyro": numpyro}
+PEERS = {"plain": plain, "numpy": numpy} | {name: partial(_of_others, name) for name in peers.PEERS}
 
 
 def installed() -> list[str]:
     """The peers that this environment has."""
-    optional = ("blackjax", "numpyro")
-    return [name for name in PEERS if name not in optional or importlib.util.find_spec(name)]
+    return ["plain", "numpy", *peers.installed()]
 
 
 def able(name: str, shape: tuple[int, ...], n_chains: int) -> bool:
@@ -131,28 +110,24 @@ def able(name: str, shape: tuple[int, ...], n_chains: int) -> bool:
 
 
 def _compiled(
-    make: Callable[[], tuple[Callable[..., Any], Callable[..., Any]]],
-    shape: tuple[int, ...],
-    n_chains: int,
-    dtype: str,
-    field: Callable[[Any], jax.Array] = lambda phi: phi,
+    make: Callable[[], Kernel], shape: tuple[int, ...], n_chains: int, dtype: str
 ) -> Advance:
-    """Advance all chains by `step(key, state)`; `make` gives it and `start(key, phi)`."""
+    """Advance all chains of a kernel, which `make` gives in the mode of its dtype."""
 
     def run(state: Any, key: jax.Array, n: jax.Array) -> tuple[Any, jax.Array]:
         def body(i: jax.Array, state: Any) -> Any:
             keys = jax.random.split(jax.random.fold_in(key, i), n_chains)
-            return jax.vmap(step)(keys, state)
+            return jax.vmap(kernel.step)(keys, state)
 
         state = lax.fori_loop(0, n, body, state)
-        return state, field(state).reshape(n_chains, -1).mean(axis=1)
+        return state, kernel.field(state).reshape(n_chains, -1).mean(axis=1)
 
     double = dtype == "float64"  # with x64 on the float32 of others is half as fast
     with jax.enable_x64(double):
-        step, start = make()
+        kernel = make()
         keys = jax.random.split(jax.random.key(1), n_chains)
         phi = 0.7 * jax.random.normal(jax.random.key(0), (n_chains, *shape), dtype)
-        state, done, compiled = jax.vmap(start)(keys, phi), 0, jax.jit(run)
+        state, done, compiled = jax.vmap(kernel.start)(keys, phi), 0, jax.jit(run)
 
     def advance(n: int) -> np.ndarray:
         nonlocal state, done

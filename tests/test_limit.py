@@ -128,9 +128,9 @@ def test_what_is_below_its_floor_is_told(limit, monkeypatch, capsys):
         "32^2, 64 chains: 5.5 times numpy, floor 6",
         "32^2, 64 chains: 9.0 s to compile, at most 2",
     ]
-    other = {"ratios": {"plain": [2.9]}, "compile_seconds": 1.0}
+    other = {"ratios": {"plain": [2.0], "blackjax": [2.9]}, "compile_seconds": 1.0}
     assert limit.misses(limit.Row(512, 2, 1), other) == [
-        "512^2, 1 chains: 2.9 times plain, floor 3"
+        "512^2, 1 chains: 2.9 times blackjax, floor 3"
     ]
     monkeypatch.setattr(limit, "misses", lambda row, found: ["slow"])
     found = {"ratios": {"plain": [7.0, 6.5, 7.5]}, "rates": {"ours": 1.0}, "compile_seconds": 1.0}

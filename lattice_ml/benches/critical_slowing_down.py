@@ -16,7 +16,7 @@ import numpy as np
 
 from lattice_ml import conventions
 from lattice_ml.analysis.report import style
-from lattice_ml.benches import classical
+from lattice_ml.benches import classical, peers
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
 from lattice_ml.lattice import Lattice
@@ -36,7 +36,8 @@ class Settings:
         kappa, lam: couplings.
         ndim: dimensions.
         extents: L of the lattices, at least two.
-        samplers: names in `classical.CLASSICAL`.
+        samplers: names in `classical.CLASSICAL`, or in `peers.PEERS`, which are left out where they
+            are not installed.
         observables: names in `observables.DERIVED`; the first is drawn, and decides who wins.
         n_chains: of every sampler.
         n_configs: stored per chain.
@@ -54,7 +55,7 @@ class Settings:
     observables: tuple[str, ...] = ("m2",)
 
     def __post_init__(self) -> None:
-        classical.check_names("samplers", self.samplers, tuple(classical.CLASSICAL))
+        classical.check_names("samplers", self.samplers, (*classical.CLASSICAL, *peers.PEERS))
         classical.check_names("observables", self.observables, tuple(DERIVED))
         if len(set(self.extents)) < max(2, len(self.extents)):
             raise ValueError(f"extents must be at least two different ones, got {self.extents}")
@@ -75,6 +76,7 @@ def run(settings: Settings, seed: int) -> Result:
     """Measure all samplers on all lattices, and fit z where tau_int is its power."""
     action = conventions.action("kappa", settings.ndim, kappa=settings.kappa, lam=settings.lam)
     counts = {name: getattr(settings, name) for name in ("n_chains", "n_configs", "n_thermalise")}
+    absent = sorted({*settings.samplers} & {*peers.PEERS} - {*peers.installed()})
     rows: list[dict[str, Any]] = []
     for extent in settings.extents:
         key = jax.random.fold_in(jax.random.key(seed), extent)
@@ -83,16 +85,23 @@ def run(settings: Settings, seed: int) -> Result:
             key, action, lattice, **counts | {"n_configs": min(32, settings.n_configs)}
         )
         for name in settings.samplers:
+            if name in absent:
+                continue
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            samples = classical.run(name, own, action, start, **counts)
+            if name in peers.PEERS:
+                samples = peers.run(name, own, action, start, n_configs=settings.n_configs)
+            else:
+                samples = classical.run(name, own, action, start, **counts)
             for observable in settings.observables:
                 tau, rate = classical.independent(samples, observable)
                 entry = {"sampler": name, "observable": observable, "extent": extent}
                 tuned = dict(samples.tuned or {})
                 rows.append(entry | {"tau_int": tau, "rate": rate, "tuned": tuned})
-    note = "the last rows hold the exponent z of tau_int ~ L^z"
-    best = winners([row for row in rows if row["observable"] == settings.observables[0]])
-    return Result(COLUMNS, [*rows, *_fits(rows)], (note, best))
+    notes = ["the last rows hold the exponent z of tau_int ~ L^z"]
+    notes.append(winners([row for row in rows if row["observable"] == settings.observables[0]]))
+    if absent:
+        notes.append(f"not installed: {', '.join(absent)}")
+    return Result(COLUMNS, [*rows, *_fits(rows)], tuple(notes))
 
 
 def winners(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -22,9 +22,9 @@ from lattice_ml.observables import DERIVED, measure_configurations
 from lattice_ml.session import compile_times
 from lattice_ml.statistics import Estimate
 
-__all__ = ["Samples", "compiled_apart", "timed_chains", "timed_draws"]
+__all__ = ["REPEATS", "Samples", "compiled_apart", "timed_chains", "timed_draws"]
 
-_REPEATS = 8
+REPEATS = 8
 
 Found = TypeVar("Found")
 
@@ -97,7 +97,7 @@ def timed_chains(
         start=start,
         dtype="float32",
         save_configs=False,
-        block_configs=max(1, n_configs // (_REPEATS + 1)),
+        block_configs=max(1, n_configs // (REPEATS + 1)),
     ):
         times.append(time.perf_counter())
         parts.append(part)
@@ -127,10 +127,10 @@ def timed_draws(drawer: Drawer, action: Any, n_samples: int) -> Samples:
         action: of the theory, for the weights and the histories.
         n_samples: at least; batches are drawn whole.
     """
-    count = -(-n_samples // (_REPEATS * drawer.batch_size))
+    count = -(-n_samples // (REPEATS * drawer.batch_size))
     drawer.draw(0, count)  # compiles
     drawn, rates = [], []
-    for repeat in range(_REPEATS):
+    for repeat in range(REPEATS):
         begin = time.perf_counter()
         drawn.append(drawer.draw(repeat * count, count))
         rates.append(count * drawer.batch_size / (time.perf_counter() - begin))
