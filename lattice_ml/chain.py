@@ -81,6 +81,7 @@ def run(
     thin: int = 1,
     start: str | np.ndarray = "hot",
     dtype: str = "float32",
+    split: int = 1,
 ) -> Chains:
     """Run `n_chains` chains and keep everything in memory; `generate` writes to disk instead.
 
@@ -94,6 +95,8 @@ def run(
         thin: trajectories between kept configurations.
         start: "hot", "cold", or fields `(n, *L)` that the chains begin from in turn.
         dtype: of the dynamics and of the fields, "float32" or "float64" (which needs x64).
+        split: devices over which each lattice is spread, 1 or an even divisor of its first extent;
+            the configurations do not depend on it.
 
     Returns:
         `cfgs` of shape `(n_configs * n_chains, *L)` and histories `(n_chains, n_configs)`.
@@ -113,6 +116,7 @@ def run(
             thin=thin,
             start=start,
             dtype=dtype,
+            split=split,
         )
     )
     cfgs = np.concatenate([part.cfgs for part in parts if part.cfgs is not None])
@@ -138,6 +142,7 @@ def blocks(
     thin: int,
     start: str | np.ndarray,
     dtype: str,
+    split: int = 1,
     save_configs: bool = True,
     resume: tuple[int, dict[str, np.ndarray], dict[str, float]] | None = None,
     block_configs: int | None = None,
@@ -155,7 +160,9 @@ def blocks(
     if problem := getattr(sampler, "incomplete", ""):
         raise ValueError(problem)
     getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
-    engine = Engine(key, lattice, n_chains, dtype)
+    if split > 1:
+        _check_splits(sampler)
+    engine = Engine(key, lattice, n_chains, dtype, split)
     room = 1 << (int(n_configs) - 1).bit_length()  # so that similar lengths share a program
     size = min(engine.buffer_configs(thin, save_configs), room)
     program = engine.program(
@@ -243,6 +250,16 @@ class _Watch:
         means["n_samples"] = self.count * history["action"].shape[1]
         if problem := self.sampler.diagnose(means):
             raise RunError(f"up to trajectory {trajectory[-1]}: {problem}; {self.sampler.remedy()}")
+
+
+def _check_splits(sampler: Any) -> None:
+    if not getattr(sampler, "splits", False):
+        kind = "+".join(getattr(sampler, "kinds", [type(sampler).__name__]))
+        raise ValueError(
+            f"{kind} cannot be used with split, because it needs whole lattices: "
+            "HMC, Langevin without fourier_mass_squared, MALA and Kramers can, "
+            "such as --sampler.kind HMC"
+        )
 
 
 def _check(**counts: int) -> None:

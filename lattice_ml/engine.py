@@ -6,7 +6,8 @@ program advances every chain by any number of kept configurations: couplings, st
 for configurations and trajectories in one call is part of the program.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lattice_ml import observables, randomness
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, choose_layout, widest
+from lattice_ml.split import AXES, CHAINS, SITES, split_layout
 
 __all__ = ["Engine", "Program"]
 
@@ -31,7 +33,9 @@ _BLOCK_TRAJECTORIES = 4096
 class Engine:
     """Layout, devices and keys of a run; moves chains between the host's order and the device's."""
 
-    def __init__(self, key: jax.Array, lattice: Lattice, n_chains: int, dtype: str) -> None:
+    def __init__(
+        self, key: jax.Array, lattice: Lattice, n_chains: int, dtype: str, split: int = 1
+    ) -> None:
         if dtype not in ("float32", "float64"):
             raise ValueError(f"output.dtype must be float32 or float64, got {dtype!r}")
         if dtype == "float64" and widest("float32") != np.float64:
@@ -39,16 +43,10 @@ class Engine:
                 "float64 dynamics need JAX's x64 mode: jax.config.update('jax_enable_x64', True)"
             )
         self.lattice, self.n_chains, self.dtype = lattice, n_chains, dtype
-        devices = jax.devices()
-        self.layout = choose_layout(lattice.shape, n_chains, len(devices), devices[0].platform)
-        n_groups = -(-n_chains // self.layout.group)
-        devices = devices[: min(len(devices), n_groups)]
-        self.n_groups = -(-n_groups // len(devices)) * len(devices)
-        self.mesh = Mesh(np.array(devices), ("chains",))
-        self.sharding = NamedSharding(self.mesh, PartitionSpec("chains"))
+        self.layout, self.mesh, self.n_groups = _plan(lattice, n_chains, split)
         words = randomness.chain_keys(key, self.n_groups * self.layout.group)
         keys = tuple(word.reshape(self.n_groups, -1) for word in words)
-        self.keys = jax.device_put(keys, self.sharding)
+        self.keys = jax.device_put(keys, NamedSharding(self.mesh, PartitionSpec(CHAINS)))
 
     def buffer_configs(self, thin: int, save: bool) -> int:
         """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
@@ -72,7 +70,7 @@ class Engine:
             fields = start[np.arange(self.n_chains) % len(start)]
         elif start == "hot":
             width = getattr(sampler.action, "site_width", lambda: 1.0)()
-            noise = _hot(self.keys, layout=self.layout)
+            noise = _hot(self.keys, layout=self.layout, mesh=self.mesh)
             fields = width * self.layout.unpack(np.asarray(noise))[: self.n_chains]
         elif start == "cold":
             minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(self.lattice.ndim)
@@ -83,7 +81,7 @@ class Engine:
                 f"chain.start must be hot, cold or the path of an ensemble, got {start!r}"
             )
         state = jax.vmap(sampler.start)(self._to_device(fields))  # of every group
-        return jax.device_put(jax.tree.map(self._of_all_chains, state), self.sharding)
+        return jax.tree.map(self._put, jax.tree.map(self._of_all_chains, state))
 
     def load(self, sampler: Any, arrays: dict[str, np.ndarray]) -> Any:
         """Rebuild a state from the host's arrays."""
@@ -113,7 +111,11 @@ class Engine:
         padded = np.concatenate([chains, np.repeat(chains[-1:], spare, axis=0)])
         if not _per_chain(chains):
             padded = padded.astype(self.dtype)
-        return jax.device_put(self._layout_of(chains).pack(padded), self.sharding)
+        return self._put(self._layout_of(chains).pack(padded))
+
+    def _put(self, leaf: Any) -> jax.Array:
+        """A leaf of the state, `(n_groups, ...)`, on the devices."""
+        return jax.device_put(leaf, NamedSharding(self.mesh, _spec(leaf, self.layout)))
 
     def _to_host(self, groups: jax.Array) -> np.ndarray:
         """A leaf of the state, by chains."""
@@ -184,15 +186,56 @@ class Program:
             return None, series
         fields = np.empty((n, engine.n_groups, layout.group, layout.volume), cfgs.dtype)
         for shard in cfgs.addressable_shards:  # views: gathering them first would copy once more
-            rows = np.asarray(shard.data)[:, :n].reshape(-1, n, layout.volume, layout.group)
-            fields[:, shard.index[0]] = rows.transpose(1, 0, 3, 2)
+            rows = np.asarray(shard.data)[:, :n].reshape(
+                -1, n, math.prod(layout.here), layout.group
+            )
+            first = (shard.index[2].start or 0) * layout.volume // layout.field_shape[0]
+            sites = slice(first, first + rows.shape[2])
+            fields[:, shard.index[0], :, sites] = rows.transpose(1, 0, 3, 2)
         chains = fields.reshape(n, -1, *layout.shape)
         return chains[:, : engine.n_chains], series
 
 
-@partial(jax.jit, static_argnames="layout")
-def _hot(keys: randomness.Keys, *, layout: Layout) -> jax.Array:
-    return lax.map(lambda k: layout.normals(k, jnp.uint32(_START)), keys)
+def _plan(lattice: Lattice, n_chains: int, split: int) -> tuple[Layout, Mesh, int]:
+    """The layout of a group, the devices by chains and parts of the lattice, and how many groups.
+
+    Raises:
+        ValueError: a lattice that cannot be split so, or too few devices.
+    """
+    devices = jax.devices()
+    split_layout(Layout(lattice.shape, 1), split)
+    if split > len(devices):
+        raise ValueError(
+            f"split must be at most the number of devices, {len(devices)} "
+            f"({devices[0].device_kind}); got {split}"
+        )
+    slab = (lattice.shape[0] // split, *lattice.shape[1:])
+    rows = len(devices) // split
+    chosen = choose_layout(slab, n_chains, rows, devices[0].platform)
+    layout = split_layout(replace(chosen, shape=lattice.shape), split)
+    n_groups = -(-n_chains // layout.group)
+    rows = min(rows, n_groups)
+    mesh = Mesh(np.array(devices[: rows * split]).reshape(rows, split), AXES)
+    return layout, mesh, -(-n_groups // rows) * rows
+
+
+def _spec(leaf: Any, layout: Layout) -> PartitionSpec:
+    """Where a leaf of the state, `(n_groups, ...)`, is divided."""
+    if _per_chain(leaf):
+        return PartitionSpec(CHAINS)
+    between = leaf.ndim - 1 - len(layout.field_shape)
+    return PartitionSpec(CHAINS, *[None] * between, SITES)
+
+
+@partial(jax.jit, static_argnames=("layout", "mesh"))
+def _hot(keys: randomness.Keys, *, layout: Layout, mesh: Mesh) -> jax.Array:
+    return jax.shard_map(
+        lambda keys: lax.map(lambda k: layout.normals(k, jnp.uint32(_START)), keys),
+        mesh=mesh,
+        in_specs=PartitionSpec(CHAINS),
+        out_specs=PartitionSpec(CHAINS, SITES),
+        check_vma=False,
+    )(keys)
 
 
 @partial(
@@ -244,15 +287,19 @@ def _advance(
         blank = {name: jnp.zeros(x.shape, x.dtype) for name, x in info._asdict().items()}
         names = (*blank, *observables.PRIMARIES)
         history = {name: jnp.zeros((size, layout.group), widest(jnp.float32)) for name in names}
-        cfgs = jnp.zeros((size, *layout.field_shape), state.phi.dtype) if save else None
+        cfgs = jnp.zeros((size, *state.phi.shape), state.phi.dtype) if save else None
         return lax.fori_loop(0, n, keep, (state, cfgs, history))
 
     def all_groups(state: Any, keys: randomness.Keys) -> tuple[Any, Any, Any]:
         return lax.map(group, (state, keys))
 
-    spec = PartitionSpec("chains")
+    chains, fields = PartitionSpec(CHAINS), jax.tree.map(lambda x: _spec(x, layout), state)
     return jax.shard_map(
-        all_groups, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False
+        all_groups,
+        mesh=mesh,
+        in_specs=(fields, chains),
+        out_specs=(fields, PartitionSpec(CHAINS, None, SITES), chains),
+        check_vma=False,
     )(state, keys)
 
 

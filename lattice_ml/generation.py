@@ -25,6 +25,7 @@ def generate(
     *,
     time_limit: float | None = None,
     block_configs: int | None = None,
+    split: int = 1,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Ensemble:
     """Produce the ensemble that `job` describes in directory `out`, or continue it.
@@ -35,6 +36,8 @@ def generate(
         time_limit: seconds after which no new block is started.
         block_configs: configurations per chain in one shard; chosen from the size by default.
             The configurations do not depend on it.
+        split: devices over which each lattice is spread, 1 or an even divisor of its first extent;
+            the configurations do not depend on it either.
         on_progress: called during warm-up and after every block.
 
     Returns:
@@ -63,6 +66,7 @@ def generate(
             thin=settings.thin,
             start=start,
             dtype=job.output.dtype,
+            split=split,
             save_configs=job.output.save_configs,
             resume=(run.n_done, state, run.tuned) if state is not None else None,
             block_configs=block_configs,

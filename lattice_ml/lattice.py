@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Lattice", "fourier_basis", "hop", "wave_numbers"]
+__all__ = ["Lattice", "fourier_basis", "hop", "pair", "wave_numbers"]
 
 
 def hop(phi: jax.Array, ndim: int | None = None) -> jax.Array:
@@ -26,16 +26,19 @@ def hop(phi: jax.Array, ndim: int | None = None) -> jax.Array:
     Returns:
         Array like `phi`.  An extent of 2 counts its neighbour twice, once per link.
     """
-    pairs = []
-    for axis in range(phi.ndim if ndim is None else ndim):
-        sites = np.arange(phi.shape[axis])
-        forward, backward = (
-            # constant-index takes: 7 times faster than roll on a CPU
-            jnp.take(phi, (sites + shift) % len(sites), axis=axis, mode="clip")
-            for shift in (1, -1)
-        )
-        pairs.append(forward + backward)
+    pairs = [pair(phi, axis) for axis in range(phi.ndim if ndim is None else ndim)]
     return sum(pairs[1:], pairs[0])
+
+
+def pair(phi: jax.Array, axis: int) -> jax.Array:
+    """phi(x + mu) + phi(x - mu) along one axis, periodic: an array like `phi`."""
+    sites = np.arange(phi.shape[axis])
+    forward, backward = (
+        # constant-index takes: 7 times faster than roll on a CPU
+        jnp.take(phi, (sites + shift) % len(sites), axis=axis, mode="clip")
+        for shift in (1, -1)
+    )
+    return forward + backward
 
 
 @dataclass(frozen=True)

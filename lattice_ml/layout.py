@@ -23,9 +23,9 @@ import numpy as np
 from jax import lax
 
 from lattice_ml import randomness
-from lattice_ml.lattice import hop
+from lattice_ml.lattice import pair
 
-__all__ = ["Layout", "choose_layout", "single", "widest"]
+__all__ = ["Layout", "choose_layout", "first_block", "single", "tree_sum", "widest"]
 
 _LANES = 64
 _LANES_SITES = 1 << 18  # sites x chains of a group of lanes: beyond 1 MiB of float32 per field ...
@@ -51,18 +51,31 @@ class Layout:
             return (*self.shape[:-1], self.shape[-1] * self.group)
         return (*self.shape, self.group)
 
+    @property
+    def here(self) -> tuple[int, ...]:
+        """Extents of the part of the lattice whose sites a device holds: here, all of it."""
+        return self.shape
+
+    def restrict(self, values: np.ndarray) -> jax.Array:
+        """Values of sites, `(*L)` or broadcast against it, for fields as `(*here, group)`."""
+        return jnp.asarray(values)[..., None]
+
     def hop(self, phi: jax.Array) -> jax.Array:
         """Sum of the nearest neighbours of a group's fields, as `lattice.hop`."""
-        if not self.merged:
-            return hop(phi, len(self.shape))
-        axis, width, halo = len(self.shape) - 1, phi.shape[-1], self.group
+        pairs = [self._pair(phi, axis) for axis in range(len(self.shape))]
+        return sum(pairs[1:], pairs[0])
+
+    def _pair(self, phi: jax.Array, axis: int) -> jax.Array:
+        """Sum of the two neighbours along `axis`."""
+        if not (self.merged and axis == len(self.shape) - 1):
+            return pair(phi, axis)
+        width, halo = phi.shape[-1], self.group
         ends = lax.slice_in_dim(phi, width - halo, width, axis=axis)
         starts = lax.slice_in_dim(phi, 0, halo, axis=axis)
         # The barrier keeps XLA from turning the halo copy into a select per element.
         wide = lax.optimization_barrier(lax.concatenate([ends, phi, starts], axis))
         forward = lax.slice_in_dim(wide, 2 * halo, width + 2 * halo, axis=axis)
-        pair = forward + lax.slice_in_dim(wide, 0, width, axis=axis)
-        return hop(phi, axis) + pair if axis else pair
+        return forward + lax.slice_in_dim(wide, 0, width, axis=axis)
 
     def site_sum(self, *factors: jax.Array) -> jax.Array:
         """Sum over sites of a product of fields, `(group,)`: pairwise, in float64 where x64 is on.
@@ -72,19 +85,23 @@ class Layout:
         The error is that of a tree: rms 1e-4 for the energy change of a 512^2 lattice in float32.
         """
         width = self.field_shape[len(self.shape) - 1 :]  # a row: the last axis and the chains
-        row = _tree_sum(*(factor.reshape(-1, *width) for factor in factors))
-        rest = _tree_sum(row.reshape(-1, self.group), until=_LANES)
+        row = tree_sum(*(factor.reshape(-1, *width) for factor in factors))
+        rest = tree_sum(row.reshape(-1, self.group), until=_LANES)
         return _accurate_sum(rest)
 
     def slice_sums(self, per_site: jax.Array, axis: int) -> jax.Array:
         """Sums over all axes but one, `(L[axis], group)`, as accurate as `site_sum`."""
         before, extent = math.prod(self.shape[:axis]), self.shape[axis]
-        rows = _tree_sum(per_site.reshape(before, -1)).reshape(extent, -1, self.group)
-        return _accurate_sum(_tree_sum(rows, until=_LANES, axis=1), axis=1)
+        rows = tree_sum(per_site.reshape(before, -1)).reshape(extent, -1, self.group)
+        return _accurate_sum(tree_sum(rows, until=_LANES, axis=1), axis=1)
 
     def site_max(self, per_site: jax.Array) -> jax.Array:
         """Largest value over sites for each chain, `(group,)`."""
         return jnp.max(per_site.reshape(-1, self.group), axis=0)
+
+    def any_chain(self, condition: jax.Array) -> jax.Array:
+        """Whether `condition`, `(group,)`, holds of any chain that must go on with this group."""
+        return jnp.any(condition)
 
     def spread(self, per_chain: jax.Array) -> jax.Array:
         """Make a `(group,)` array broadcast against fields."""
@@ -138,19 +155,24 @@ def widest(dtype: Any) -> Any:
     return jnp.promote_types(jax.dtypes.canonicalize_dtype(np.float64), dtype)
 
 
-def _tree_sum(*factors: jax.Array, until: int = 1, axis: int = 0) -> jax.Array:
+def tree_sum(*factors: jax.Array, until: int = 1, axis: int = 0) -> jax.Array:
     """Add the rows of a product along `axis` by blocks of at most 16 until `until` are left."""
     x = factors
     while (rows := x[0].shape[axis]) > until:
-        if not any(rows % block == 0 for block in range(2, 17)):  # a large prime factor
+        if first_block(rows) == 1:  # a large prime factor
             spare = [(0, 0)] * x[0].ndim
             spare[axis] = (0, -rows % 16)
             x = tuple(jnp.pad(factor, spare) for factor in x)
             rows = x[0].shape[axis]
-        block = next(b for b in range(16, 1, -1) if rows % b == 0)
-        x = (_add([_split(factor, axis, block) for factor in x], axis),)
+        parts = [_split(factor, axis, first_block(rows)) for factor in x]
+        x = (_add(parts, axis),)
     product = math.prod(x[1:], start=x[0])
     return product if until > 1 else jnp.squeeze(product, axis)
+
+
+def first_block(rows: int) -> int:
+    """How many rows `tree_sum` adds first: those r, r + rows/block, ... are one block."""
+    return next(b for b in range(16, 0, -1) if rows % b == 0)
 
 
 def _split(x: jax.Array, axis: int, block: int) -> jax.Array:

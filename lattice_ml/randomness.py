@@ -15,7 +15,8 @@ import numpy as np
 from jax import lax
 
 __all__ = [
-    *("Keys", "chain_keys", "normals", "part_keys", "site_uniforms", "step_keys", "uniforms"),
+    *("Keys", "chain_keys", "normal_pairs", "normals", "part_keys", "site_uniforms"),
+    *("step_keys", "uniforms"),
 ]
 
 Keys = tuple[jax.Array, jax.Array]  # two uint32 words per chain, each (n_chains,)
@@ -91,7 +92,21 @@ def normals(keys: Keys, trajectory: jax.Array, volume: int, stream: int = 0) -> 
     """
     if not (0 <= stream < 8 and volume < 2**29):
         raise ValueError(f"need 0 <= stream < 8 and volume < 2^29, got {stream=}, {volume=}")
-    n_chains, n_pairs = keys[0].size, (volume + 1) // 2
+    n_pairs = (volume + 1) // 2
+    return jnp.concatenate(normal_pairs(keys, trajectory, 0, n_pairs, stream))[:volume]
+
+
+def normal_pairs(
+    keys: Keys, trajectory: jax.Array, first: int | jax.Array, n_pairs: int, stream: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """The two normals of each of `n_pairs` threefry blocks from `first` on.
+
+    Block k holds those of the sites k and k + ceil(volume/2) of `normals`.
+
+    Returns:
+        Two arrays, float32 `(n_pairs, n_chains)`.
+    """
+    n_chains = keys[0].size
     sites = _sites_per_row(n_pairs, n_chains, _PAIRS_PER_ROW)
     lane = np.repeat(np.arange(sites, dtype=np.uint32), n_chains) + np.uint32(stream << 28)
     row_keys = jnp.tile(keys[0], sites), jnp.tile(keys[1], sites)
@@ -102,9 +117,9 @@ def normals(keys: Keys, trajectory: jax.Array, volume: int, stream: int = 0) -> 
 
     # The scan is over at least two rows where the volume allows: XLA inlines a loop of one trip
     # and then computes every block of random bits once per consumer.
-    _, pairs = lax.scan(row, None, jnp.arange(0, n_pairs, sites, dtype=jnp.uint32))
-    halves = [pairs.real.reshape(n_pairs, n_chains), pairs.imag.reshape(n_pairs, n_chains)]
-    return jnp.concatenate(halves)[:volume]
+    rows = jnp.arange(0, n_pairs, sites, dtype=jnp.uint32)
+    _, pairs = lax.scan(row, None, rows + jnp.asarray(first).astype(jnp.uint32))
+    return pairs.real.reshape(n_pairs, n_chains), pairs.imag.reshape(n_pairs, n_chains)
 
 
 def site_uniforms(keys: Keys, trajectory: jax.Array, volume: int, n: int) -> jax.Array:

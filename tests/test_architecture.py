@@ -22,8 +22,8 @@ MODULES = {
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
     *("_pytree", "distributed", "randomness", "statistics", "arguments", "files", "storage"),
-    *("lattice", "layout", "integrators", "actions", "conventions", "samplers", "observables"),
-    *("engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
+    *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
+    *("observables", "engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
     *(
         "model_sections",
         "sections",

@@ -24,11 +24,14 @@ class GenerateOptions:
         sweep: section.key V1 V2 ...: one ensemble OUT/<key>=<V> per value (16,16 for a shape),
             each with a seed of its own that follows from the seed, the key and the value.
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
+        split: spread each lattice over so many devices, an even divisor of its first extent, for
+            few chains of a large lattice.
     """
 
     out: str | None = None
     sweep: tuple[str, ...] = ()
     time_limit: str | None = None
+    split: int = 1
 
 
 def generate_command(arguments: list[str]) -> int:
@@ -49,7 +52,7 @@ def generate_command(arguments: list[str]) -> int:
             begin = time.monotonic()
             with progress.Reporter(str(directory)) as reporter:
                 ensemble = generation.generate(
-                    job, directory, time_limit=left, on_progress=reporter
+                    job, directory, time_limit=left, split=options.split, on_progress=reporter
                 )
             print(_summary(ensemble))
             if left is not None:  # a sweep shares its time

@@ -66,6 +66,11 @@ class Cycle:
         return reasons[0] if all(reasons) else ""
 
     @property
+    def splits(self) -> bool:
+        """Whether a lattice may be spread over devices."""
+        return all(getattr(part, "splits", False) for part in self.parts)
+
+    @property
     def forces(self) -> int:
         """Force evaluations per update."""
         return sum(part.forces for part in self.parts)

@@ -16,7 +16,7 @@ M is a sum over neighbours, so the only transforms are those of C, one pair for 
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -51,6 +51,7 @@ class FourierHMC(HMC):
     integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="omelyan2")
     target_acceptance: float = 0.9
     mass_squared: float | Literal["auto"] = "auto"
+    splits: ClassVar[bool] = False
 
     def _velocities(self, white: jax.Array, layout: Layout) -> jax.Array:
         return fourier.colour(white, self.mass_squared, layout)

@@ -9,7 +9,7 @@ under phi -> -phi a global sign flip, always accepted, follows with probability 
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,7 @@ class HMC:
     target_acceptance: float = 0.8
     sign_flip: bool | Literal["auto"] = static(default="auto")
     periods: float = 0.25
+    splits: ClassVar[bool] = True  # needs no more of other sites than `Layout` has
 
     def start(self, phi: jax.Array) -> State:
         return State(phi)

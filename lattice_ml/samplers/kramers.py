@@ -12,7 +12,7 @@ the distribution is exact.  Without, a free mode S = w q^2/2 has the stationary 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,7 @@ class Kramers:
     accept: bool = static(default=True)
     target_acceptance: float = 0.95
     sign_flip: bool | Literal["auto"] = static(default="auto")
+    splits: ClassVar[bool] = True
 
     def start(self, phi: jax.Array) -> State:
         return State(phi, 0 * phi)

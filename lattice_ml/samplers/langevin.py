@@ -153,7 +153,7 @@ class Langevin:
         def unfinished(carry: Any) -> jax.Array:
             _, phi, left, _, _ = carry
             finite = jnp.isfinite(layout.site_max(jnp.abs(phi)))
-            return jnp.any((left > 0) & finite)
+            return layout.any_chain((left > 0) & finite)
 
         zero = jnp.zeros(layout.group, phi.dtype)
         time = jnp.full_like(zero, self._n_steps() * self.step_size)
@@ -214,6 +214,11 @@ class Langevin:
 
     def _n_steps(self) -> jax.Array:
         return whole_steps(self.trajectory_length, self.step_size)
+
+    @property
+    def splits(self) -> bool:
+        """Whether a lattice may be spread over devices."""
+        return self.fourier_mass_squared is None
 
     @property
     def order(self) -> int:

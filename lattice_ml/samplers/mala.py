@@ -8,7 +8,7 @@ sqrt(2 eps) with momentum eta: then phi' is the same, and the ratio is exp(-dH).
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class MALA:
     step_size: float | Literal["auto"] = "auto"
     target_acceptance: float = 0.574
     sign_flip: bool | Literal["auto"] = static(default="auto")
+    splits: ClassVar[bool] = True
 
     def start(self, phi: jax.Array) -> State:
         return State(phi)

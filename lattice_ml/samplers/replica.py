@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,7 @@ class ReplicaExchange(HMC):
 
     coupling: Any = field(kw_only=True, metadata={"static": True})
     ladder: tuple[float, ...] = field(kw_only=True)
+    splits: ClassVar[bool] = False
 
     def rungs(self) -> tuple[Any, ...]:
         """The action, and what it is at the values of the ladder."""
