@@ -20,8 +20,10 @@ jax.config.update("jax_enable_x64", True)
 
 def pytest_configure(config):
     """Keep compiled programs: many tests compile the same ones, and most of the time goes there."""
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    folder = str(config.cache.mkdir("jax"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of commands too, not that of the user
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # as commands set it
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 

@@ -30,7 +30,6 @@ def folder(tmp_path_factory):
     (folder / "small.toml").write_text(SMALL + CHAINS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         assert cli.main(["generate", "small.toml"]) == 0
         assert cli.main(["export", "runs/small", "--out", "small.npy"]) == 0
     return folder
@@ -39,7 +38,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
 
 
 def run(capsys, *words):

@@ -64,7 +64,6 @@ def slow(page):
 def test_code_and_commands_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     namespace = {}
     for language, code in blocks(page):
         if language == "python":

@@ -17,9 +17,8 @@ from lattice_ml.statistics import estimate
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Without `measure`, and with the compilation cache of all tests."""
+    """Without `measure`."""
     monkeypatch.setattr(extrapolation, "measure", measure_means)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "that of all tests")
 
 
 @pytest.fixture(scope="module")

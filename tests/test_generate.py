@@ -86,7 +86,7 @@ def toml(tmp_path_factory):
 
 def child_generates(toml, out, words):
     """In a child: the command line, with one configuration per shard."""
-    os.environ["XDG_CACHE_HOME"] = str(toml.parent)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(toml.parent / "cache")
     sys.stderr = (toml.parent / "stderr").open("w")
     generation.generate = functools.partial(generation.generate, block_configs=1)
     sys.exit(cli.main(["generate", str(toml), "--out", str(out), *words]))

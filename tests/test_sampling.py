@@ -213,8 +213,7 @@ def test_what_cannot_be_sampled_is_refused(model, tmp_path, changes, message):
     assert not (tmp_path / "no").exists()
 
 
-def test_the_command_line_trains_samples_and_describes(model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+def test_the_command_line_trains_samples_and_describes(model, tmp_path, capsys):
     out = str(tmp_path / "s")
     words = [str(model.directory), "--n-samples", "40", "--out", out, "--correct", "reweight"]
     assert cli.main(["sample", *words, "--sampling.n-steps", "2", "--seed", "3"]) == 0

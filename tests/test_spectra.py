@@ -313,8 +313,7 @@ def _per_site():
     return model
 
 
-def test_the_command_writes_and_prints_the_table(free, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+def test_the_command_writes_and_prints_the_table(free, tmp_path, capsys):
     assert command.spectrum_command([str(free), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "inverse propagator 1/G(p), 6 x 4" in printed and "mass squared = " in printed

@@ -29,9 +29,8 @@ KEY = "sampler.step_size"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A working directory with a config, and the compilation cache of all tests."""
+    """A working directory with a config."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "that of all tests")
     (tmp_path / "free.toml").write_text(CONFIG)
     return tmp_path
 
