@@ -54,3 +54,4 @@ def test_the_benchmark_of_quality_prints_a_row_with_all_numbers(tmp_path, capsys
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| toy |")]
     assert 0.5 < float(row.split("|")[6]) <= 1
     assert len(row.split("|")) == 16
+    assert abs(float(row.split("|")[13])) < 4.5  # log Z against thermodynamic integration
