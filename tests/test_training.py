@@ -139,7 +139,7 @@ def test_lattice_shapes_are_stages_in_order_of_volume(data, tmp_path):
 
 
 def test_ensembles_of_one_shape_are_one_stage(data, tmp_path):
-    other = make_ensemble(tmp_path / "other", n_configs=30, action_kappa=0.2)
+    other = make_ensemble(tmp_path / "other", action_kappa=0.2)
     model = train_zero(tmp_path / "m", [data, other])
     assert [action["kappa"] for action in model.stages[0].actions] == [0.25, 0.2]
     assert [float(theory.h) for theory in model.theories] == [0.5, 0.4]
@@ -204,16 +204,15 @@ def test_a_model_that_misses_a_well_is_refused(tmp_path):
 
 def mirrored(source, out):
     """An ensemble of the same fields, all with positive magnetisation."""
-    ensemble = open_ensemble(source)
-    cfgs = ensemble.cfgs[:]
-    signs = np.sign(cfgs.mean(axis=(1, 2), keepdims=True))
-    np.save(out.with_suffix(".npy"), cfgs * signs)
-    exchange.import_array(
-        out.with_suffix(".npy"),
-        out,
-        config={"action": ensemble.config["action"]},
-        n_chains=ensemble.n_chains,
-    )
+    cfgs = open_ensemble(source).cfgs[:]
+    return alike(source, out, cfgs * np.sign(cfgs.mean(axis=(1, 2), keepdims=True)))
+
+
+def alike(source, out, cfgs, n_chains=8):
+    """An ensemble of `cfgs` with the action of another one."""
+    np.save(out.with_suffix(".npy"), cfgs)
+    config = {"action": open_ensemble(source).config["action"]}
+    exchange.import_array(out.with_suffix(".npy"), out, config=config, n_chains=n_chains)
     return out
 
 
@@ -266,13 +265,13 @@ def test_weights_of_another_network_are_refused(data, uninterrupted, tmp_path):
 
 def test_fields_of_another_normalisation_are_refused(data, tmp_path):
     settings = {"action.convention": "nohalf", "action.mass_squared": -0.5, "action.lam": 1.0}
-    make_ensemble(tmp_path / "nohalf", n_chains=2, n_configs=2, couplings=settings)
+    make_ensemble(tmp_path / "nohalf", couplings=settings)
     with pytest.raises(StorageError, match=r"nohalf has the action Phi4 nohalf, but .*Phi4 kappa"):
         train(tmp_path / "m", [data, tmp_path / "nohalf"])
 
 
-def test_too_few_configurations_are_refused(tmp_path):
-    few = make_ensemble(tmp_path / "few", n_chains=2, n_configs=4)
+def test_too_few_configurations_are_refused(data, tmp_path):
+    few = alike(data, tmp_path / "few", open_ensemble(data).cfgs[:8], n_chains=2)
     with pytest.raises(ValueError, match="at least 16 configurations, got 4"):
         train(tmp_path / "m", [few])
 
@@ -292,12 +291,12 @@ def test_chains_held_out_are_never_trained_on(data):
     assert not {field.tobytes() for field in kept.reshape(-1, 4, 4)} & {f.tobytes() for f in seen}
 
 
-def test_of_one_chain_the_last_configurations_are_held_out(tmp_path):
-    source = training_data.Source.split(
-        open_ensemble(make_ensemble(tmp_path / "one", n_chains=1)), 0.25
-    )
+def test_of_one_chain_the_last_configurations_are_held_out(data, tmp_path):
+    cfgs = open_ensemble(data).cfgs[:40]
+    one = open_ensemble(alike(data, tmp_path / "one", cfgs, n_chains=1))
+    source = training_data.Source.split(one, 0.25)
     assert (source.n_chains, source.n_configs) == (1, 30)
-    assert source.held_out(100).shape == (1, 10, 4, 4)
+    assert np.array_equal(source.held_out(100)[0], cfgs[30:])
     assert training_data.Source.split(source.ensemble, 0).held_out(10) is None
 
 
