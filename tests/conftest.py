@@ -27,6 +27,13 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compile faster what runs once, in slower programs, for tests marked `unoptimised`."""
+    marked = item.get_closest_marker("unoptimised") is not None
+    jax.config.update("jax_disable_most_optimizations", marked)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs():
     """Drop a module's compiled programs: thousands of them exhaust a process's memory mappings."""

@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 EVERY_PAGE = [*PAGES, CONTRIBUTING, ROOT / "CHANGELOG.md"]
-SLOW = {"tutorial_diffusion", "tutorial_rbm"}
+MARKS = {  # of pages whose commands train a model
+    "tutorial_diffusion": (pytest.mark.slow, pytest.mark.unoptimised),
+    "tutorial_rbm": (pytest.mark.slow,),
+}
 
 # Put between a verb's first word, a config or a model, and what a page gives, which wins.
 SMALL = {
@@ -55,12 +58,10 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-def slow(page):
-    """A page whose commands train a model, marked as slow."""
-    return pytest.param(page, marks=pytest.mark.slow) if page.stem in SLOW else page
+MARKED = [pytest.param(page, marks=MARKS.get(page.stem, ()), id=page.stem) for page in PAGES]
 
 
-@pytest.mark.parametrize("page", [slow(page) for page in PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", MARKED)
 def test_code_and_commands_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)

@@ -23,6 +23,7 @@ from lattice_ml.models.networks import Shallow, UNet, Zero
 from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.score_spectrum import of_diffusion, score_of
 
+pytestmark = pytest.mark.unoptimised
 FREE = {"kind": "FreeField", "mass_squared": 0.5}
 KAPPA = {"kind": "Phi4", "convention": "kappa", "kappa": 0.2705, "lam": 0.022}
 CONTRACT = ("eigenvalues", "errors", "exact", "multiplicity")

@@ -15,6 +15,7 @@ from lattice_ml.model_files import build_network, open_model
 from lattice_ml.models import fitting
 from lattice_ml.training_phases import TrainingError, plan
 
+pytestmark = pytest.mark.unoptimised
 FINE_TUNED = {"training_fine_tune": True}
 
 

@@ -10,6 +10,8 @@ from trained_models import as_words, make_ensemble, metrics, train
 
 from lattice_ml import config, training
 
+pytestmark = pytest.mark.unoptimised
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -16,6 +16,7 @@ from lattice_ml.models.modes import Modes
 from lattice_ml.models.networks.unet import Convolution, UNet
 from lattice_ml.models.theory import Theory
 
+pytestmark = pytest.mark.unoptimised
 KEY = jax.random.key(8)
 T = jnp.array([0.01, 0.5, 30.0])
 PHI_SQUARED = 0.9
