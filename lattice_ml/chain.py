@@ -31,10 +31,11 @@ class Block(NamedTuple):
 
     first: int  # index of the first configuration
     trajectory: np.ndarray  # (n,) trajectories since the start, at each configuration
-    cfgs: np.ndarray | None  # (n, n_chains, *L)
+    cfgs: np.ndarray | None  # (n, len(chains), *L)
     history: dict[str, np.ndarray]  # (n, n_chains) each, float64
-    state: dict[str, np.ndarray]  # (n_chains, ...) each
+    state: dict[str, np.ndarray]  # (len(chains), ...) each
     tuned: dict[str, float]  # what the warm-up fixed
+    chains: range  # of this process; all of them where it is alone
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def blocks(
             state, running = launch(state, *spans[position + 1])
         cfgs, history = program.collect(output)
         watch.check(history, trajectory)
-        yield Block(index, trajectory, cfgs, history, arrays, tuned)
+        yield Block(index, trajectory, cfgs, history, arrays, tuned, engine.chains)
 
 
 def _spans(done: int, n_configs: int, step: int) -> list[tuple[int, int]]:

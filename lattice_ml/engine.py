@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lattice_ml import observables, randomness
@@ -44,9 +45,14 @@ class Engine:
             )
         self.lattice, self.n_chains, self.dtype = lattice, n_chains, dtype
         self.layout, self.mesh, self.n_groups = _plan(lattice, n_chains, split)
-        words = randomness.chain_keys(key, self.n_groups * self.layout.group)
-        keys = tuple(word.reshape(self.n_groups, -1) for word in words)
-        self.keys = jax.device_put(keys, NamedSharding(self.mesh, PartitionSpec(CHAINS)))
+        here, group = self.n_groups // jax.process_count(), self.layout.group
+        self._first_group = here * jax.process_index()
+        first, count = self._first_group * group, here * group
+        # Of this process: chains that only fill groups up repeat the last one of all.
+        self._slots = np.minimum(np.arange(first, first + count), n_chains - 1)
+        self.chains = range(min(first, n_chains), min(first + count, n_chains))
+        words = randomness.chain_keys(key, count, first)
+        self.keys = tuple(self._put(np.asarray(word).reshape(here, -1)) for word in words)
 
     def buffer_configs(self, thin: int, save: bool) -> int:
         """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
@@ -60,41 +66,46 @@ class Engine:
 
     def start(self, sampler: Any, start: str | np.ndarray) -> Any:
         """State of all chains at their start."""
-        shape = (self.n_chains, *self.lattice.shape)
+        n, ndim = len(self._slots), self.lattice.ndim
         if isinstance(start, np.ndarray):
             if start.shape[1:] != self.lattice.shape or not len(start):
                 raise ValueError(
                     f"chain.start: fields of shape {start.shape} cannot start chains on a lattice "
                     f"{self.lattice.shape}; expected (n, *shape)"
                 )
-            fields = start[np.arange(self.n_chains) % len(start)]
+            fields = start[self._slots % len(start)]
         elif start == "hot":
             width = getattr(sampler.action, "site_width", lambda: 1.0)()
             noise = _hot(self.keys, layout=self.layout, mesh=self.mesh)
-            fields = width * self.layout.unpack(np.asarray(noise))[: self.n_chains]
+            fields = width * self.layout.unpack(self._here(noise))
         elif start == "cold":
-            minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(self.lattice.ndim)
-            signs = np.where(np.arange(self.n_chains) % 2 == 0, 1.0, -1.0)
-            fields = np.broadcast_to(minimum * signs.reshape(-1, *(1,) * self.lattice.ndim), shape)
+            minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(ndim)
+            signs = np.where(self._slots % 2 == 0, 1.0, -1.0).reshape(-1, *(1,) * ndim)
+            fields = np.broadcast_to(minimum * signs, (n, *self.lattice.shape))
         else:
             raise ValueError(
                 f"chain.start must be hot, cold or the path of an ensemble, got {start!r}"
             )
-        state = jax.vmap(sampler.start)(self._to_device(fields))  # of every group
+        state = jax.vmap(sampler.start)(jnp.asarray(self._pack(fields)))  # of every group
         return jax.tree.map(self._put, jax.tree.map(self._of_all_chains, state))
 
     def load(self, sampler: Any, arrays: dict[str, np.ndarray]) -> Any:
-        """Rebuild a state from the host's arrays."""
+        """Rebuild a state from the host's arrays of all chains."""
         template = sampler.start(np.zeros(0))
-        return type(template)(**{name: self._to_device(arrays[name]) for name in template._fields})
+        leaves = {name: arrays[name][self._slots] for name in template._fields}
+        return type(template)(**{name: self._put(self._pack(x)) for name, x in leaves.items()})
 
     def unload(self, state: Any) -> dict[str, np.ndarray]:
-        """Fields of the state as `(n_chains, ..., *L)`, numbers per chain as `(n_chains, ...)`."""
-        return {name: self._to_host(value) for name, value in state._asdict().items()}
+        """Fields of this process's `chains` as `(n, ..., *L)`, numbers per chain as `(n, ...)`."""
+        return {
+            name: self._by_chain(self._here(value), value)[: len(self.chains)]
+            for name, value in state._asdict().items()
+        }
 
     def fields(self, state: Any) -> np.ndarray:
-        """The fields of all chains, `(n_chains, *L)`."""
-        return self.unload(state)["phi"]
+        """The fields of all chains, `(n_chains, *L)`, in every process."""
+        everywhere = process_allgather(state.phi, tiled=True)
+        return self._by_chain(np.asarray(everywhere), state.phi)[: self.n_chains]
 
     def program(self, *, size: int, slots: int, save: bool) -> "Program":
         """The compiled update with room for `size` configurations and `slots` trajectories."""
@@ -105,23 +116,36 @@ class Engine:
         by_config = np.asarray(value, np.float64)[:, :n].swapaxes(0, 1)
         return np.ascontiguousarray(by_config.reshape(n, -1)[:, : self.n_chains])
 
-    def _to_device(self, chains: np.ndarray) -> jax.Array:
-        """Invert `_to_host`; chains that only fill a group up repeat the last one."""
-        spare = self.n_groups * self.layout.group - self.n_chains
-        padded = np.concatenate([chains, np.repeat(chains[-1:], spare, axis=0)])
-        if not _per_chain(chains):
-            padded = padded.astype(self.dtype)
-        return self._put(self._layout_of(chains).pack(padded))
+    def _pack(self, chains: np.ndarray) -> np.ndarray:
+        """Invert `_by_chain` for the slots of this process."""
+        packed = self._layout_of(chains).pack(chains)
+        return packed if _per_chain(chains) else packed.astype(self.dtype)
 
     def _put(self, leaf: Any) -> jax.Array:
-        """A leaf of the state, `(n_groups, ...)`, on the devices."""
-        return jax.device_put(leaf, NamedSharding(self.mesh, _spec(leaf, self.layout)))
+        """A leaf of the state or the keys, `(n_groups of this process, ...)`, on the devices."""
+        sharding = NamedSharding(self.mesh, _spec(leaf, self.layout))
+        shape = (self.n_groups, *leaf.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), shape)
 
-    def _to_host(self, groups: jax.Array) -> np.ndarray:
-        """A leaf of the state, by chains."""
-        layout = self._layout_of(groups)
-        found = layout.unpack(np.asarray(groups))
-        return np.moveaxis(found, found.ndim - len(layout.shape) - 1, 0)[: self.n_chains]
+    def _here(self, groups: jax.Array) -> np.ndarray:
+        """The groups of this process."""
+        if groups.is_fully_addressable:
+            return np.asarray(groups)
+        found = np.empty((len(self._slots) // self.layout.group, *groups.shape[1:]), groups.dtype)
+        for shard in groups.addressable_shards:
+            found[self._local(shard.index)] = np.asarray(shard.data)
+        return found
+
+    def _local(self, index: tuple[slice, ...]) -> tuple[slice, ...]:
+        """Where a shard lies among the groups of this process."""
+        first, stop, _ = index[0].indices(self.n_groups)
+        return slice(first - self._first_group, stop - self._first_group), *index[1:]
+
+    def _by_chain(self, groups: np.ndarray, leaf: jax.Array) -> np.ndarray:
+        """Groups of a leaf of the state, by chains."""
+        layout = self._layout_of(leaf)
+        found = layout.unpack(groups)
+        return np.moveaxis(found, found.ndim - len(layout.shape) - 1, 0)
 
     def _of_all_chains(self, leaf: jax.Array) -> jax.Array:
         """Numbers with which all chains start alike, `(..., 1)`, as `(..., group)`."""
@@ -178,45 +202,55 @@ class Program:
         return state, (n, cfgs, history)
 
     def collect(self, output: Any) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
-        """Wait for configurations `(n, n_chains, *L)`, or None, and histories `(n, n_chains)`."""
+        """Wait for this process's configurations `(n, n_here, *L)`, or None, and all histories.
+
+        Histories are `(n, n_chains)`, the same in every process.
+        """
         n, cfgs, history = output
         engine, layout = self.engine, self.engine.layout
         series = {name: engine.series(value, n) for name, value in history.items()}
         if cfgs is None:
             return None, series
-        fields = np.empty((n, engine.n_groups, layout.group, layout.volume), cfgs.dtype)
+        here = cfgs.shape[0] // jax.process_count()
+        fields = np.empty((n, here, layout.group, layout.volume), cfgs.dtype)
         for shard in cfgs.addressable_shards:  # views: gathering them first would copy once more
             rows = np.asarray(shard.data)[:, :n].reshape(
                 -1, n, math.prod(layout.here), layout.group
             )
             first = (shard.index[2].start or 0) * layout.volume // layout.field_shape[0]
             sites = slice(first, first + rows.shape[2])
-            fields[:, shard.index[0], :, sites] = rows.transpose(1, 0, 3, 2)
+            fields[:, engine._local(shard.index)[0], :, sites] = rows.transpose(1, 0, 3, 2)
         chains = fields.reshape(n, -1, *layout.shape)
-        return chains[:, : engine.n_chains], series
+        return chains[:, : len(engine.chains)], series
 
 
 def _plan(lattice: Lattice, n_chains: int, split: int) -> tuple[Layout, Mesh, int]:
     """The layout of a group, the devices by chains and parts of the lattice, and how many groups.
 
+    Every process has the same number of groups and keeps equally many devices busy.
+
     Raises:
         ValueError: a lattice that cannot be split so, or too few devices.
     """
-    devices = jax.devices()
+    processes = [
+        [device for device in jax.devices() if device.process_index == rank]
+        for rank in range(jax.process_count())
+    ]
+    least = min(map(len, processes))
     split_layout(Layout(lattice.shape, 1), split)
-    if split > len(devices):
+    if split > least:
+        of = " of a process" if len(processes) > 1 else ""
+        kind = processes[0][0].device_kind
         raise ValueError(
-            f"split must be at most the number of devices, {len(devices)} "
-            f"({devices[0].device_kind}); got {split}"
+            f"split must be at most the number of devices{of}, {least} ({kind}); got {split}"
         )
-    slab = (lattice.shape[0] // split, *lattice.shape[1:])
-    rows = len(devices) // split
-    chosen = choose_layout(slab, n_chains, rows, devices[0].platform)
+    slab, rows = (lattice.shape[0] // split, *lattice.shape[1:]), least // split
+    chosen = choose_layout(slab, n_chains, rows * len(processes), processes[0][0].platform)
     layout = split_layout(replace(chosen, shape=lattice.shape), split)
     n_groups = -(-n_chains // layout.group)
-    rows = min(rows, n_groups)
-    mesh = Mesh(np.array(devices[: rows * split]).reshape(rows, split), AXES)
-    return layout, mesh, -(-n_groups // rows) * rows
+    rows = min(rows, -(-n_groups // len(processes)))
+    devices = np.array([own[: rows * split] for own in processes]).reshape(-1, split)
+    return layout, Mesh(devices, AXES), -(-n_groups // len(devices)) * len(devices)
 
 
 def _spec(leaf: Any, layout: Layout) -> PartitionSpec:
@@ -291,14 +325,19 @@ def _advance(
         return lax.fori_loop(0, n, keep, (state, cfgs, history))
 
     def all_groups(state: Any, keys: randomness.Keys) -> tuple[Any, Any, Any]:
-        return lax.map(group, (state, keys))
+        state, cfgs, history = lax.map(group, (state, keys))
+        if mesh.is_multi_process:  # all see all histories, on which decisions rest
+            gather = partial(lax.all_gather, axis_name=CHAINS, tiled=True)
+            history = jax.tree.map(gather, history)
+        return state, cfgs, history
 
     chains, fields = PartitionSpec(CHAINS), jax.tree.map(lambda x: _spec(x, layout), state)
+    all_or_own = PartitionSpec() if mesh.is_multi_process else chains
     return jax.shard_map(
         all_groups,
         mesh=mesh,
         in_specs=(fields, chains),
-        out_specs=(fields, PartitionSpec(CHAINS, None, SITES), chains),
+        out_specs=(fields, PartitionSpec(CHAINS, None, SITES), all_or_own),
         check_vma=False,
     )(state, keys)
 

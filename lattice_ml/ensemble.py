@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import files
+from lattice_ml import files, shards
 from lattice_ml.files import StorageError
 
 __all__ = ["Configurations", "Ensemble", "open_ensemble", "rows_in"]
@@ -91,7 +91,7 @@ class Ensemble:
     @property
     def n_configs(self) -> int:
         """Configurations per chain."""
-        return sum(shard["n_configs"] for shard in self.manifest["shards"])
+        return shards.n_configs(self.manifest["shards"])
 
     @property
     def thin(self) -> int:
@@ -117,7 +117,7 @@ class Ensemble:
     @cached_property
     def columns(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Name on disk, dtype and shape of one row of everything kept per sample."""
-        return files.columns(self._shards[0])
+        return files.columns(self._shards[0].path)
 
     @cached_property
     def cfgs(self) -> "Configurations":
@@ -129,8 +129,7 @@ class Ensemble:
         if "cfgs" not in self.columns:
             raise StorageError(f"{self.directory} kept no configurations (output.save_configs)")
         dtype, row = self.columns["cfgs"]
-        lengths = [shard["n_configs"] * self.n_chains for shard in self.manifest["shards"]]
-        return Configurations(self._shards, lengths, row, dtype)
+        return Configurations(self._shards, row, dtype)
 
     def series(self, name: str) -> Series:
         """Return the history `name`, (n_chains, n_configs).
@@ -169,16 +168,16 @@ class Ensemble:
 
     def column(self, name: str) -> Array:
         """Return one of `columns`, (N, ...), read whole."""
-        parts = []
-        for path in self._shards:
-            with h5py.File(path) as file:
-                parts.append(np.asarray(file[name]))
-        return np.concatenate(parts)
+        dtype, row = self.columns[name]
+        rows = np.empty((self._shards[-1].stop, *row), dtype)
+        for shard in self._shards:
+            with h5py.File(shard.path) as file:
+                shard.place(rows, np.asarray(file[name]))
+        return rows
 
-    @property
-    def _shards(self) -> list[Path]:
-        folder = self.directory / files.SHARDS
-        return [folder / shard["file"] for shard in self.manifest["shards"]]
+    @cached_property
+    def _shards(self) -> list[shards.Shard]:
+        return shards.shards(self.directory, self.manifest)
 
     def _series(self, name: str) -> Series:
         by_config = self.column(name).reshape(self.n_configs, self.n_chains)
@@ -194,13 +193,12 @@ class Configurations:
     """
 
     def __init__(
-        self, shards: list[Path], lengths: list[int], row: tuple[int, ...], dtype: np.dtype[Any]
+        self, parts: list[shards.Shard], row: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        """Join shards of the given numbers of rows."""
-        self.shape = (sum(lengths), *row)
+        """Join shards."""
+        self.shape = (parts[-1].stop, *row)
         self.dtype = dtype
-        self._shards = shards
-        self._stops = np.cumsum(lengths)
+        self._shards = parts
         self._numbers = np.arange(self.shape[0])
 
     def __len__(self) -> int:
@@ -233,13 +231,17 @@ class Configurations:
     def _read(self, wanted: Array) -> Array:
         """Read rows given in increasing order."""
         fields = np.empty((len(wanted), *self.shape[1:]), self.dtype)
-        ends = np.searchsorted(wanted, self._stops)
-        for shard, stop, a, b in zip(self._shards, self._stops, [0, *ends], ends, strict=False):
-            if a == b:
+        for shard in self._shards:
+            a, b = np.searchsorted(wanted, (shard.start, shard.stop))
+            inside, rows = shard.holds(wanted[a:b])
+            if not len(rows):
                 continue
-            with h5py.File(shard) as file:
-                dataset = file["cfgs"]
-                fields[a:b] = dataset[_selection(wanted[a:b] - (stop - len(dataset)))]
+            with h5py.File(shard.path) as file:
+                part = file["cfgs"][_selection(rows)]
+            if len(rows) == b - a:
+                fields[a:b] = part
+            else:
+                fields[a:b][inside] = part
         return fields
 
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import files
+from lattice_ml import files, shards
 from lattice_ml.ensemble import BLOCK_BYTES, Ensemble, open_ensemble, rows_in
 from lattice_ml.files import StorageError
 from lattice_ml.storage import open_run
@@ -247,7 +247,7 @@ def _check_finite(file: Path, fields: Array, first: int) -> None:
 
 def _write_h5(ensemble: Ensemble, path: Path) -> None:
     with h5py.File(path, "w") as file:
-        file.attrs.update(files.attributes(ensemble.config, ensemble.n_configs))
+        file.attrs.update(shards.attributes(ensemble.config, ensemble.n_configs))
         for name, (dtype, row) in ensemble.columns.items():
             shape = (ensemble.n_configs * ensemble.n_chains, *row)
             dataset = files.create_dataset(file, name, shape, dtype)

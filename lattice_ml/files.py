@@ -1,7 +1,7 @@
 """The files of an ensemble: each is written once, renamed into place, and never touched again.
 
-A shard holds consecutive configurations of all chains, sample first and configuration-major (all
-chains of one configuration together), with N = n_configs * n_chains rows::
+A shard holds consecutive configurations of all chains, or of those of one process, sample first and
+configuration-major (all chains of one configuration together), with N = n_configs * n_chains rows::
 
     /cfgs (N, *shape)   /chain (N,)   /trajectory (N,)   /history/<name> (N,)
     /log_prob (N,)   /log_weight (N,)       where a model made the samples
@@ -19,7 +19,6 @@ import io
 import json
 import math
 import os
-import re
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    *("FORMAT_VERSION", "StorageError", "attributes", "check_shards", "columns"),
-    *("create_dataset", "datasets", "describe_folder", "read_manifest", "read_seconds"),
-    *("read_state", "release_lock", "replacing", "take_lock", "unrecorded_shards", "write_index"),
-    *("write_manifest", "write_shard"),
+    *("FORMAT_VERSION", "StorageError", "check_shards", "columns", "create_dataset", "datasets"),
+    *("describe_folder", "entry", "read_manifest", "read_seconds", "read_state"),
+    *("release_lock", "replacing", "take_lock", "write_manifest", "write_shard"),
 ]
 
 FORMAT_VERSION = 1
@@ -46,7 +44,6 @@ COST = "cost.json"
 LOCK = "lock"
 TEMPORARY = ".tmp"
 
-_NAME = re.compile(r"c(\d{8,})-n0000\.h5")  # first configuration, first chain
 _CHUNK_BYTES = 2**20
 
 Array = npt.NDArray[Any]
@@ -118,11 +115,11 @@ def write_shard(
         datasets = dict(rows) | {f"state/{name}": array for name, array in state.items()}
         for name, array in sorted(datasets.items()):
             create_dataset(file, name, array.shape, array.dtype)[...] = array
-    path = directory / SHARDS / f"c{first:08d}-n0000.h5"
+    path = directory / SHARDS / f"c{first:08d}-n{rows['chain'][0]:04d}.h5"
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(image.getbuffer())
-    return _entry(path, first, rows["chain"])
+    return entry(path, first, rows["chain"])
 
 
 def read_seconds(directory: Path) -> float | None:
@@ -162,10 +159,15 @@ def columns(shard: Path) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     return {name: row for name, row in rows.items() if not name.startswith("state/")}
 
 
-def read_state(shard: Path) -> dict[str, Array]:
-    """Return the sampler state after the last row of a shard."""
-    with h5py.File(shard) as file:
-        return {name: np.asarray(value[()]) for name, value in file["state"].items()}
+def read_state(shards: Sequence[Path]) -> dict[str, Array]:
+    """Return the sampler state of all chains after the last row of the shards that hold them."""
+    parts = []
+    for shard in shards:
+        with h5py.File(shard) as file:
+            parts.append({name: np.asarray(value[()]) for name, value in file["state"].items()})
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def check_shards(directory: Path, entries: Sequence[Mapping[str, Any]], *, hashes: bool) -> None:
@@ -183,63 +185,6 @@ def check_shards(directory: Path, entries: Sequence[Mapping[str, Any]], *, hashe
             raise StorageError(f"{path} is altered: it has {size} bytes, not {entry['bytes']}")
         if hashes and _sha256(path) != entry["sha256"]:
             raise StorageError(f"{path} is altered: its sha256 is not {entry['sha256']}")
-
-
-def unrecorded_shards(
-    directory: Path, entries: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return entries for shards that were renamed just before the process died.
-
-    Raises:
-        StorageError: a shard does not begin where the one before it ends, or is damaged.
-    """
-    known, found = list(entries), []
-    n_done = sum(entry["n_configs"] for entry in known)
-    names = {match[0]: int(match[1]) for match in _matches(directory)}
-    for name in sorted(names.keys() - {entry["file"] for entry in known}, key=names.__getitem__):
-        path = directory / SHARDS / name
-        if names[name] != n_done:
-            raise StorageError(
-                f"{path} begins at configuration {names[name]}, but the shards before it end "
-                f"at {n_done}: a shard is missing"
-            )
-        found.append(_entry(path, n_done, _readable_chains(path)))
-        n_done += found[-1]["n_configs"]
-    return found
-
-
-def attributes(config: Mapping[str, Any], n_configs: int) -> dict[str, Any]:
-    """Return the HDF5 attributes of an ensemble: couplings that are set, shape, sizes, format."""
-    couplings = {key: value for key, value in config.get("action", {}).items() if value is not None}
-    return couplings | {
-        "shape": config["lattice"]["shape"],
-        "dtype": config["output"]["dtype"],
-        "n_chains": config["chain"]["n_chains"],
-        "n_configs": n_configs,
-        "format_version": FORMAT_VERSION,
-    }
-
-
-def write_index(
-    directory: Path, config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write `ensemble.h5`, the rows of all shards as one file, anew."""
-    n_chains = config["chain"]["n_chains"]
-    stops = np.cumsum([entry["n_configs"] * n_chains for entry in entries], dtype=int).tolist()
-    sources = [f"{SHARDS}/{entry['file']}" for entry in entries]
-    layout = columns(directory / sources[0]) if sources else {}
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        file.attrs.update(attributes(config, sum(entry["n_configs"] for entry in entries)))
-        for name, (dtype, row) in layout.items():
-            virtual = h5py.VirtualLayout((stops[-1], *row), dtype)
-            virtual.dcpl.set_obj_track_times(False)
-            for source, start, stop in zip(sources, [0, *stops], stops, strict=False):
-                virtual[start:stop] = h5py.VirtualSource(source, name, (stop - start, *row))
-            fill = np.nan if dtype.kind == "f" else -1
-            file.create_virtual_dataset(name, virtual, fillvalue=fill)
-    with replacing(directory / INDEX) as temporary:
-        temporary.write_bytes(image.getbuffer())
 
 
 def describe_folder(directory: Path) -> str:
@@ -285,33 +230,18 @@ def release_lock(lock: TextIO) -> None:
         Path(lock.name).unlink(missing_ok=True)
 
 
-def _entry(path: Path, first: int, chain: Array) -> dict[str, Any]:
+def entry(path: Path, first: int, chain: Array) -> dict[str, Any]:
     """Return what the manifest keeps of a shard."""
+    n_chains = int(chain[-1] - chain[0]) + 1
     return {
         "file": path.name,
         "first_config": first,
-        "n_configs": len(chain) // (int(chain[-1]) + 1),
+        "n_configs": len(chain) // n_chains,
+        "first_chain": int(chain[0]),
+        "n_chains": n_chains,
         "bytes": path.stat().st_size,
         "sha256": _sha256(path),
     }
-
-
-def _matches(directory: Path) -> Iterator[re.Match[str]]:
-    folder = directory / SHARDS
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if match := _NAME.fullmatch(path.name):
-            yield match
-
-
-def _readable_chains(path: Path) -> Array:
-    """Read a whole shard, so that its checksums are checked, and return its chain numbers."""
-    try:
-        with h5py.File(path) as file:
-            for dataset in datasets(file).values():
-                dataset[()]
-            return np.asarray(file["chain"])
-    except (OSError, KeyError) as error:
-        raise StorageError(f"{path} is damaged ({error}); delete it to compute it anew") from error
 
 
 def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

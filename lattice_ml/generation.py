@@ -10,6 +10,7 @@ import numpy as np
 
 from lattice_ml import chain
 from lattice_ml.config import Job
+from lattice_ml.distributed import Team, team
 from lattice_ml.ensemble import Ensemble, open_ensemble
 from lattice_ml.session import Interrupted, Progress, Watch, provenance, watching, write_config
 from lattice_ml.storage import Run, StorageError, open_run
@@ -30,6 +31,9 @@ def generate(
 ) -> Ensemble:
     """Produce the ensemble that `job` describes in directory `out`, or continue it.
 
+    Where JAX has several processes all of them call this, and each runs and writes its share of
+    the chains; `out` must be on a file system that they share.
+
     Args:
         job: from `config.parse`.
         out: a new or empty directory, or one that an equal job began.
@@ -47,14 +51,15 @@ def generate(
         StorageError: `out` holds something else or an altered shard, or the config differs.
         Interrupted: SIGINT, SIGTERM or the time limit; call again to go on.
         RunError: the dynamics diverged.
+        PeerError: another process failed.
         OSError: the file system refuses.
     """
-    settings = job.chain
+    settings, processes = job.chain, team()
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
     start = "hot" if begun else _start(settings.start)
-    run = open_run(out, job.config, provenance=provenance("generate"))
+    run = open_run(out, job.config, provenance=provenance("generate"), team=processes)
     with run, watching(time_limit) as watch:
-        write_config(run.directory, job.config)
+        processes.first(lambda: write_config(run.directory, job.config))
         state = run.state()
         parts = chain.blocks(
             jax.random.key(job.seed),
@@ -70,7 +75,9 @@ def generate(
             save_configs=job.output.save_configs,
             resume=(run.n_done, state, run.tuned) if state is not None else None,
             block_configs=block_configs,
-            on_warm_up=lambda done, sampler: _warm(done, sampler, job, watch, on_progress),
+            on_warm_up=lambda done, sampler: _warm(
+                done, sampler, job, watch, processes, on_progress
+            ),
         )
         for part in parts:
             _commit(run, part)
@@ -84,7 +91,7 @@ def generate(
                     part.history["magnetisation"],
                 )
             )
-            if run.n_done < settings.n_configs and watch.reason:
+            if run.n_done < settings.n_configs and watch.agree(processes):
                 run.finish()
                 watch.stop(
                     f": {run.n_done} of {settings.n_configs} configurations per chain are "
@@ -97,7 +104,9 @@ def generate(
 def _commit(run: Run, part: chain.Block) -> None:
     if not run.n_done:
         run.record(**part.tuned)
-    run.append(part.trajectory, part.cfgs, part.history, part.state)
+    own = slice(part.chains.start, part.chains.stop)
+    history = {name: values[:, own] for name, values in part.history.items()}
+    run.append(part.trajectory, part.cfgs, history, part.state, chains=part.chains)
 
 
 def _warm(
@@ -105,9 +114,11 @@ def _warm(
     sampler: Any,
     job: Job,
     watch: Watch,
+    processes: Team,
     on_progress: Callable[[Progress], None],
 ) -> None:
     on_progress(Progress("warm-up", done, job.chain.n_thermalise, sampler.tuned()))
+    watch.agree(processes)
     if watch.caught:  # not at a time limit, which a long warm-up would never get past
         watch.stop(" during the warm-up: nothing was kept yet; the same command starts again")
 

@@ -144,7 +144,8 @@ def choose_layout(shape: tuple[int, ...], n_chains: int, n_devices: int, backend
         return Layout(shape, share)
     padded = -(-share // _LANES) * _LANES
     volume = math.prod(shape)
-    if padded <= 1.4 * share and volume * _LANES <= _LANES_SITES:
+    busy = -(-n_chains // _LANES) >= n_devices  # a group for every device
+    if busy and padded <= 1.4 * share and volume * _LANES <= _LANES_SITES:
         return Layout(shape, _LANES)
     fits = max(1, _CACHE_SITES // volume)
     return Layout(shape, -(-share // -(-share // fits)), merged=True)

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lattice_ml.distributed import Team
+
 __all__ = [
     "Interrupted",
     "Progress",
@@ -59,6 +61,13 @@ class Watch:
         if self.caught:
             return signal.Signals(self.caught[0]).name
         return "time limit" if time.monotonic() > self.deadline else None
+
+    def agree(self, team: Team) -> str | None:
+        """Why all processes should stop now, if one of them should; all must call it."""
+        for caught, late in team.gather([self.caught, time.monotonic() > self.deadline]):
+            self.caught = self.caught or caught
+            self.deadline = -1.0 if late else self.deadline
+        return self.reason
 
     def stop(self, message: str) -> None:
         """Raise `Interrupted`, where there is a reason to."""
@@ -117,6 +126,7 @@ def provenance(command: str) -> dict[str, Any]:
         "backend": device.platform,
         "device": device.device_kind,
         "n_devices": jax.device_count(),
+        "n_processes": jax.process_count(),
         "git": _git_revision(),
     }
 

@@ -12,10 +12,12 @@ so a run is a directory of files that are each written once (`files.py`)::
 The set of complete shards is the commit log. `append` renames a shard into place and then enters
 it in the manifest; a shard whose entry is missing because the process died in between belongs to
 the run. A run killed anywhere and opened again goes on from `Run.state` after its last shard.
+Where several processes make a run, each writes shards of its own chains, and process 0 all else.
 """
 
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +27,8 @@ from typing import Any, Self, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import files
+from lattice_ml import files, shards
+from lattice_ml.distributed import ALONE, Team
 from lattice_ml.files import FORMAT_VERSION, StorageError
 
 __all__ = ["Run", "StorageError", "open_run"]
@@ -41,6 +44,7 @@ def open_run(
     parent: str | None = None,
     growable: Sequence[str] = ("chain.n_configs",),
     free: Sequence[str] = (),
+    team: Team = ALONE,
 ) -> "Run":
     """Start a run in a new or empty directory, or continue the run found there.
 
@@ -53,6 +57,7 @@ def open_run(
         parent: hash of the data or model that the numbers come from.
         growable: dotted keys of numbers that may grow, never shrink, when a run is continued.
         free: dotted keys, or sections, that leave the numbers alone and may change.
+        team: the processes that make the run; all of them open it.
 
     Returns:
         The run, which holds the lock of the directory: use it in a `with` statement.
@@ -60,20 +65,32 @@ def open_run(
     Raises:
         StorageError: the directory holds something else, another process writes to it, the config
             or the parent differs, or a committed shard is missing or altered.
+        PeerError: process 0 met one of these.
         OSError: the file system refuses.
     """
-    directory = Path(directory)
+    directory, lock = Path(directory), None
     asked: dict[str, Any] = {"config": _json("config", config), "parent": parent}
     _check_layout(asked["config"])
-    _check_not_foreign(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = files.take_lock(directory)
+
+    def prepare() -> dict[str, Any]:
+        nonlocal lock
+        _check_not_foreign(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = files.take_lock(directory)
+        try:
+            return _resumed(directory, asked, _json("provenance", provenance), growable, free)
+        except BaseException:
+            files.release_lock(lock)
+            raise
+
+    manifest = team.first(prepare)
+    run = Run(directory, manifest, lock, team)
     try:
-        manifest = _resumed(directory, asked, _json("provenance", provenance), growable, free)
-        return Run(directory, manifest, lock)
+        team.together(run.check_here)
     except BaseException:
-        files.release_lock(lock)
+        run.__exit__(None, None, None)
         raise
+    return run
 
 
 class Run:
@@ -84,10 +101,13 @@ class Run:
         manifest: what `manifest.json` holds.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], lock: TextIO) -> None:
-        """Continue from a checked manifest, holding the lock; `open_run` does this."""
+    def __init__(
+        self, directory: Path, manifest: dict[str, Any], lock: TextIO | None, team: Team
+    ) -> None:
+        """Continue from a checked manifest, process 0 with the lock; `open_run` does this."""
         self.directory = directory
         self.manifest = manifest
+        self.team = team
         self._lock = lock
         self._clock = time.monotonic()
 
@@ -102,12 +122,13 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         """Release the lock; what is committed stays."""
-        files.release_lock(self._lock)
+        if self._lock is not None:
+            files.release_lock(self._lock)
 
     @property
     def n_done(self) -> int:
         """Configurations per chain on disk."""
-        return sum(shard["n_configs"] for shard in self.manifest["shards"])
+        return shards.n_configs(self.manifest["shards"])
 
     @property
     def tuned(self) -> dict[str, Any]:
@@ -115,8 +136,24 @@ class Run:
         return dict(self.manifest["tuned"])
 
     def state(self) -> dict[str, Array] | None:
-        """Return the sampler state after the last configuration, None before the first."""
-        return files.read_state(self._shard(-1)) if self.n_done else None
+        """Return the state of all chains after the last configuration, None before the first."""
+        parts = shards.shards(self.directory, self.manifest)
+        last = [part.path for part in parts if part.stop == parts[-1].stop]
+        return files.read_state(last) if last else None
+
+    def check_here(self) -> None:
+        """Check that this process sees what process 0 does.
+
+        Raises:
+            StorageError: it does not.
+        """
+        parts = shards.shards(self.directory, self.manifest)
+        unseen = [p for p in (self.directory, *(part.path for part in parts)) if not p.exists()]
+        if unseen:
+            raise StorageError(
+                f"{socket.gethostname()} does not see {unseen[0]}: the output must be on a file "
+                "system that all processes share"
+            )
 
     def record(self, **entries: object) -> None:
         """Keep tuned parameters (numbers, strings, lists) in the manifest, at once."""
@@ -131,14 +168,17 @@ class Run:
         *,
         log_prob: npt.ArrayLike | None = None,
         log_weight: npt.ArrayLike | None = None,
+        chains: range | None = None,
     ) -> None:
-        """Commit the next n configurations of every chain as one shard.
+        """Commit the next n configurations of every chain, those of this process as one shard.
 
         Args:
             trajectory: (n,) number of the trajectory after which each configuration was kept.
             cfgs: (n, n_chains, *shape) in the dtype of the config, or None to keep none.
             history: (n, n_chains) per name, stored as float64.
-            state: sampler state after the last configuration, arrays of any shape.
+            state: sampler state after the last configuration, arrays of any shape; chains first
+                where several processes write.
+            chains: those of this process, to which `n_chains` then refers; all by default.
             log_prob: (n, n_chains) log density of the model.
             log_weight: (n, n_chains) log weight, not normalised.
 
@@ -146,35 +186,48 @@ class Run:
             ValueError: a shape or dtype is not the config's, or the names are not those of the
                 shards before.
             OSError: the file system refuses; what was committed before is intact.
+            PeerError: another process failed.
         """
         scalars = {f"history/{name}": values for name, values in history.items()}
         if log_prob is not None:
             scalars["log_prob"] = log_prob
         if log_weight is not None:
             scalars["log_weight"] = log_weight
-        rows = self._rows(np.asarray(trajectory, dtype=np.int64), cfgs, scalars)
+        everyone = range(self.manifest["config"]["chain"]["n_chains"])
+        numbers = np.asarray(trajectory, dtype=np.int64)
+        rows = self._rows(numbers, cfgs, scalars, everyone if chains is None else chains)
         if self.n_done and (before := set(files.columns(self._shard(0)))) != set(rows):
             raise ValueError(
                 f"got {sorted(rows)}, but the shards before hold {sorted(before)}: "
                 f"every shard of a run holds the same names"
             )
         arrays = {name: np.asarray(value) for name, value in state.items()}
-        entry = files.write_shard(self.directory, self.n_done, rows, arrays)
-        self._update(shards=[*self.manifest["shards"], entry])
-        self._count_seconds()
+
+        def write() -> dict[str, Any] | None:
+            if not len(rows["chain"]):  # more processes than chains
+                return None
+            return files.write_shard(self.directory, self.n_done, rows, arrays)
+
+        entries = [entry for entry in self.team.together(write) if entry is not None]
+        self._update(shards=[*self.manifest["shards"], *entries])
 
     def finish(self) -> None:
         """Write `ensemble.h5` anew, which shows all shards as one file; may be called any time."""
-        files.write_index(self.directory, self.manifest["config"], self.manifest["shards"])
+        config, entries = self.manifest["config"], self.manifest["shards"]
+        self.team.first(lambda: shards.write_index(self.directory, config, entries))
 
     def _rows(
-        self, trajectory: Array, cfgs: npt.ArrayLike | None, scalars: Mapping[str, npt.ArrayLike]
+        self,
+        trajectory: Array,
+        cfgs: npt.ArrayLike | None,
+        scalars: Mapping[str, npt.ArrayLike],
+        chains: range,
     ) -> dict[str, Array]:
         """Check the arrays of one shard and merge (n, n_chains) into one axis of rows."""
         if trajectory.ndim != 1 or not trajectory.size:
             raise ValueError(f"asked for trajectory (n,) with n >= 1, got {trajectory.shape=}")
         config = self.manifest["config"]
-        n, n_chains = len(trajectory), config["chain"]["n_chains"]
+        n, n_chains = len(trajectory), len(chains)
         arrays = {name: np.asarray(values, dtype=np.float64) for name, values in scalars.items()}
         expected = {name: (np.dtype(np.float64), (n, n_chains)) for name in scalars}
         if cfgs is not None:
@@ -188,8 +241,10 @@ class Run:
                     f"{name}: got {array.dtype} {array.shape}, the config and the trajectory "
                     f"numbers ask for {dtype} {shape}"
                 )
-        rows = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
-        rows["chain"] = np.tile(np.arange(n_chains), n)
+        rows = {
+            name: array.reshape(n * n_chains, *array.shape[2:]) for name, array in arrays.items()
+        }
+        rows["chain"] = np.tile(np.arange(chains.start, chains.stop), n)
         rows["trajectory"] = np.repeat(trajectory, n_chains)
         return rows
 
@@ -204,7 +259,13 @@ class Run:
 
     def _update(self, **entries: object) -> None:
         manifest = self.manifest | entries
-        files.write_manifest(self.directory, manifest)
+
+        def write() -> None:
+            files.write_manifest(self.directory, manifest)
+            if "shards" in entries:
+                self._count_seconds()
+
+        self.team.first(write)
         self.manifest = manifest
 
 
@@ -228,7 +289,9 @@ def _resumed(
     if (directory / files.MANIFEST).exists():
         recorded = files.read_manifest(directory)
         files.check_shards(directory, recorded["shards"], hashes=True)
-    committed = recorded["shards"] + files.unrecorded_shards(directory, recorded["shards"])
+    n_chains = asked["config"]["chain"]["n_chains"]
+    unrecorded = shards.unrecorded_shards(directory, recorded["shards"], n_chains)
+    committed = recorded["shards"] + unrecorded
     if committed:  # a run that kept nothing binds nobody
         _check_same(directory, recorded, asked, growable, free)
     provenance = _provenance(recorded["provenance"], made_by, committed)
@@ -242,7 +305,7 @@ def _provenance(
     entries: list[dict[str, Any]], made_by: dict[str, Any], committed: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Say who makes what comes now; who opened the run and committed nothing is forgotten."""
-    n_done = sum(shard["n_configs"] for shard in committed)
+    n_done = shards.n_configs(committed)
     kept = [entry for entry in entries if entry["first_config"] < n_done]
     if kept and kept[-1]["made_by"] == made_by:
         return kept

@@ -1,16 +1,18 @@
 """`lattice-ml generate`."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lattice_ml import distributed
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.distributed import keep_freed_memory, use_all_cores
 
 __all__ = ["generate_command"]
 
@@ -26,41 +28,71 @@ class GenerateOptions:
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
         split: spread each lattice over so many devices, an even divisor of its first extent, for
             few chains of a large lattice.
+        distributed: be one of several processes that share the chains; by itself where srun or
+            mpirun start more than one.
+        heartbeat: a process that does not answer for so long is lost, and ends the others.
     """
 
     out: str | None = None
     sweep: tuple[str, ...] = ()
     time_limit: str | None = None
     split: int = 1
+    distributed: bool = False
+    heartbeat: str = "30s"
 
 
 def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
-    use_all_cores()
-    keep_freed_memory()
+    distributed.use_all_cores()
+    distributed.keep_freed_memory()
     configure_jax()
+    import jax
+
     from lattice_ml import config, generation, progress, session
     from lattice_ml.arguments import seconds
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     options = config.options(words, GenerateOptions, file)
     left = None if options.time_limit is None else seconds(options.time_limit)
+    processes, lost = distributed.ALONE, ""
+    if options.distributed or distributed.launched():
+        processes = distributed.join(seconds(options.heartbeat))
     out = Path(options.out or Path("runs") / Path(file).stem)
     jobs = _sweep(words, options.sweep, file, out)
     try:
         for job, directory in jobs:
             begin = time.monotonic()
-            with progress.Reporter(str(directory)) as reporter:
+            if processes.size > 1:
+                lost = _lost(processes, directory, options.heartbeat)
+                distributed.leave(lost)
+            quiet = contextlib.nullcontext(lambda progress: None)
+            with progress.Reporter(str(directory)) if processes.leads else quiet as reporter:
                 ensemble = generation.generate(
                     job, directory, time_limit=left, split=options.split, on_progress=reporter
                 )
-            print(_summary(ensemble))
+            if processes.leads:
+                print(_summary(ensemble))
             if left is not None:  # a sweep shares its time
                 left = max(1e-9, left - (time.monotonic() - begin))
     except session.Interrupted as stop:
-        print(f"lattice-ml generate: {stop}", file=sys.stderr)
+        if processes.leads:
+            print(f"lattice-ml generate: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
+    except jax.errors.JaxRuntimeError as error:
+        if not lost:
+            raise
+        print(f"{error}\n{lost}", file=sys.stderr, flush=True)
+        os._exit(3)  # at its ordinary end it would wait for the lost one
     return 0
+
+
+def _lost(processes: Any, directory: Path, heartbeat: str) -> str:
+    """What a process says when another one is gone."""
+    return (
+        f"lattice-ml generate: process {processes.rank} of {processes.size} ends, because another "
+        f"one is gone or did not answer for {heartbeat} (--heartbeat). What was committed is safe "
+        f"in {directory}; the same command goes on from there"
+    )
 
 
 def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list[tuple[Any, Path]]:

@@ -1,0 +1,181 @@
+"""Which rows of an ensemble lie in which of its shards, and the index that shows them as one file.
+
+A process writes the chains it runs, so a block of configurations is one shard, or one of every
+process.  Rows are configuration-major, all chains of one configuration together, so those of a
+shard with some of the chains lie spread among the rows of the others.
+"""
+
+import io
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lattice_ml import files
+from lattice_ml.files import StorageError
+
+__all__ = ["Shard", "attributes", "n_configs", "shards", "unrecorded_shards", "write_index"]
+
+_NAME = re.compile(r"c(\d{8,})-n(\d{4,})\.h5")  # first configuration, first chain
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which rows of an ensemble a shard holds.
+
+    Attributes:
+        path: of the file.
+        start, stop: rows of the ensemble from the first to after the last of its configurations.
+        first_chain, n_chains: of the shard.
+        all_chains: how many the ensemble has.
+    """
+
+    path: Path
+    start: int
+    stop: int
+    first_chain: int
+    n_chains: int
+    all_chains: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all chains, so that its rows follow each other."""
+        return self.n_chains == self.all_chains
+
+    @property
+    def n_configs(self) -> int:
+        """Configurations per chain."""
+        return (self.stop - self.start) // self.all_chains
+
+    def holds(self, rows: Array) -> tuple[Array, Array]:
+        """Which of some rows of the ensemble it has, `(n,)`, and where they lie in the file."""
+        inside = (self.start <= rows) & (rows < self.stop)
+        if self.whole:
+            return inside, rows[inside] - self.start
+        config, chain = np.divmod(rows - self.start, self.all_chains)
+        place = chain - self.first_chain
+        inside &= (place >= 0) & (place < self.n_chains)
+        return inside, (config * self.n_chains + place)[inside]
+
+    def place(self, rows: Array, part: Array) -> None:
+        """Write the rows of the file into those of an array of the whole ensemble."""
+        block = rows[self.start : self.stop].reshape(-1, self.all_chains, *rows.shape[1:])
+        chains = slice(self.first_chain, self.first_chain + self.n_chains)
+        block[:, chains] = part.reshape(-1, self.n_chains, *part.shape[1:])
+
+
+def shards(directory: Path, manifest: Mapping[str, Any]) -> list[Shard]:
+    """The shards of a manifest in their order, by configurations and then by chains."""
+    everyone, found = manifest["config"]["chain"]["n_chains"], []
+    for entry in manifest["shards"]:
+        start = entry["first_config"] * everyone
+        own = entry.get("n_chains", everyone)
+        stop = start + entry["n_configs"] * everyone
+        chains = entry.get("first_chain", 0), own
+        found.append(
+            Shard(directory / files.SHARDS / entry["file"], start, stop, *chains, everyone)
+        )
+    return found
+
+
+def n_configs(entries: Sequence[Mapping[str, Any]]) -> int:
+    """Configurations per chain in the shards of a manifest."""
+    return sum(entry["n_configs"] for entry in entries if not entry.get("first_chain"))
+
+
+def unrecorded_shards(
+    directory: Path, entries: Sequence[Mapping[str, Any]], n_chains: int
+) -> list[dict[str, Any]]:
+    """Return entries for shards that were renamed just before the process died.
+
+    Shards of some chains to which those of the others are missing, because their process was
+    lost, are deleted.
+
+    Raises:
+        StorageError: a shard does not begin where the one before it ends, or is damaged.
+    """
+    known = {entry["file"] for entry in entries}
+    found = [dict(entry) for entry in entries]
+    matches = (match for match in _matches(directory) if match[0] not in known)
+    names = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
+    for first, group in itertools.groupby(names, key=lambda name: name[0]):
+        paths = [directory / files.SHARDS / name for _, _, name in group]
+        if first != n_configs(found):
+            raise StorageError(
+                f"{paths[0]} begins at configuration {first}, but the shards before it end "
+                f"at {n_configs(found)}: a shard is missing"
+            )
+        new = [files.entry(path, first, _readable_chains(path)) for path in paths]
+        reached = 0
+        for entry in new:
+            reached += entry["n_chains"] if entry["first_chain"] == reached else 0
+        if reached == n_chains and len({entry["n_configs"] for entry in new}) == 1:
+            found += new
+        else:
+            for path in paths:
+                path.unlink()
+    return found[len(entries) :]
+
+
+def attributes(config: Mapping[str, Any], n_configs: int) -> dict[str, Any]:
+    """Return the HDF5 attributes of an ensemble: couplings that are set, shape, sizes, format."""
+    couplings = {key: value for key, value in config.get("action", {}).items() if value is not None}
+    return couplings | {
+        "shape": config["lattice"]["shape"],
+        "dtype": config["output"]["dtype"],
+        "n_chains": config["chain"]["n_chains"],
+        "n_configs": n_configs,
+        "format_version": files.FORMAT_VERSION,
+    }
+
+
+def write_index(
+    directory: Path, config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write `ensemble.h5`, the rows of all shards as one file, anew."""
+    parts = shards(directory, {"config": config, "shards": entries})
+    layout = files.columns(parts[0].path) if parts else {}
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs.update(attributes(config, n_configs(entries)))
+        for name, (dtype, row) in layout.items():
+            virtual = h5py.VirtualLayout((parts[-1].stop, *row), dtype)
+            virtual.dcpl.set_obj_track_times(False)
+            for part in parts:
+                n = part.n_configs * part.n_chains
+                rows: slice | h5py.MultiBlockSlice = slice(part.start, part.stop)
+                if not part.whole:
+                    first, step = part.start + part.first_chain, part.all_chains
+                    rows = h5py.MultiBlockSlice(first, step, part.n_configs, part.n_chains)
+                source = f"{files.SHARDS}/{part.path.name}"
+                virtual[rows] = h5py.VirtualSource(source, name, (n, *row))
+            fill = np.nan if dtype.kind == "f" else -1
+            file.create_virtual_dataset(name, virtual, fillvalue=fill)
+    with files.replacing(directory / files.INDEX) as temporary:
+        temporary.write_bytes(image.getbuffer())
+
+
+def _matches(directory: Path) -> Iterator[re.Match[str]]:
+    folder = directory / files.SHARDS
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := _NAME.fullmatch(path.name):
+            yield match
+
+
+def _readable_chains(path: Path) -> Array:
+    """Read a whole shard, so that its checksums are checked, and return its chain numbers."""
+    try:
+        with h5py.File(path) as file:
+            for dataset in files.datasets(file).values():
+                dataset[()]
+            return np.asarray(file["chain"])
+    except (OSError, KeyError) as error:
+        raise StorageError(f"{path} is damaged ({error}); delete it to compute it anew") from error
