@@ -7,7 +7,7 @@ for configurations and trajectories in one call is part of the program.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lattice_ml import observables, randomness
 from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout, choose_layout, widest
-from lattice_ml.split import AXES, CHAINS, SITES, split_layout
+from lattice_ml.layout import Layout, widest
+from lattice_ml.split import CHAINS, SITES, plan
 
 __all__ = ["Engine", "Program"]
 
@@ -44,43 +44,43 @@ class Engine:
                 "float64 dynamics need JAX's x64 mode: jax.config.update('jax_enable_x64', True)"
             )
         self.lattice, self.n_chains, self.dtype = lattice, n_chains, dtype
-        self.layout, self.mesh, self.n_groups = _plan(lattice, n_chains, split)
-        here, group = self.n_groups // jax.process_count(), self.layout.group
-        self._first_group = here * jax.process_index()
-        first, count = self._first_group * group, here * group
-        # Of this process: chains that only fill groups up repeat the last one of all.
-        self._slots = np.minimum(np.arange(first, first + count), n_chains - 1)
+        self.layout, self.mesh, self.n_groups = plan(lattice.shape, n_chains, split)
+        here = self.n_groups // jax.process_count()  # groups of this process
+        count = here * self.layout.group
+        first = count * jax.process_index()
+        # Chains that only fill groups up repeat the last one of all.
+        self.slots = np.minimum(np.arange(first, first + count), n_chains - 1)
         self.chains = range(min(first, n_chains), min(first + count, n_chains))
         words = randomness.chain_keys(key, count, first)
         self.keys = tuple(self._put(np.asarray(word).reshape(here, -1)) for word in words)
 
     def buffer_configs(self, thin: int, save: bool) -> int:
         """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
-        sites = self.lattice.volume * self.n_chains if save else 1
+        sites = self.lattice.volume * min(len(self.slots), self.n_chains) if save else 1
         fits = _BLOCK_BYTES // (sites * np.dtype(self.dtype).itemsize)
         return max(1, min(fits, _BLOCK_TRAJECTORIES // thin))
 
     def block_configs(self, forces: int) -> int:
         """Configurations per chain that take some seconds, at `forces` per configuration."""
-        return max(1, _BLOCK_FORCES // (self.lattice.volume * self.n_chains * forces))
+        return max(1, _BLOCK_FORCES // (self.lattice.volume * len(self.slots) * forces))
 
     def start(self, sampler: Any, start: str | np.ndarray) -> Any:
         """State of all chains at their start."""
-        n, ndim = len(self._slots), self.lattice.ndim
+        n, ndim = len(self.slots), self.lattice.ndim
         if isinstance(start, np.ndarray):
             if start.shape[1:] != self.lattice.shape or not len(start):
                 raise ValueError(
                     f"chain.start: fields of shape {start.shape} cannot start chains on a lattice "
                     f"{self.lattice.shape}; expected (n, *shape)"
                 )
-            fields = start[self._slots % len(start)]
+            fields = start[self.slots % len(start)]
         elif start == "hot":
             width = getattr(sampler.action, "site_width", lambda: 1.0)()
             noise = _hot(self.keys, layout=self.layout, mesh=self.mesh)
             fields = width * self.layout.unpack(self._here(noise))
         elif start == "cold":
             minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(ndim)
-            signs = np.where(self._slots % 2 == 0, 1.0, -1.0).reshape(-1, *(1,) * ndim)
+            signs = np.where(self.slots % 2 == 0, 1.0, -1.0).reshape(-1, *(1,) * ndim)
             fields = np.broadcast_to(minimum * signs, (n, *self.lattice.shape))
         else:
             raise ValueError(
@@ -92,7 +92,7 @@ class Engine:
     def load(self, sampler: Any, arrays: dict[str, np.ndarray]) -> Any:
         """Rebuild a state from the host's arrays of all chains."""
         template = sampler.start(np.zeros(0))
-        leaves = {name: arrays[name][self._slots] for name in template._fields}
+        leaves = {name: arrays[name][self.slots] for name in template._fields}
         return type(template)(**{name: self._put(self._pack(x)) for name, x in leaves.items()})
 
     def unload(self, state: Any) -> dict[str, np.ndarray]:
@@ -131,15 +131,16 @@ class Engine:
         """The groups of this process."""
         if groups.is_fully_addressable:
             return np.asarray(groups)
-        found = np.empty((len(self._slots) // self.layout.group, *groups.shape[1:]), groups.dtype)
+        found = np.empty((len(self.slots) // self.layout.group, *groups.shape[1:]), groups.dtype)
         for shard in groups.addressable_shards:
-            found[self._local(shard.index)] = np.asarray(shard.data)
+            found[self.local(shard.index)] = np.asarray(shard.data)
         return found
 
-    def _local(self, index: tuple[slice, ...]) -> tuple[slice, ...]:
+    def local(self, index: tuple[slice, ...]) -> tuple[slice, ...]:
         """Where a shard lies among the groups of this process."""
         first, stop, _ = index[0].indices(self.n_groups)
-        return slice(first - self._first_group, stop - self._first_group), *index[1:]
+        here = first % (len(self.slots) // self.layout.group)
+        return slice(here, here + stop - first), *index[1:]
 
     def _by_chain(self, groups: np.ndarray, leaf: jax.Array) -> np.ndarray:
         """Groups of a leaf of the state, by chains."""
@@ -211,46 +212,16 @@ class Program:
         series = {name: engine.series(value, n) for name, value in history.items()}
         if cfgs is None:
             return None, series
-        here = cfgs.shape[0] // jax.process_count()
-        fields = np.empty((n, here, layout.group, layout.volume), cfgs.dtype)
+        slots = len(engine.slots) // layout.group, layout.group
+        fields = np.empty((n, *slots, layout.volume), cfgs.dtype)
         for shard in cfgs.addressable_shards:  # views: gathering them first would copy once more
-            rows = np.asarray(shard.data)[:, :n].reshape(
-                -1, n, math.prod(layout.here), layout.group
-            )
+            here = math.prod(layout.here), layout.group
+            rows = np.asarray(shard.data)[:, :n].reshape(-1, n, *here)
             first = (shard.index[2].start or 0) * layout.volume // layout.field_shape[0]
             sites = slice(first, first + rows.shape[2])
-            fields[:, engine._local(shard.index)[0], :, sites] = rows.transpose(1, 0, 3, 2)
+            fields[:, engine.local(shard.index)[0], :, sites] = rows.transpose(1, 0, 3, 2)
         chains = fields.reshape(n, -1, *layout.shape)
         return chains[:, : len(engine.chains)], series
-
-
-def _plan(lattice: Lattice, n_chains: int, split: int) -> tuple[Layout, Mesh, int]:
-    """The layout of a group, the devices by chains and parts of the lattice, and how many groups.
-
-    Every process has the same number of groups and keeps equally many devices busy.
-
-    Raises:
-        ValueError: a lattice that cannot be split so, or too few devices.
-    """
-    processes = [
-        [device for device in jax.devices() if device.process_index == rank]
-        for rank in range(jax.process_count())
-    ]
-    least = min(map(len, processes))
-    split_layout(Layout(lattice.shape, 1), split)
-    if split > least:
-        of = " of a process" if len(processes) > 1 else ""
-        kind = processes[0][0].device_kind
-        raise ValueError(
-            f"split must be at most the number of devices{of}, {least} ({kind}); got {split}"
-        )
-    slab, rows = (lattice.shape[0] // split, *lattice.shape[1:]), least // split
-    chosen = choose_layout(slab, n_chains, rows * len(processes), processes[0][0].platform)
-    layout = split_layout(replace(chosen, shape=lattice.shape), split)
-    n_groups = -(-n_chains // layout.group)
-    rows = min(rows, -(-n_groups // len(processes)))
-    devices = np.array([own[: rows * split] for own in processes]).reshape(-1, split)
-    return layout, Mesh(devices, AXES), -(-n_groups // len(devices)) * len(devices)
 
 
 def _spec(leaf: Any, layout: Layout) -> PartitionSpec:

@@ -9,17 +9,18 @@ lattice.  So configurations are the same bits on any number of devices.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 
 from lattice_ml import randomness
-from lattice_ml.layout import Layout, first_block, tree_sum
+from lattice_ml.layout import Layout, choose_layout, first_block, tree_sum
 
-__all__ = ["AXES", "Split", "split_layout"]
+__all__ = ["AXES", "Split", "plan", "split_layout"]
 
 AXES = CHAINS, SITES = "chains", "sites"  # of the mesh
 _FEWEST_SITES = 4  # of a slab: of fewer XLA computes the noise otherwise
@@ -159,3 +160,32 @@ def split_layout(layout: Layout, n_parts: int) -> Layout:
             f"that leaves {_FEWEST_SITES} sites: {', '.join(map(str, allowed))}; got {n_parts}"
         )
     return Split(layout.shape, layout.group, layout.merged, n_parts=n_parts)
+
+
+def plan(shape: tuple[int, ...], n_chains: int, split: int) -> tuple[Layout, Mesh, int]:
+    """The layout of a group, the devices by chains and parts of the lattice, and how many groups.
+
+    Every process has the same number of groups and keeps equally many devices busy.
+
+    Raises:
+        ValueError: a lattice that cannot be split so, or too few devices.
+    """
+    processes = [
+        [device for device in jax.devices() if device.process_index == rank]
+        for rank in range(jax.process_count())
+    ]
+    least = min(map(len, processes))
+    split_layout(Layout(shape, 1), split)
+    if split > least:
+        of = " of a process" if len(processes) > 1 else ""
+        kind = processes[0][0].device_kind
+        raise ValueError(
+            f"split must be at most the number of devices{of}, {least} ({kind}); got {split}"
+        )
+    slab, rows = (shape[0] // split, *shape[1:]), least // split
+    chosen = choose_layout(slab, n_chains, rows * len(processes), processes[0][0].platform)
+    layout = split_layout(replace(chosen, shape=shape), split)
+    n_groups = -(-n_chains // layout.group)
+    rows = min(rows, -(-n_groups // len(processes)))
+    devices = np.array([own[: rows * split] for own in processes]).reshape(-1, split)
+    return layout, Mesh(devices, AXES), -(-n_groups // len(devices)) * len(devices)

@@ -21,7 +21,8 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "distributed", "randomness", "statistics", "arguments", "files", "storage"),
+    *("_pytree", "distributed", "randomness", "statistics", "arguments"),
+    *("files", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
     *(
@@ -43,13 +44,23 @@ APART = {
     "statistics": ORDER,
     "arguments": ORDER,
     "integrators": ORDER,
-    "storage": [name for name in ORDER if name != "files"],
-    "samplers": ["files", "storage", "statistics", "conventions"],
+    "shards": [name for name in ORDER if name != "files"],
+    "storage": [n for n in ORDER if n not in ("distributed", "files", "shards", "resuming")],
+    "samplers": ["files", "shards", "storage", "statistics", "conventions"],
     "observables": ["samplers", "conventions"],
-    "chain": ["files", "storage", "statistics", "conventions", "samplers"],
+    "chain": ["files", "shards", "storage", "statistics", "conventions", "samplers"],
     "analysis": ["samplers", "engine", "chain", "storage"],
     "correction": ["files", "storage", "conventions", "ensemble", "analysis"],
-    "models": ["files", "storage", "conventions", "samplers", "engine", "chain", "ensemble"],
+    "models": [
+        "files",
+        "shards",
+        "storage",
+        "conventions",
+        "samplers",
+        "engine",
+        "chain",
+        "ensemble",
+    ],
     "session": ["sections", "config"],
 }
 
