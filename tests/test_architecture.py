@@ -24,7 +24,17 @@ ORDER = [
     *("_pytree", "distributed", "randomness", "statistics", "arguments"),
     *("files", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
-    *("observables", "engine", "chain", "ensemble", "exchange", "analysis", "correction", "models"),
+    *(
+        "observables",
+        "engine",
+        "chain",
+        "ensemble",
+        "array_files",
+        "exchange",
+        "analysis",
+        "correction",
+        "models",
+    ),
     *(
         "model_sections",
         "sections",

@@ -169,7 +169,7 @@ def test_a_file_that_is_not_what_it_is_called_is_refused(tmp_path, suffix):
 def test_a_missing_file_and_an_unknown_format_are_refused(tmp_path):
     refused(tmp_path / "fields.npy", "no such file")
     (tmp_path / "fields.txt").write_text("1")
-    refused(tmp_path / "fields.txt", r"the name must end in \.npy, \.npz or \.h5")
+    refused(tmp_path / "fields.txt", r"the name must end in \.npy, \.npz, \.h5, .* or \.jld2")
 
 
 @pytest.mark.parametrize(

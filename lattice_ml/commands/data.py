@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -18,16 +18,18 @@ class ImportOptions:
 
     Args:
         out: directory of the ensemble.
-        sample_axis: axis of the array that counts samples.
+        sample_axis: axis that counts samples; the first, in the order of Julia the last, if clear.
         n_chains: samples are configuration-major, all chains of one configuration together.
-        dataset: which array of an .npz or .h5 file.
+        dataset: which array of an .npz or HDF5 file.
+        order: of the axes in an HDF5 file: c, or julia (reversed), as of .jld2 files by default.
         shape: extents of the lattice, to be compared with the file's.
     """
 
     out: str
-    sample_axis: int = 0
+    sample_axis: int | None = None
     n_chains: int = 1
     dataset: str | None = None
+    order: Literal["c", "julia"] | None = None
     shape: tuple[int, ...] = ()
 
 
@@ -46,6 +48,7 @@ def import_command(arguments: list[str]) -> int:
             "lattice": {"shape": list(options.shape) or None},
         },
         dataset=options.dataset,
+        order=options.order,
         sample_axis=options.sample_axis,
         n_chains=options.n_chains,
     )
