@@ -163,7 +163,10 @@ def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
     file = Path(file)
     writers = {".h5": _write_h5, ".npz": _write_npz, ".npy": _write_npy}
     if file.suffix not in writers:
-        raise StorageError(f"cannot export to {file}: the name must end in .h5, .npz or .npy")
+        raise StorageError(
+            f"cannot export to {file}: the name must end in .h5, .npz, .npy, or .json.gz "
+            f"(observables)"
+        )
     if file.exists():
         raise StorageError(f"{file} exists and is not overwritten; remove it or name another")
     with files.replacing(file) as temporary:

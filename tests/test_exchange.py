@@ -282,7 +282,7 @@ def test_export_never_overwrites(ensemble, tmp_path, suffix):
 
 
 def test_export_to_an_unknown_format_is_refused(ensemble, tmp_path):
-    with pytest.raises(StorageError, match=r"the name must end in \.h5, \.npz or \.npy"):
+    with pytest.raises(StorageError, match=r"the name must end in \.h5, \.npz, \.npy, or \.json"):
         export_array(ensemble, tmp_path / "fields.csv")
 
 

@@ -1,9 +1,10 @@
 """`measure`: every observable of an ensemble with an honest error."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,7 +12,9 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED, Derived, known_primaries, measure_configurations
 from lattice_ml.statistics import Estimate, estimate
 
-__all__ = ["estimate_derived", "measure", "stored_series"]
+__all__ = ["estimate_derived", "measure", "of_means", "stored_series"]
+
+Function = Callable[[jax.Array], jax.Array]
 
 
 def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None]:
@@ -62,14 +65,22 @@ def estimate_derived(
     thin: int,
 ) -> Estimate | None:
     """One of `observables.DERIVED`; None where it is not defined or a series is missing."""
+    means = of_means(observable, series, lattice)
+    if means is None:
+        return None
+    found = estimate(*means, log_weights=log_weights, thin=thin)
+    return found if math.isfinite(found.value) else None
+
+
+def of_means(
+    observable: Derived, series: Mapping[str, np.ndarray], lattice: Lattice
+) -> tuple[list[np.ndarray], Function] | None:
+    """The series that an observable takes the means of, and the function of these means.
+
+    None where a series is missing.
+    """
     try:
         primaries = [of(series) for of in observable.of]
     except KeyError:
         return None
-    found = estimate(
-        primaries,
-        lambda means: observable.function(lattice, *means) + 0 * jnp.sum(means),
-        log_weights=log_weights,
-        thin=thin,
-    )
-    return found if math.isfinite(found.value) else None
+    return primaries, lambda means: observable.function(lattice, *means) + 0 * jnp.sum(means)

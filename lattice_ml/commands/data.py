@@ -65,7 +65,7 @@ class ExportOptions:
 
     Args:
         ensemble: its directory.
-        out: a new file, .h5, .npz or .npy (configurations alone).
+        out: a new file, .h5, .npz, .npy (configurations) or .json.gz (observables, for pyerrors).
     """
 
     ensemble: tyro.conf.Positional[str]
@@ -78,7 +78,15 @@ def export_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
     from lattice_ml.exchange import export_array
 
-    export_array(open_ensemble(options.ensemble), options.out)
+    ensemble = open_ensemble(options.ensemble)
+    if options.out.endswith(".json.gz"):
+        configure_jax()
+        from lattice_ml.analysis.pyerrors_json import export_observables
+
+        names = export_observables(ensemble, options.out)
+        print(f"{options.out}: {', '.join(names)}")
+        return 0
+    export_array(ensemble, options.out)
     print(options.out)
     return 0
 
