@@ -38,7 +38,8 @@ def import_array(
     """Make an ensemble of the configurations in a .npy, .npz or HDF5 file, Julia's JLD2 included.
 
     The file is read in blocks (a member of an .npz is read whole), twice: it is checked before
-    anything is written. The ensemble's parent is the sha256 of the numbers, sample first.
+    anything is written. The ensemble's parent is the sha256 of the numbers, sample first; what
+    it cost to make is not known.
 
     Args:
         file: holds a float32 or float64 array, kept in its dtype; or "mnist" for the 5,000 images
@@ -92,6 +93,7 @@ def import_array(
                 cfgs = fields.reshape(-1, n_chains, *shape)
                 run.append(first // n_chains + np.arange(len(cfgs)), cfgs, {}, {})
             run.finish()
+            files.write_seconds(run.directory, None)
     return open_ensemble(out)
 
 
@@ -100,7 +102,7 @@ def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention
 
     Only the normalisation changes; the weight of a configuration is the same. What is measured of
     a configuration is measured anew, other histories are copied, and `log_prob` gains V log s for
-    phi = s phi'.
+    phi = s phi'.  The parent is the sha256 of the shards' sha256, the seconds are those of the old.
 
     Args:
         ensemble: with configurations and a quartic or free action.
@@ -129,13 +131,14 @@ def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention
     parent = hashlib.sha256("".join(s["sha256"] for s in ensemble.manifest["shards"]).encode())
     made_by = {"command": "convert", "source": ensemble.directory.name}
     shift = math.prod(ensemble.shape) * math.log(scale)
+    cfgs = ensemble.cfgs
     columns = {name: ensemble.column(name) for name in ensemble.columns if name != "cfgs"}
     with open_run(out, asked, provenance=made_by, parent=parent.hexdigest()) as run:
         run.record(**ensemble.manifest["tuned"])
-        rows = n_chains * rows_in(BLOCK_BYTES // n_chains, ensemble.shape, ensemble.cfgs.dtype)
-        for first in range(run.n_done * n_chains, len(ensemble.cfgs), rows):
+        rows = n_chains * rows_in(BLOCK_BYTES // n_chains, ensemble.shape, cfgs.dtype)
+        for first in range(run.n_done * n_chains, len(cfgs), rows):
             here = slice(first, first + rows)
-            fields = (ensemble.cfgs[here] / scale).astype(ensemble.cfgs.dtype)
+            fields = (cfgs[here] / scale).astype(cfgs.dtype)
             kept = {name: array[here].reshape(-1, n_chains) for name, array in columns.items()}
             measured = measure_configurations(action, fields)
             run.append(
@@ -148,6 +151,7 @@ def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention
                 log_weight=kept["log_weight"] - shift if "log_weight" in kept else None,
             )
         run.finish()
+        files.write_seconds(run.directory, ensemble.seconds)
     return open_ensemble(out)
 
 

@@ -33,7 +33,7 @@ import numpy.typing as npt
 __all__ = [
     *("FORMAT_VERSION", "StorageError", "check_shards", "columns", "create_dataset", "datasets"),
     *("describe_folder", "entry", "read_manifest", "read_seconds", "read_state"),
-    *("release_lock", "replacing", "take_lock", "write_manifest", "write_shard"),
+    *("release_lock", "replacing", "take_lock", "write_manifest", "write_seconds", "write_shard"),
 ]
 
 FORMAT_VERSION = 1
@@ -128,6 +128,15 @@ def read_seconds(directory: Path) -> float | None:
         return float(json.loads((directory / COST).read_text(encoding="utf-8"))["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def write_seconds(directory: Path, seconds: float | None) -> None:
+    """Keep how long an ensemble took to make; None where that is not known."""
+    if seconds is None:
+        (directory / COST).unlink(missing_ok=True)
+        return
+    with replacing(directory / COST) as temporary:
+        temporary.write_text(json.dumps({"seconds": round(seconds, 3)}) + "\n", encoding="utf-8")
 
 
 def create_dataset(

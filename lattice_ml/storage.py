@@ -15,7 +15,6 @@ the run. A run killed anywhere and opened again goes on from `Run.state` after i
 Where several processes make a run, each writes shards of its own chains, and process 0 all else.
 """
 
-import json
 import os
 import socket
 import time
@@ -252,9 +251,8 @@ class Run:
 
     def _count_seconds(self) -> None:
         before, self._clock = self._clock, time.monotonic()
-        seconds = (files.read_seconds(self.directory) or 0.0) + self._clock - before
-        with files.replacing(self.directory / files.COST) as temporary:
-            temporary.write_text(json.dumps({"seconds": round(seconds, 3)}) + "\n")
+        so_far = files.read_seconds(self.directory) or 0.0
+        files.write_seconds(self.directory, so_far + self._clock - before)
 
     def _shard(self, index: int) -> Path:
         return self.directory / files.SHARDS / str(self.manifest["shards"][index]["file"])

@@ -50,6 +50,7 @@ def test_import_keeps_the_numbers_and_their_precision(tmp_path, suffix, dtype):
     assert ensemble.config["action"] == ACTION["action"]
     assert ensemble.config["output"]["dtype"] == array.dtype.name
     assert ensemble.history == ()
+    assert ensemble.seconds is None
     with h5py.File(tmp_path / "out" / "ensemble.h5") as index:
         assert np.array_equal(index["cfgs"], array)
 
