@@ -16,7 +16,7 @@ import numpy as np
 
 from lattice_ml import actions
 from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout, single
+from lattice_ml.layout import Layout, choose_layout
 
 __all__ = [
     *("DERIVED", "PRIMARIES", "Derived", "Fields"),
@@ -171,11 +171,12 @@ DERIVED: dict[str, Derived] = {
 
 def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np.ndarray]:
     """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one call per block."""
-    lanes = 64
-    layout = single(cfgs.shape[1:], lanes)
-    padded = np.concatenate([cfgs, np.repeat(cfgs[-1:], -len(cfgs) % lanes, axis=0)])
-    values = _measure_groups(action, layout.pack(padded), layout)
-    return {name: np.asarray(v, np.float64).reshape(-1)[: len(cfgs)] for name, v in values.items()}
+    n = len(cfgs)
+    layout = choose_layout(cfgs.shape[1:], 64, 1, "cpu")  # large lattices one by one: no padding
+    if spare := -len(cfgs) % layout.group:
+        cfgs = np.concatenate([cfgs, np.repeat(cfgs[-1:], spare, axis=0)])
+    values = _measure_groups(action, layout.pack(cfgs), layout)
+    return {name: np.asarray(v, np.float64).reshape(-1)[:n] for name, v in values.items()}
 
 
 def _measure(action: Any, groups: jax.Array, layout: Layout) -> dict[str, jax.Array]:

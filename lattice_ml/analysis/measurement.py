@@ -1,7 +1,7 @@
 """`measure`: every observable of an ensemble with an honest error."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -40,21 +40,46 @@ def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None
     }
 
 
-def stored_series(ensemble: Any) -> dict[str, np.ndarray]:
-    """All histories `(n_chains, n_configs)`; primaries that were not stored are measured now."""
-    series = {name: ensemble.series(name) for name in ensemble.history}
-    if not set(known_primaries(ensemble.action)) <= set(series):
-        series |= remeasured_series(ensemble)
-    return series
+def stored_series(ensemble: Any) -> Mapping[str, np.ndarray]:
+    """All histories `(n_chains, n_configs)`; primaries that were not stored are measured now.
+
+    Histories are read when they are asked for, and not kept.
+    """
+    complete = set(known_primaries(ensemble.action)) <= set(ensemble.history)
+    return _Histories(ensemble, {} if complete else remeasured_series(ensemble))
+
+
+class _Histories(Mapping[str, np.ndarray]):
+    """Series that were measured now, and the stored ones, read from disk at every look."""
+
+    def __init__(self, ensemble: Any, measured: Mapping[str, np.ndarray]) -> None:
+        self._ensemble, self._measured = ensemble, measured
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._measured:
+            return self._measured[name]
+        if name not in self._ensemble.history:
+            raise KeyError(name)
+        series: np.ndarray = self._ensemble.series(name)
+        return series
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**dict.fromkeys(self._ensemble.history), **self._measured})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def remeasured_series(ensemble: Any) -> dict[str, np.ndarray]:
     """Primaries of all configurations, `(n_chains, n_configs)`, read in blocks."""
-    parts = [measure_configurations(ensemble.action, fields) for _, fields in ensemble.blocks()]
-    return {
-        name: np.concatenate([part[name] for part in parts]).reshape(-1, ensemble.n_chains).T
-        for name in parts[0]
+    series = {
+        name: np.empty((ensemble.n_configs, ensemble.n_chains))
+        for name in known_primaries(ensemble.action)
     }
+    for first, fields in ensemble.blocks():
+        for name, values in measure_configurations(ensemble.action, fields).items():
+            series[name].reshape(-1)[first : first + len(values)] = values
+    return {name: values.T for name, values in series.items()}
 
 
 def estimate_derived(

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from lattice_ml.ensemble import rows_in
 from lattice_ml.lattice import Lattice
 
 __all__ = ["TwoPoint", "bin_numbers", "two_point"]
 
 _BINS = 64
+_BIN_SITES = 1 << 24  # sites of all bins together, 128 MiB; on larger lattices there are fewer bins
+_PIECE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
     Args:
         ensemble: with `cfgs` and `blocks()`, or arrays in memory.
         n_bins: about so many bins are made, of whole chains or of consecutive parts of chains;
-            64 by default.
+            by default 64, on more than 512^2 sites fewer, down to 16, to need less memory.
         weights: use the ensemble's `log_weight` where it has one.
 
     Raises:
@@ -104,7 +107,8 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
     """
     lattice = Lattice(ensemble.shape)
     n_chains, n_configs = ensemble.n_chains, ensemble.n_configs
-    bins = bin_numbers(n_chains, n_configs, n_bins or _BINS)
+    n_bins = n_bins or max(16, min(_BINS, _BIN_SITES // lattice.volume))
+    bins = bin_numbers(n_chains, n_configs, n_bins)
     number = int(bins.max()) + 1
     if number < 2:
         raise ValueError(
@@ -118,11 +122,14 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
         weight /= weight.mean()
     sample_weights = weight.T.reshape(-1)
     sums = np.zeros((number, *lattice.shape))
-    for start, fields in ensemble.blocks():
-        here = slice(start, start + len(fields))
-        modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
-        scale = sample_weights[here].reshape(-1, *(1,) * lattice.ndim) / lattice.volume
-        np.add.at(sums, bins[here], scale * np.abs(modes) ** 2)
+    for start, block in ensemble.blocks():
+        rows = rows_in(_PIECE_BYTES, lattice.shape, block.dtype)
+        for first in range(0, len(block), rows):
+            fields = block[first : first + rows]
+            here = slice(start + first, start + first + len(fields))
+            modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
+            scale = sample_weights[here].reshape(-1, *(1,) * lattice.ndim) / lattice.volume
+            np.add.at(sums, bins[here], scale * np.abs(modes) ** 2)
     return TwoPoint(lattice, sums, np.bincount(bins, weights=sample_weights))
 
 

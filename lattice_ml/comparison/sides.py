@@ -17,6 +17,7 @@ from lattice_ml.analysis.evidence import Evidence, gather, pieces
 from lattice_ml.analysis.judging import stretch_starts
 from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.comparison.references import label_of
+from lattice_ml.ensemble import rows_in
 from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED
 from lattice_ml.statistics import Estimate, estimate
@@ -24,7 +25,8 @@ from lattice_ml.statistics.series import as_weights
 
 __all__ = ["Fields", "Side", "gather_side"]
 
-_FIELDS = 1024  # configurations that are compared as such
+_FIELDS = 1024  # configurations that are compared as such ...
+_FIELD_BYTES = 128 * 2**20  # ... of lattices up to 181^2; fewer of larger ones, down to 16
 
 Array = npt.NDArray[Any]
 
@@ -128,7 +130,8 @@ class Side:
         if not self.evidence.measured:
             return None
         total = self.weights.size
-        rows = np.unique(np.linspace(0, total - 1, min(total, _FIELDS)).astype(int))
+        n = max(16, min(_FIELDS, rows_in(_FIELD_BYTES, self.lattice.shape, np.float32)))
+        rows = np.unique(np.linspace(0, total - 1, min(total, n)).astype(int))
         weights = self.log_weights
         return Fields(
             np.asarray(self.ensemble.cfgs[rows], np.float32),
