@@ -3,7 +3,7 @@
 `run` is for notebooks and tests; `generate` writes what `blocks` yields to disk.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -15,7 +15,10 @@ import numpy as np
 from lattice_ml.engine import Engine, Program
 from lattice_ml.lattice import Lattice
 
-__all__ = ["Block", "Chains", "RunError", "blocks", "run"]
+__all__ = [
+    *("Block", "Chains", "RunError", "blocks", "run"),
+    *("block_spans", "programs", "restored", "warm_up_step", "warming"),
+]
 
 
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
@@ -164,20 +167,19 @@ def blocks(
     if split > 1:
         _check_splits(sampler)
     engine = Engine(key, lattice, n_chains, dtype, split)
-    room = 1 << (int(n_configs) - 1).bit_length()  # so that similar lengths share a program
-    size = min(engine.buffer_configs(thin, save_configs), room)
-    program = engine.program(
-        size=size, slots=max(size * thin, n_thermalise // _CHUNKS), save=save_configs
-    )
+    program, warm = programs(engine, n_configs, n_thermalise, thin, save_configs)
     if resume is None:
-        done, state = 0, engine.start(sampler, start)
-        sampler, state = _warm_up(engine, program, sampler, state, n_thermalise, on_warm_up)
+        done, first = 0, engine.start(sampler, start)
+        for trajectory, *reached in warming(warm, sampler, first, n_thermalise):
+            if trajectory:
+                on_warm_up(trajectory, reached[0])
+        sampler, state = reached
         tuned = sampler.tuned()
     else:
         done, arrays, tuned = resume
-        sampler = getattr(sampler, "retuned", partial(replace, sampler))(**tuned)
+        sampler = restored(sampler, tuned)
         state = engine.load(sampler, arrays)
-    step = min(block_configs or engine.block_configs(thin * sampler.forces), size)
+    spans = block_spans(program, done, n_configs, thin * sampler.forces, block_configs)
     watch = _Watch(sampler)
 
     def launch(state: Any, done: int, n: int) -> tuple[Any, Any]:
@@ -185,7 +187,6 @@ def blocks(
         state, output = program(sampler, state, first, n, thin)
         return state, (done, first + thin * np.arange(1, n + 1), output)
 
-    spans = _spans(done, n_configs, step)
     if spans:
         state, running = launch(state, *spans[0])
     for position in range(len(spans)):
@@ -194,29 +195,64 @@ def blocks(
             state, running = launch(state, *spans[position + 1])
         cfgs, history = program.collect(output)
         watch.check(history, trajectory)
-        yield Block(index, trajectory, cfgs, history, arrays, tuned, engine.chains)
+        block = Block(index, trajectory, cfgs, history, arrays, tuned, engine.chains)
+        del output, cfgs  # the largest arrays: nothing else may hold them
+        yield block
+        del block
 
 
-def _spans(done: int, n_configs: int, step: int) -> list[tuple[int, int]]:
-    """(first configuration, number) of the blocks still to do; they end at multiples of `step`."""
+def programs(
+    engine: Engine, n_configs: int, n_thermalise: int, thin: int, save_configs: bool
+) -> tuple[Program, Program]:
+    """The programs of production and of warm-up, which are one where that is as fast."""
+    room = 1 << (int(n_configs) - 1).bit_length()  # so that similar lengths share a program
+    size = min(engine.buffer_configs(thin, save_configs), room)
+    slots = max(size * thin, warm_up_step(n_thermalise))
+    program = engine.program(size=size, slots=slots, save=save_configs)
+    if program.bytes <= _SMALL:  # one compilation serves both
+        return program, program
+    return program, engine.program(size=1, slots=warm_up_step(n_thermalise), save=False)
+
+
+def warm_up_step(n_thermalise: int) -> int:
+    """Trajectories after each of which the tuner learns."""
+    return max(1, n_thermalise // _CHUNKS)
+
+
+def block_spans(
+    program: Program, done: int, n_configs: int, forces: int, block_configs: int | None = None
+) -> list[tuple[int, int]]:
+    """(first configuration, number) of the blocks still to do; they end at multiples of a length.
+
+    Args:
+        program: of the production.
+        done, n_configs: configurations that there are and that are asked for.
+        forces: per configuration.
+        block_configs: the length; chosen by default.
+    """
+    step = min(block_configs or program.engine.block_configs(forces), program.size)
     edges = [done, *range(done - done % step + step, n_configs, step), n_configs]
     return [(a, b - a) for a, b in pairwise(edges) if b > a]
 
 
-def _warm_up(
-    engine: Engine,
-    program: Program,
-    sampler: Any,
-    state: Any,
-    n_thermalise: int,
-    report: Callable[[int, Any], None],
-) -> tuple[Any, Any]:
-    """Thermalise and tune; the sampler that comes back is frozen."""
+def restored(sampler: Any, tuned: Mapping[str, float]) -> Any:
+    """The sampler with what an earlier warm-up has fixed."""
+    return getattr(sampler, "retuned", partial(replace, sampler))(**tuned)
+
+
+def warming(
+    program: Program, sampler: Any, state: Any, n_thermalise: int
+) -> Iterator[tuple[int, Any, Any]]:
+    """Thermalise and tune in steps: trajectories done, the sampler as tuned so far, the state.
+
+    The first step does nothing yet.  Each consumes the state of the one before; what the last
+    yields is frozen.
+    """
+    engine = program.engine
     tuner = sampler.tuner(engine.lattice, n_thermalise)
-    chunk = max(1, n_thermalise // _CHUNKS)
-    if program.slots < chunk or program.bytes > _SMALL:  # else one compilation serves both
-        program = engine.program(size=1, slots=chunk, save=False)
+    chunk = warm_up_step(n_thermalise)
     done = 0
+    yield done, tuner.sampler, state
     while done < n_thermalise:
         n = min(chunk, n_thermalise - done)
         state, output = program(tuner.sampler, state, done, 1, n)
@@ -224,8 +260,7 @@ def _warm_up(
         done += n
         means = {name: float(np.mean(value)) for name, value in history.items()}
         tuner.update(done, means, partial(engine.fields, state))
-        report(done, tuner.sampler)
-    return tuner.sampler, state
+        yield done, tuner.sampler, state
 
 
 class _Watch:

@@ -19,7 +19,7 @@ from typing import Any
 
 __all__ = [
     *("ALONE", "CPU_FLAGS", "PeerError", "Team", "join", "keep_freed_memory", "launched", "leave"),
-    *("team", "usable_cores", "use_all_cores"),
+    *("return_freed_memory", "team", "usable_cores", "use_all_cores"),
 ]
 
 # For programs that keep to one core: XLA's threads only hurt small arrays, and by default it uses
@@ -89,10 +89,20 @@ def keep_freed_memory() -> None:
     elsewhere.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
+    if (mallopt := _c_function("mallopt")) is not None:
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def return_freed_memory() -> None:
+    """Give the system what the C library keeps; has no effect elsewhere than with glibc."""
+    if (malloc_trim := _c_function("malloc_trim")) is not None:
+        malloc_trim(0)
+
+
+def _c_function(name: str) -> Any:
+    """A function of the C library, or None where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 @dataclass(frozen=True)

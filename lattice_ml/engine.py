@@ -50,9 +50,14 @@ class Engine:
         first = count * jax.process_index()
         # Chains that only fill groups up repeat the last one of all.
         self.slots = np.minimum(np.arange(first, first + count), n_chains - 1)
-        self.chains = range(min(first, n_chains), min(first + count, n_chains))
+        self.chains = self.share(jax.process_index())
         words = randomness.chain_keys(key, count, first)
         self.keys = tuple(self._put(np.asarray(word).reshape(here, -1)) for word in words)
+
+    def share(self, rank: int) -> range:
+        """The chains that a process runs and stores; none where there are more processes."""
+        count = len(self.slots)
+        return range(*(min(first, self.n_chains) for first in (rank * count, (rank + 1) * count)))
 
     def buffer_configs(self, thin: int, save: bool) -> int:
         """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
@@ -186,21 +191,14 @@ class Program:
             The new state (the old one is consumed) and what `collect` makes arrays of, both still
             being computed.
         """
-        engine = self.engine
-        state, cfgs, history = _advance(
-            sampler,
-            state,
-            engine.keys,
-            first,
-            n,
-            thin,
-            slots=self.slots,
-            size=self.size,
-            save=self.save,
-            layout=engine.layout,
-            mesh=engine.mesh,
-        )
+        keys, shapes = self.engine.keys, self._shapes()
+        state, cfgs, history = _advance(sampler, state, keys, first, n, thin, **shapes)
         return state, (n, cfgs, history)
+
+    def memory(self, sampler: Any, state: Any) -> Any:
+        """What a call takes of a device, as XLA counts it in bytes; compiles, and runs nothing."""
+        lowered = _advance.lower(sampler, state, self.engine.keys, 0, 1, 1, **self._shapes())
+        return lowered.compile().memory_analysis()
 
     def collect(self, output: Any) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         """Wait for this process's configurations `(n, n_here, *L)`, or None, and all histories.
@@ -222,6 +220,11 @@ class Program:
             fields[:, engine.local(shard.index)[0], :, sites] = rows.transpose(1, 0, 3, 2)
         chains = fields.reshape(n, -1, *layout.shape)
         return chains[:, : len(engine.chains)], series
+
+    def _shapes(self) -> dict[str, Any]:
+        """What is compiled for."""
+        sizes = {"slots": self.slots, "size": self.size, "save": self.save}
+        return sizes | {"layout": self.engine.layout, "mesh": self.engine.mesh}
 
 
 def _spec(leaf: Any, layout: Layout) -> PartitionSpec:

@@ -13,27 +13,25 @@ Checksums are on, compression is off, and nothing depends on the clock: equal ru
 for byte.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import math
 import os
-import socket
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    *("FORMAT_VERSION", "StorageError", "check_shards", "columns", "create_dataset", "datasets"),
-    *("describe_folder", "entry", "read_manifest", "read_seconds", "read_state"),
-    *("release_lock", "replacing", "take_lock", "write_manifest", "write_seconds", "write_shard"),
+    *("CONFIG", "FORMAT_VERSION", "StorageError", "check_shards", "columns", "create_dataset"),
+    *("datasets", "describe_folder", "entry", "make_folder", "manifest_image", "name_file"),
+    *("read_manifest", "read_seconds", "read_state", "replacing", "shard_image"),
+    *("write_manifest", "write_seconds", "write_shard"),
 ]
 
 FORMAT_VERSION = 1
@@ -41,12 +39,13 @@ MANIFEST = "manifest.json"
 INDEX = "ensemble.h5"
 SHARDS = "shards"
 COST = "cost.json"
-LOCK = "lock"
+CONFIG = "config.toml"
 TEMPORARY = ".tmp"
 
 _CHUNK_BYTES = 2**20
 
 Array = npt.NDArray[Any]
+Columns = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # dtype and shape of one row
 
 
 class StorageError(Exception):
@@ -66,9 +65,25 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            name_file(error, path)
         raise
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Say which file an error is about, where a write has not."""
+    if error.filename is None:
+        error.filename = str(path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that a crash does not take their names back."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
 
 
 def read_manifest(
@@ -95,7 +110,12 @@ def read_manifest(
 def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Replace `manifest.json`."""
     with replacing(directory / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        temporary.write_bytes(manifest_image(manifest))
+
+
+def manifest_image(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of `manifest.json`."""
+    return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
 def write_shard(
@@ -109,17 +129,22 @@ def write_shard(
         rows: (N, ...) per dataset name; needs `chain`.
         state: arrays of any shape.
     """
-    image = io.BytesIO()  # in memory first: HDF5 does not survive a full disk
+    path = directory / SHARDS / f"c{first:08d}-n{rows['chain'][0]:04d}.h5"
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_bytes(shard_image(rows, state))
+    return entry(path, first, rows["chain"])
+
+
+def shard_image(rows: Mapping[str, Array], state: Mapping[str, Array]) -> memoryview:
+    """The bytes of a shard, in memory first: HDF5 does not survive a full disk."""
+    image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.create_group("state")
         datasets = dict(rows) | {f"state/{name}": array for name, array in state.items()}
         for name, array in sorted(datasets.items()):
             create_dataset(file, name, array.shape, array.dtype)[...] = array
-    path = directory / SHARDS / f"c{first:08d}-n{rows['chain'][0]:04d}.h5"
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_bytes(image.getbuffer())
-    return entry(path, first, rows["chain"])
+    return image.getbuffer()
 
 
 def read_seconds(directory: Path) -> float | None:
@@ -161,7 +186,7 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     return found
 
 
-def columns(shard: Path) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+def columns(shard: Path) -> Columns:
     """Return the dtype and the shape of one row of each dataset, the state's left out."""
     with h5py.File(shard) as file:
         rows = {n: (d.dtype, d.shape[1:]) for n, d in datasets(file).items()}
@@ -202,41 +227,6 @@ def describe_folder(directory: Path) -> str:
         return "it is a file" if directory.exists() else "no such directory"
     names = sorted(path.name for path in directory.iterdir())
     return "found " + (", ".join(names[:5]) + ", ..." * (len(names) > 5) if names else "nothing")
-
-
-def take_lock(directory: Path) -> TextIO:
-    """Open and lock the lock file; the system drops the lock of a process that has died.
-
-    Raises:
-        StorageError: a live process holds it.
-    """
-    path = directory / LOCK
-    while True:
-        lock = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with lock:
-                lock.seek(0)
-                owner = lock.read().strip()
-            raise StorageError(
-                f"{directory} is being written by {owner}; wait or stop it"
-            ) from None
-        except OSError as error:  # Lustre mounted without flock
-            warnings.warn(f"{path}: {error}; do not start this run twice", stacklevel=3)
-        if os.fstat(lock.fileno()).st_nlink:
-            break
-        lock.close()  # its owner removed it between our two calls
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
-    return lock
-
-
-def release_lock(lock: TextIO) -> None:
-    """Remove the lock file and let go of it."""
-    with lock:
-        Path(lock.name).unlink(missing_ok=True)
 
 
 def entry(path: Path, first: int, chain: Array) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """`generate`: run chains into a directory that survives whatever interrupts it."""
 
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from lattice_ml.ensemble import Ensemble, open_ensemble
 from lattice_ml.session import Interrupted, Progress, Watch, provenance, watching, write_config
 from lattice_ml.storage import Run, StorageError, open_run
 
-__all__ = ["Interrupted", "generate"]
+__all__ = ["Interrupted", "generate", "starting_fields"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = ("acceptance", "swap_acceptance")  # of the histories, while a run goes on
 
 
@@ -56,9 +59,9 @@ def generate(
     """
     settings, processes = job.chain, team()
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
-    start = "hot" if begun else _start(settings.start)
+    start = "hot" if begun else starting_fields(settings.start)
     run = open_run(out, job.config, provenance=provenance("generate"), team=processes)
-    with run, watching(time_limit) as watch:
+    with run, watching(time_limit) as watch, _saying_what_is_safe(run, settings.n_configs):
         processes.first(lambda: write_config(run.directory, job.config))
         state = run.state()
         parts = chain.blocks(
@@ -91,6 +94,7 @@ def generate(
                     part.history["magnetisation"],
                 )
             )
+            del part  # the next block needs its memory
             if run.n_done < settings.n_configs and watch.agree(processes):
                 run.finish()
                 watch.stop(
@@ -99,6 +103,21 @@ def generate(
                 )
         run.finish()
     return open_ensemble(out)
+
+
+@contextmanager
+def _saying_what_is_safe(run: Run, n_configs: int) -> Iterator[None]:
+    """Add to an error of the file system what it left and what to do."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free or find space" if error.errno in _FULL else "mend that"
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {run.n_done} of {n_configs} configurations per chain are safe in "
+            f"{run.directory}; {remedy}, and the same command goes on from there",
+            error.filename,
+        ) from error
 
 
 def _commit(run: Run, part: chain.Block) -> None:
@@ -123,7 +142,7 @@ def _warm(
         watch.stop(" during the warm-up: nothing was kept yet; the same command starts again")
 
 
-def _start(start: str) -> str | np.ndarray:
+def starting_fields(start: str) -> str | np.ndarray:
     """Resolve chain.start: hot, cold, or the last configurations of an ensemble."""
     if start in ("hot", "cold"):
         return start

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml import files, model_files
+from lattice_ml import files, locks, model_files
 from lattice_ml.files import StorageError
 from lattice_ml.model_files import MANIFEST, THEORIES, Stage
 from lattice_ml.session import write_config
 
 __all__ = ["ModelRun", "open_model_run"]
 
-_METRICS, _CHECKPOINTS, _CONFIG = "metrics.jsonl", "checkpoints", "config.toml"
+_METRICS, _CHECKPOINTS = "metrics.jsonl", "checkpoints"
 _FREE = ("training.checkpoint_every", "sampling.")  # what leaves the weights alone and may change
 
 
@@ -55,7 +55,7 @@ def open_model_run(
     directory = Path(directory)
     _check_not_foreign(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    lock = files.take_lock(directory)
+    lock = locks.take_lock(directory)
     try:
         asked = json.loads(json.dumps({"config": config, "stages": stages, "parent": parent}))
         if (directory / MANIFEST).exists():
@@ -69,7 +69,7 @@ def open_model_run(
         write_config(directory, config)
         return ModelRun(directory, manifest, lock, dict(provenance))
     except BaseException:
-        files.release_lock(lock)
+        locks.release_lock(lock)
         raise
 
 
@@ -112,7 +112,7 @@ class ModelRun:
     ) -> None:
         """Release the lock; what is committed stays."""
         self._checkpoints.close()
-        files.release_lock(self._lock)
+        locks.release_lock(self._lock)
 
     @property
     def finished(self) -> bool:
@@ -207,8 +207,8 @@ def _check_not_foreign(directory: Path) -> None:
         raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a model")
     if not directory.exists() or (directory / MANIFEST).exists():
         return
-    begun = {files.LOCK, _CONFIG, THEORIES, _METRICS, _CHECKPOINTS}
-    begun |= {name + files.TEMPORARY for name in (MANIFEST, THEORIES)}
+    begun = {locks.LOCK, files.CONFIG, THEORIES, _METRICS, _CHECKPOINTS}
+    begun |= {name + files.TEMPORARY for name in (MANIFEST, THEORIES, files.CONFIG)}
     if not begun.issuperset(path.name for path in directory.iterdir()):
         raise StorageError(
             f"{directory} is neither empty nor a model: {files.describe_folder(directory)}, "

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_ml import files, shards
+from lattice_ml import files, locks, shards
 from lattice_ml.files import FORMAT_VERSION, StorageError
 
-__all__ = ["check_layout", "check_not_foreign", "json_copy", "resumed"]
+__all__ = ["check_layout", "check_not_foreign", "found", "json_copy", "resumed"]
 
 
 def resumed(
@@ -21,26 +21,35 @@ def resumed(
     """Return the manifest to go on from, after checking everything that it names."""
     for stray in _strays(directory):
         stray.unlink()
-    recorded = {
-        "format_version": FORMAT_VERSION,
-        **asked,
-        "provenance": [],
-        "tuned": {},
-        "shards": [],
-    }
-    if (directory / files.MANIFEST).exists():
-        recorded = files.read_manifest(directory)
-        files.check_shards(directory, recorded["shards"], hashes=True)
-    n_chains = asked["config"]["chain"]["n_chains"]
-    unrecorded = shards.unrecorded_shards(directory, recorded["shards"], n_chains)
-    committed = recorded["shards"] + unrecorded
-    if committed:  # a run that kept nothing binds nobody
-        _check_same(directory, recorded, asked, growable, free)
+    recorded, committed = found(directory, asked, growable, free)
+    for path in shards.uncommitted(directory, committed):
+        path.unlink()
     provenance = _provenance(recorded["provenance"], made_by, committed)
     manifest = recorded | asked | {"provenance": provenance, "shards": committed}
     if manifest != recorded:
         files.write_manifest(directory, manifest)
     return manifest
+
+
+def found(
+    directory: Path,
+    asked: dict[str, Any],
+    growable: Sequence[str],
+    free: Sequence[str],
+    hashes: bool = True,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the manifest, a new one where there is none, and every shard that was committed."""
+    recorded: dict[str, Any] = {"format_version": FORMAT_VERSION} | asked
+    recorded |= {"provenance": [], "tuned": {}, "shards": []}
+    if (directory / files.MANIFEST).exists():
+        recorded = files.read_manifest(directory)
+        files.check_shards(directory, recorded["shards"], hashes=hashes)
+    n_chains = asked["config"]["chain"]["n_chains"]
+    unrecorded = shards.unrecorded_shards(directory, recorded["shards"], n_chains)
+    committed = recorded["shards"] + unrecorded
+    if committed:  # a run that kept nothing binds nobody
+        _check_same(directory, recorded, asked, growable, free)
+    return recorded, committed
 
 
 def _provenance(
@@ -112,7 +121,7 @@ def check_not_foreign(directory: Path) -> None:
         raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a run")
     if not directory.exists() or (directory / files.MANIFEST).exists():
         return
-    ours = {directory / files.LOCK, *_strays(directory)}
+    ours = {directory / locks.LOCK, *_strays(directory)}
     if not ours.issuperset(directory.iterdir()):
         raise StorageError(
             f"{directory} is neither empty nor a run: {files.describe_folder(directory)}, "
@@ -122,8 +131,7 @@ def check_not_foreign(directory: Path) -> None:
 
 def _strays(directory: Path) -> list[Path]:
     """Return the temporary files that a process left when it died."""
-    strays = [
-        directory / (name + files.TEMPORARY) for name in (files.MANIFEST, files.INDEX, files.COST)
-    ]
+    names = (files.MANIFEST, files.INDEX, files.COST, files.CONFIG)
+    strays = [directory / (name + files.TEMPORARY) for name in names]
     strays += (directory / files.SHARDS).glob("*" + files.TEMPORARY)
     return [path for path in strays if path.exists()]

@@ -16,12 +16,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from lattice_ml import files
 from lattice_ml.distributed import Team
 
 __all__ = [
     "Interrupted",
     "Progress",
     "Watch",
+    "as_toml",
     "compile_times",
     "provenance",
     "watching",
@@ -132,14 +134,20 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """The resolved config beside the output, as TOML that the same verb reads."""
+    """The resolved config beside the output."""
+    with files.replacing(directory / files.CONFIG) as temporary:
+        temporary.write_text(as_toml(config), encoding="utf-8")
+
+
+def as_toml(config: Mapping[str, Any]) -> str:
+    """A resolved config as TOML that the same verb reads."""
     lines = [f"seed = {config['seed']}"]
     for section, table in config.items():
         if isinstance(table, Mapping):
             lines += ["", f"[{section}]"]
             given = {key: value for key, value in table.items() if value is not None}
             lines += [f"{key} = {json.dumps(value)}" for key, value in given.items()]
-    (directory / "config.toml").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _git_revision() -> str | None:

@@ -20,7 +20,10 @@ import numpy.typing as npt
 from lattice_ml import files
 from lattice_ml.files import StorageError
 
-__all__ = ["Shard", "attributes", "n_configs", "shards", "unrecorded_shards", "write_index"]
+__all__ = [
+    *("Shard", "attributes", "index_image", "n_configs", "shards", "uncommitted"),
+    *("unrecorded_shards", "write_index"),
+]
 
 _NAME = re.compile(r"c(\d{8,})-n(\d{4,})\.h5")  # first configuration, first chain
 
@@ -96,8 +99,7 @@ def unrecorded_shards(
 ) -> list[dict[str, Any]]:
     """Return entries for shards that were renamed just before the process died.
 
-    Shards of some chains to which those of the others are missing, because their process was
-    lost, are deleted.
+    Those of some chains count only where all the others are there as well.
 
     Raises:
         StorageError: a shard does not begin where the one before it ends, or is damaged.
@@ -119,10 +121,13 @@ def unrecorded_shards(
             reached += entry["n_chains"] if entry["first_chain"] == reached else 0
         if reached == n_chains and len({entry["n_configs"] for entry in new}) == 1:
             found += new
-        else:
-            for path in paths:
-                path.unlink()
     return found[len(entries) :]
+
+
+def uncommitted(directory: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Return shards that no entry names: their process, or another one of the run, was lost."""
+    known = {entry["file"] for entry in entries}
+    return [directory / files.SHARDS / m[0] for m in _matches(directory) if m[0] not in known]
 
 
 def attributes(config: Mapping[str, Any], n_configs: int) -> dict[str, Any]:
@@ -141,8 +146,16 @@ def write_index(
     directory: Path, config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write `ensemble.h5`, the rows of all shards as one file, anew."""
-    parts = shards(directory, {"config": config, "shards": entries})
-    layout = files.columns(parts[0].path) if parts else {}
+    layout = files.columns(directory / files.SHARDS / entries[0]["file"]) if entries else {}
+    with files.replacing(directory / files.INDEX) as temporary:
+        temporary.write_bytes(index_image(config, entries, layout))
+
+
+def index_image(
+    config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], layout: files.Columns
+) -> memoryview:
+    """The bytes of `ensemble.h5`."""
+    parts = shards(Path(), {"config": config, "shards": entries})
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.attrs.update(attributes(config, n_configs(entries)))
@@ -159,8 +172,7 @@ def write_index(
                 virtual[rows] = h5py.VirtualSource(source, name, (n, *row))
             fill = np.nan if dtype.kind == "f" else -1
             file.create_virtual_dataset(name, virtual, fillvalue=fill)
-    with files.replacing(directory / files.INDEX) as temporary:
-        temporary.write_bytes(image.getbuffer())
+    return image.getbuffer()
 
 
 def _matches(directory: Path) -> Iterator[re.Match[str]]:

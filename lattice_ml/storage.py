@@ -26,13 +26,14 @@ from typing import Any, Self, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import files, resuming, shards
+from lattice_ml import files, locks, resuming, shards
 from lattice_ml.distributed import ALONE, Team
 from lattice_ml.files import StorageError
 
-__all__ = ["Run", "StorageError", "open_run"]
+__all__ = ["Run", "StorageError", "look", "open_run"]
 
 Array = npt.NDArray[Any]
+_GROWABLE = ("chain.n_configs",)
 
 
 def open_run(
@@ -41,7 +42,7 @@ def open_run(
     *,
     provenance: Mapping[str, Any],
     parent: str | None = None,
-    growable: Sequence[str] = ("chain.n_configs",),
+    growable: Sequence[str] = _GROWABLE,
     free: Sequence[str] = (),
     team: Team = ALONE,
 ) -> "Run":
@@ -74,14 +75,14 @@ def open_run(
     def prepare() -> dict[str, Any]:
         nonlocal lock
         resuming.check_not_foreign(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = files.take_lock(directory)
+        files.make_folder(directory)
+        lock = locks.take_lock(directory)
         try:
             return resuming.resumed(
                 directory, asked, resuming.json_copy("provenance", provenance), growable, free
             )
         except BaseException:
-            files.release_lock(lock)
+            locks.release_lock(lock)
             raise
 
     manifest = team.first(prepare)
@@ -92,6 +93,22 @@ def open_run(
         run.__exit__(None, None, None)
         raise
     return run
+
+
+def look(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest that `open_run` would go on from, and None where nothing was kept yet.
+
+    Writes nothing, and compares the sizes of shards but not their checksums.
+
+    Raises:
+        StorageError: where `open_run` would.
+    """
+    directory = Path(directory)
+    asked: dict[str, Any] = {"config": resuming.json_copy("config", config), "parent": None}
+    resuming.check_layout(asked["config"])
+    resuming.check_not_foreign(directory)
+    recorded, committed = resuming.found(directory, asked, _GROWABLE, (), hashes=False)
+    return recorded | {"shards": committed} if committed else None
 
 
 class Run:
@@ -124,7 +141,7 @@ class Run:
     ) -> None:
         """Release the lock; what is committed stays."""
         if self._lock is not None:
-            files.release_lock(self._lock)
+            locks.release_lock(self._lock)
 
     @property
     def n_done(self) -> int:
@@ -211,6 +228,7 @@ class Run:
 
         entries = [entry for entry in self.team.together(write) if entry is not None]
         self._update(shards=[*self.manifest["shards"], *entries])
+        self.team.first(self._count_seconds)
 
     def finish(self) -> None:
         """Write `ensemble.h5` anew, which shows all shards as one file; may be called any time."""
@@ -259,11 +277,5 @@ class Run:
 
     def _update(self, **entries: object) -> None:
         manifest = self.manifest | entries
-
-        def write() -> None:
-            files.write_manifest(self.directory, manifest)
-            if "shards" in entries:
-                self._count_seconds()
-
-        self.team.first(write)
+        self.team.first(lambda: files.write_manifest(self.directory, manifest))
         self.manifest = manifest

@@ -22,7 +22,7 @@ MODULES = {
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
     *("_pytree", "distributed", "randomness", "statistics", "arguments"),
-    *("files", "shards", "resuming", "storage"),
+    *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
     *("analysis", "correction", "models"),
@@ -32,6 +32,8 @@ ORDER = [
         "config",
         "session",
         "generation",
+        "calibration",
+        "forecast",
         "extrapolation",
         "comparison",
     ),
@@ -46,7 +48,11 @@ APART = {
     "arguments": ORDER,
     "integrators": ORDER,
     "shards": [name for name in ORDER if name != "files"],
-    "storage": [n for n in ORDER if n not in ("distributed", "files", "shards", "resuming")],
+    "storage": [
+        name
+        for name in ORDER
+        if name not in ("distributed", "files", "locks", "shards", "resuming")
+    ],
     "samplers": ["files", "shards", "storage", "statistics", "conventions"],
     "observables": ["samplers", "conventions"],
     "chain": ["files", "shards", "storage", "statistics", "conventions", "samplers"],

@@ -1,6 +1,5 @@
 """`generate`: whatever ends a run, the same command goes on and the numbers do not know."""
 
-import errno
 import functools
 import json
 import multiprocessing
@@ -320,23 +319,3 @@ def test_diverging_dynamics_stop_and_say_what_to_change(tmp_path):
     with pytest.raises(chain.RunError, match=r"\|dH\| > 1000 .* make sampler\.step_size smaller"):
         run(tmp_path, sampler_n_steps=10, sampler_step_size=2.0, chain_start="cold")
     assert shards(tmp_path) == []
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_fails_leaves_what_was_committed(reference, tmp_path, monkeypatch, code):
-    write = Path.write_bytes
-
-    def fail(path, data):
-        if path.name.startswith("c00000003"):
-            path.touch()
-            raise OSError(code, os.strerror(code), str(path))
-        return write(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", fail)
-        with pytest.raises(OSError, match=os.strerror(code)):
-            run(tmp_path)
-    kept = stamps(tmp_path)
-    assert len(kept) == 3
-    assert_same_numbers(run(tmp_path), reference)
-    assert kept.items() <= stamps(tmp_path).items()

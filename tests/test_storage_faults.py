@@ -1,7 +1,6 @@
 """A run on disk, when the process dies or the disk fails: committed configurations stay."""
 
 import errno
-import itertools
 import os
 import signal
 import subprocess
@@ -12,8 +11,6 @@ from pathlib import Path
 import h5py
 import pytest
 from storage_runs import (
-    BLOCK,
-    block,
     config,
     contents,
     flip_a_byte,
@@ -24,56 +21,6 @@ from storage_runs import (
 
 from lattice_ml import files
 from lattice_ml.storage import open_run
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing on disk changes after it."""
-
-
-def dying_at(monkeypatch, kth):
-    """Die just before the k-th call that changes the disk; a write dies half-way."""
-    calls = 0
-
-    def counted(function, half=None):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == kth and half:
-                half(*args)
-            if calls >= kth:
-                raise Killed
-            return function(*args, **kwargs)
-
-        return call
-
-    def half_bytes(path, data):
-        with path.open("wb") as file:
-            file.write(bytes(data)[: len(data) // 2])
-
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, counted(getattr(os, name)))
-    for name in ("unlink", "write_text", "mkdir"):
-        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
-    monkeypatch.setattr(Path, "write_bytes", counted(Path.write_bytes, half_bytes))
-
-
-def test_a_run_killed_at_any_step_goes_on_to_the_same_bytes(finished_run, tmp_path):
-    for kth in itertools.count(1):
-        directory = tmp_path / str(kth)
-        with pytest.MonkeyPatch.context() as patch:
-            dying_at(patch, kth)
-            try:
-                generate(directory)
-                break  # there is no k-th call
-            except Killed:
-                pass
-        on_disk = len(list(directory.glob("shards/*.h5")))
-        with open_run(directory, config(), provenance={"version": "1"}) as run:
-            assert run.n_done == BLOCK * on_disk
-        generate(directory)
-        assert contents(directory) == contents(finished_run), f"killed at call {kth}"
-    assert kth > 30
-
 
 CHILD = """
 import sys
@@ -112,25 +59,6 @@ def test_a_shard_without_an_entry_belongs_to_the_run(run_copy):
     with open_run(run_copy, config(), provenance={"version": "1"}) as run:
         assert run.n_done == 6
     assert files.read_manifest(run_copy) == manifest
-
-
-def test_a_full_disk_leaves_what_was_committed(run_copy, monkeypatch):
-    def full(path, data):
-        path.touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    asked = config(chain={"n_configs": 8})
-    with (
-        open_run(run_copy, asked, provenance={"version": "1"}) as run,
-        monkeypatch.context() as patch,
-    ):
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
-            run.append(*block(6))
-        assert run.n_done == 6
-    assert not list(run_copy.rglob("*.tmp"))
-    generate(run_copy, asked)
-    assert shard(run_copy, 6).exists()
 
 
 def test_a_read_only_directory_is_the_systems_error(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.output import write_text
 from lattice_ml.distributed import CPU_FLAGS
 
 __all__ = ["bench_command"]
@@ -58,7 +59,7 @@ def bench_command(arguments: list[str]) -> int:
         found_records[plan.name] = _run(plan, options, earlier)
         if options.json:  # after each: they take long
             text = json.dumps(found_records, indent=1, allow_nan=False)
-            Path(options.json).write_text(text + "\n", encoding="utf-8")
+            write_text(options.json, text + "\n")
     return 0
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.output import write_text
 
 __all__ = ["extrapolate_command", "lines"]
 
@@ -45,7 +45,7 @@ def extrapolate_command(arguments: list[str]) -> int:
     print("\n".join(lines(found)))
     if options.json:
         text = json.dumps(found, indent=1, allow_nan=False)
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
+        write_text(options.json, text + "\n")
     if options.out:
         print(f"page: {extrapolation_figures.write(found, options.out)}")
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lattice_ml import distributed
+from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.commands.environment import configure_jax
 
 __all__ = ["generate_command"]
@@ -31,6 +32,9 @@ class GenerateOptions:
         distributed: be one of several processes that share the chains; by itself where srun or
             mpirun start more than one.
         heartbeat: a process that does not answer for so long is lost, and ends the others.
+        dry_run: print devices, memory, size on disk and time, from some seconds of calibration,
+            and write nothing.
+        json: a file for what a dry run finds.
     """
 
     out: str | None = None
@@ -39,6 +43,8 @@ class GenerateOptions:
     split: int = 1
     distributed: bool = False
     heartbeat: str = "30s"
+    dry_run: bool = False
+    json: str | None = None
 
 
 def generate_command(arguments: list[str]) -> int:
@@ -59,6 +65,11 @@ def generate_command(arguments: list[str]) -> int:
         processes = distributed.join(seconds(options.heartbeat))
     out = Path(options.out or Path("runs") / Path(file).stem)
     jobs = _sweep(words, options.sweep, file, out)
+    if options.json and not options.dry_run:
+        raise ValueError("--json FILE of generate is for --dry-run; measure has one for results")
+    if options.dry_run:
+        dry_run(jobs, left, options.json, options.split, processes.leads)
+        return 0
     try:
         for job, directory in jobs:
             begin = time.monotonic()

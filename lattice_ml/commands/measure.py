@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.output import write_text
 
 __all__ = ["check_command", "measure_command"]
 
@@ -122,4 +123,4 @@ def _write_json(path: str, table: Any) -> None:
             return [clean(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    Path(path).write_text(json.dumps(clean(table), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(clean(table), indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,177 @@
+"""`lattice-ml generate --dry-run`: what runs would take, as lines or as JSON."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lattice_ml.commands.output import write_text
+
+__all__ = ["dry_run"]
+
+_SIZES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+_SPANS = {"s": 1.0, "min": 60.0, "h": 3600.0, "days": 86400.0}
+
+
+def dry_run(
+    jobs: Sequence[tuple[Any, Path]],
+    time_limit: float | None,
+    file: str | None,
+    split: int,
+    leads: bool,
+) -> None:
+    """Print what the jobs would take, and write it as JSON where a file is given.
+
+    Args:
+        jobs: and their directories.
+        time_limit: seconds that a call of `generate` may take.
+        file: for {directory: what `forecast.Forecast` has}.
+        split: devices over which each lattice is spread.
+        leads: whether this process speaks for all.
+    """
+    from lattice_ml.forecast import forecasts
+
+    found = []
+    for (job, _), forecast in zip(jobs, forecasts(jobs, split), strict=True):
+        found.append(forecast)
+        if leads:
+            print("\n".join(_lines(job, forecast)))
+    if not leads:
+        return
+    if len(found) > 1:
+        print(_sum(found))
+    if time_limit is not None:
+        print(f"with --time-limit: {_calls(found, time_limit)}")
+    print("nothing was run into these directories")
+    if file is not None:
+        text = {forecast.directory: dataclasses.asdict(forecast) for forecast in found}
+        write_text(file, json.dumps(text, indent=1) + "\n")
+
+
+def _lines(job: Any, forecast: Any) -> list[str]:
+    """One job."""
+    rows = {
+        "run": _run(job, forecast),
+        "sampler": _sampler(forecast),
+        "devices": _devices(forecast.devices),
+        "layout": _layout(forecast),
+        "memory": _memory(forecast),
+        "disk": _disk(job, forecast),
+        "time": _time(job, forecast),
+    }
+    return [forecast.directory, *(f"  {name:<8} {text}" for name, text in rows.items())]
+
+
+def _run(job: Any, forecast: Any) -> str:
+    shape = " x ".join(map(str, job.lattice.shape))
+    chains, n = job.chain.n_chains, forecast.n_configs
+    left = f", {forecast.n_done:,} of them are there" if forecast.n_done else ""
+    return f"{chains:,} chains x {n:,} configurations of {shape}{left}"
+
+
+def _sampler(forecast: Any) -> str:
+    settings = ", ".join(f"{name} {value:.4g}" for name, value in forecast.tuned.items())
+    if not forecast.calibrated:
+        return f"{forecast.sampler} {settings}".strip()
+    least, most, _ = forecast.forces
+    whose = "that of an earlier job" if forecast.shared else "the calibration"
+    return (
+        f"{forecast.sampler} {settings}: from a warm-up of {forecast.calibrated} trajectories "
+        f"({whose}), in which the forces per trajectory went from {least:,} to {most:,}"
+    )
+
+
+def _devices(devices: Any) -> str:
+    mesh = " x ".join(f"{n} {axis}" for axis, n in devices.mesh.items())
+    processes = f"{devices.n_processes} process" + "es" * (devices.n_processes > 1)
+    return f"{devices.n_devices} x {devices.kind} in {processes}, mesh {mesh}"
+
+
+def _layout(forecast: Any) -> str:
+    devices = forecast.devices
+    idle = f", {devices.idle:,} places idle" if devices.idle else ""
+    return (
+        f"{devices.groups:,} x {devices.group:,} chains per device ({devices.layout}){idle}; "
+        f"blocks of {forecast.block_configs:,} configurations per chain"
+    )
+
+
+def _memory(forecast: Any) -> str:
+    memory = forecast.memory
+    device = (
+        f"{_size(memory.device)} per device (state {_size(memory.state)}, blocks "
+        f"{_size(memory.blocks)}, temporaries {_size(memory.temporaries)})"
+    )
+    text = f"{device}{_of(memory.device, memory.device_limit)}; process {_size(memory.process)}"
+    if forecast.devices.platform == "cpu":
+        text += " with its devices"
+    return text + _of(memory.process, memory.process_limit)
+
+
+def _disk(job: Any, forecast: Any) -> str:
+    disk = forecast.disk
+    what = "" if job.output.save_configs else " (histories only)"
+    left = f", {_size(disk.to_write)} still to write" if forecast.n_done else ""
+    return (
+        f"{_size(disk.total)} in {disk.n_shards:,} shards of at most {_size(disk.shard)}{left}; "
+        f"{disk.per_config:,.0f} bytes per configuration{what}"
+        + _of(disk.to_write, disk.free, "free")
+    )
+
+
+def _time(job: Any, forecast: Any) -> str:
+    seconds = forecast.seconds
+    warm_up = f"warm-up of {job.chain.n_thermalise:,} trajectories {_span(seconds.warm_up)}, "
+    text = (
+        f"{_span(seconds.total)}: start and compilation {_span(seconds.setup)}, "
+        f"{warm_up if seconds.warm_up else ''}production {_span(seconds.production)}"
+    )
+    if seconds.high > seconds.low:
+        text += f"; {_span(seconds.low)} to {_span(seconds.high)} with the forces above"
+    return text
+
+
+def _sum(found: Sequence[Any]) -> str:
+    total, low, high = (
+        sum(getattr(f.seconds, name) for f in found) for name in ("total", "low", "high")
+    )
+    spread = f" ({_span(low)} to {_span(high)})" if high > low else ""
+    disk, write = (sum(getattr(f.disk, name) for f in found) for name in ("total", "to_write"))
+    return (
+        f"all {len(found)}: {_size(disk)} on disk{_of(write, found[0].disk.free, 'free')}, "
+        f"{_span(total)}{spread}, at most {_size(max(f.memory.process for f in found))} of memory"
+    )
+
+
+def _calls(found: Sequence[Any], limit: float) -> str:
+    """How often the command would have to be given; each time it starts and compiles anew."""
+    setup = max(f.seconds.setup for f in found)
+    work = sum(f.seconds.warm_up + f.seconds.production for f in found)
+    longest = max(f.seconds.warm_up for f in found)
+    if limit <= setup:
+        return f"a call would not get beyond its start of {_span(setup)}"
+    n = max(1, math.ceil(work / (limit - setup)))
+    note = f"; no limit cuts a warm-up, {_span(longest)}" if longest > limit - setup else ""
+    return f"{n} call{'s' * (n > 1)} of the same command{note}"
+
+
+def _of(needed: float, there: float | None, what: str = "there") -> str:
+    if there is None:
+        return ""
+    return f", MORE THAN the {_size(there)} {what}" if needed > there else ""
+
+
+def _size(n: float) -> str:
+    return _in(n, {"bytes": 1.0} | _SIZES)
+
+
+def _span(seconds: float) -> str:
+    return _in(seconds, _SPANS)
+
+
+def _in(value: float, units: dict[str, float]) -> str:
+    unit = max((u for u in units if units[u] <= value), key=units.__getitem__, default="")
+    unit = unit or next(iter(units))
+    return f"{value / units[unit]:.3g} {unit}"
