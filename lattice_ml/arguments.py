@@ -108,7 +108,7 @@ def given_keys(arguments: Sequence[str]) -> list[str]:
     return list(_group(arguments))
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, key: str = "--time-limit") -> float:
     """`90s`, `30m`, `3h`, `1h30m` or a plain number of seconds.
 
     Raises:
@@ -116,7 +116,7 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
     if not match or not any(int(part or 0) for part in match.groups()):
-        raise ConfigError(f"--time-limit must look like 90s, 30m, 3h or 1h30m, got {text!r}")
+        raise ConfigError(f"{key} must look like 90s, 30m, 3h or 1h30m, got {text!r}")
     hours, minutes, rest = (int(part or 0) for part in match.groups())
     return float(3600 * hours + 60 * minutes + rest)
 
@@ -179,7 +179,9 @@ def _parse(schema: Any, arguments: Sequence[str]) -> Any:
 
 def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
     """Give a switch without a value, such as a bare `--training.fine-tune`, the value True."""
-    switches = {name for name, field in _leaves(schema).items() if field.type is bool}
+    switches = {
+        name for name, field in _leaves(schema).items() if field.type in (bool, bool | None)
+    }
     grouped = _group(arguments)
     return as_arguments(
         {key: words or ["True"] * (key in switches) for key, words in grouped.items()}

@@ -1,38 +1,19 @@
-"""Processes and devices: cores as devices, and several processes that make one run.
-
-What sets up JAX is called before JAX is imported (`use_all_cores`) or before its first use
-(`join`).  The processes of a run tell each other small things, such as which files are written,
-through the service that JAX keeps for them: it is there before, between and after programs on
-the devices.
-"""
+"""Cores as devices, and memory as blocks need it; called before JAX is imported."""
 
 import ctypes
-import itertools
-import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 __all__ = [
-    *("ALONE", "CPU_FLAGS", "PeerError", "Team", "join", "keep_freed_memory", "launched", "leave"),
-    *("return_freed_memory", "team", "usable_cores", "use_all_cores"),
+    *("CPU_FLAGS", "keep_freed_memory", "return_freed_memory", "usable_cores", "use_all_cores"),
 ]
 
 # For programs that keep to one core: XLA's threads only hurt small arrays, and by default it uses
 # half the width of AVX-512, which costs a tenth to a quarter of the rate of HMC.
 CPU_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512"
-
-_FOREVER = 2**31 - 1  # milliseconds; a process that is gone ends the others long before
-_calls = itertools.count()
-_handlers: list[Any] = []  # what C calls must not be collected
-
-
-class PeerError(RuntimeError):
-    """Another process of the run failed, and so this one stops as well."""
 
 
 def use_all_cores() -> None:
@@ -55,30 +36,51 @@ def use_all_cores() -> None:
     os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flag}={cores} {flags}".strip()  # the user's win
 
 
-def usable_cores(system: Path = Path("/sys")) -> int:
-    """Cores that this process may keep busy.
+def usable_cores(root: str | os.PathLike[str] = "/") -> int:
+    """How many cores this process may keep busy, at least one.
 
-    Those of its affinity, two hyper-threads of a core counted once (they share its vector units),
-    and no more than the CPU time that a container is granted.
+    Those that its affinity allows (`taskset`, `srun`, `mpirun --bind-to`), two hyper-threads of a
+    core counted once, as both would share its vector units and cache; and no more whole ones than
+    the CPU quota of its control group, as of a container with a limit of 2.5, pays for.
 
     Args:
-        system: where the kernel says so.
+        root: where /proc and /sys are.
     """
-    if not hasattr(os, "sched_getaffinity"):
+    if not hasattr(os, "sched_getaffinity"):  # not Linux
         return os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0)
-    topology = system / "devices/system/cpu"
-    siblings = (topology / f"cpu{cpu}/topology/thread_siblings_list" for cpu in allowed)
+    topology = Path(root) / "sys/devices/system/cpu"
+    cores = {
+        _text(topology / f"cpu{cpu}/topology/thread_siblings_list") or f"{cpu}"
+        for cpu in os.sched_getaffinity(0)
+    }
+    return max(1, int(min(len(cores), *_quotas(Path(root)))))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPUs that each control group above this process may use, in versions 2 and 1 of cgroups."""
+    yield float("inf")
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        mount = root / "sys/fs/cgroup"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        groups = [Path(path.lstrip("/")), *Path(path.lstrip("/")).parents]
+        for group in groups:  # a container may see its own group as the root of all
+            if not controllers:
+                limit = _text(mount / group / "cpu.max").split()
+            else:
+                folder = mount / controllers / group
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                limit = [_text(folder / name) for name in names]
+            if all(word.isdigit() for word in limit) and len(limit) == 2:  # else "max" or -1
+                yield int(limit[0]) / int(limit[1])
+
+
+def _text(path: Path) -> str:
     try:
-        cores = len({path.read_text() for path in siblings})
+        return path.read_text().strip()
     except OSError:
-        cores = len(allowed)
-    try:
-        quota, period = (system / "fs/cgroup/cpu.max").read_text().split()
-        granted = int(quota) / int(period)
-    except (OSError, ValueError):  # no such file, or "max"
-        return cores
-    return max(1, min(cores, round(granted)))
+        return ""
 
 
 def keep_freed_memory() -> None:
@@ -103,121 +105,3 @@ def return_freed_memory() -> None:
 def _c_function(name: str) -> Any:
     """A function of the C library, or None where it has none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes of a run, by default this one alone.
-
-    Attributes:
-        rank: number of this process; number 0 speaks and writes for all.
-        size: how many there are.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is process 0."""
-        return self.rank == 0
-
-    def gather(self, value: Any) -> list[Any]:
-        """What every process gave, a JSON value each, in their order; all must call it."""
-        if self.size == 1:
-            return [value]
-        from jax._src.distributed import global_state  # as other libraries do: there is no other
-
-        client: Any = global_state.client
-        call = next(_calls)
-        client.key_value_set(f"lattice_ml/{call}/{self.rank}", json.dumps(value))
-        if call:  # whoever is here has read what was said in the call before the last
-            client.key_value_delete(f"lattice_ml/{call - 2}/{self.rank}")
-        keys = (f"lattice_ml/{call}/{rank}" for rank in range(self.size))
-        return [json.loads(client.blocking_key_value_get(key, _FOREVER)) for key in keys]
-
-    def together(self, function: Callable[[], Any]) -> list[Any]:
-        """Call a function in every process and gather what it returns; if one fails, all do.
-
-        Raises:
-            PeerError: it failed in another process, which raises the error itself.
-        """
-        failed: Exception | None = None
-        try:
-            said = {"value": function()}
-        except Exception as error:
-            if self.size == 1:
-                raise
-            failed, said = error, {"error": str(error)}
-        found = self.gather(said)
-        if failed:
-            raise failed
-        for rank, other in enumerate(found):
-            if "error" in other:
-                raise PeerError(f"process {rank} of {self.size}: {other['error']}")
-        return [other["value"] for other in found]
-
-    def first(self, function: Callable[[], Any]) -> Any:
-        """What a function returns in process 0, told to all; see `together`."""
-        return self.together(lambda: function() if self.leads else None)[0]
-
-
-ALONE = Team()
-
-
-def team() -> Team:
-    """The processes that JAX knows of."""
-    import jax
-
-    return Team(jax.process_index(), jax.process_count())
-
-
-def launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher started this process as one of several: srun or Open MPI's mpirun."""
-    sizes = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    return any(int(environment.get(name, "1")) > 1 for name in sizes)
-
-
-def join(heartbeat: float) -> Team:
-    """Connect to the other processes of the run; before anything is computed.
-
-    JAX finds Slurm, Open MPI and Kubernetes.  Elsewhere the environment says where process 0 is
-    and who is who: JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
-
-    Args:
-        heartbeat: seconds after which a process that does not answer counts as lost.
-
-    Raises:
-        ValueError: nothing says who the others are, or the heartbeat is too short.
-    """
-    import jax
-
-    if heartbeat < 5:
-        raise ValueError(f"--heartbeat must be at least 5 s, got {heartbeat:g}")
-    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    size, rank = (int(os.environ[name]) if name in os.environ else None for name in names)
-    try:
-        jax.distributed.initialize(
-            num_processes=size, process_id=rank, heartbeat_timeout_seconds=round(heartbeat)
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"--distributed: {error} Start with srun or mpirun, or set JAX_COORDINATOR_ADDRESS "
-            "(host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID for every process"
-        ) from error
-    return team()
-
-
-def leave(message: str) -> None:
-    """Say a last word, and end with status 3, if JAX ends this process because another is lost.
-
-    JAX does so by abort(), in a thread of its own, so the process could not say it by itself.
-    """
-
-    def tell(signum: int) -> None:
-        os.write(2, f"\n{message}\n".encode())
-        os._exit(3)
-
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(tell)
-    _handlers.append(handler)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)

@@ -12,8 +12,8 @@ import numpy as np
 
 from lattice_ml import chain
 from lattice_ml.config import Job
-from lattice_ml.distributed import Team, team
 from lattice_ml.ensemble import Ensemble, open_ensemble
+from lattice_ml.processes import Team, team
 from lattice_ml.session import Interrupted, Progress, Watch, provenance, watching, write_config
 from lattice_ml.storage import Run, StorageError, open_run
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from lattice_ml import files
-from lattice_ml.distributed import Team
+from lattice_ml.processes import Team
 
 __all__ = [
     "Interrupted",

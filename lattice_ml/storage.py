@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import files, locks, resuming, shards
-from lattice_ml.distributed import ALONE, Team
 from lattice_ml.files import StorageError
+from lattice_ml.processes import ALONE, Team
 
 __all__ = ["Run", "StorageError", "look", "open_run"]
 
@@ -85,6 +85,12 @@ def open_run(
             locks.release_lock(lock)
             raise
 
+    for rank, other in enumerate(team.gather(asked)):
+        if other != asked:
+            raise StorageError(
+                f"process {team.rank} was asked for another config than process {rank}: the "
+                "processes of a run must get the same command"
+            )
     manifest = team.first(prepare)
     run = Run(directory, manifest, lock, team)
     try:

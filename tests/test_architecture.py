@@ -21,7 +21,7 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "distributed", "randomness", "statistics", "arguments"),
+    *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
@@ -49,9 +49,7 @@ APART = {
     "integrators": ORDER,
     "shards": [name for name in ORDER if name != "files"],
     "storage": [
-        name
-        for name in ORDER
-        if name not in ("distributed", "files", "locks", "shards", "resuming")
+        name for name in ORDER if name not in ("processes", "files", "locks", "shards", "resuming")
     ],
     "samplers": ["files", "shards", "storage", "statistics", "conventions"],
     "observables": ["samplers", "conventions"],

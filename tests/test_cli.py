@@ -172,7 +172,7 @@ REFUSED = [
     ("measure absent", "absent holds no ensemble"),
     ("info absent", "absent holds no ensemble"),
     ("export absent --out x.npy", "absent holds no ensemble"),
-    ("export runs/small --out x.txt", "must end in .h5, .npz or .npy"),
+    ("export runs/small --out x.txt", "must end in .h5, .npz, .npy, or .json.gz"),
     ("export runs/small --out small.npy", "small.npy exists and is not overwritten"),
     ("import absent.npy --out x --action.kappa 0.2 --action.lam 0.1", "no such file"),
     ("import small.npy --action.kappa 0.2 --action.lam 0.1", "out is required"),
@@ -200,7 +200,7 @@ def test_a_time_limit_that_makes_no_sense_is_refused(capsys, limit):
 def test_a_time_limit_is_handed_on_in_seconds(capsys, monkeypatch, limit, seconds):
     asked = []
 
-    def note(job, out, *, time_limit, on_progress):
+    def note(job, out, *, time_limit, split, on_progress):
         asked.append(time_limit)
         raise generation.Interrupted("time is up", None)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_ml import distributed
+from lattice_ml import distributed, processes
 from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.commands.environment import configure_jax
 
@@ -29,8 +29,8 @@ class GenerateOptions:
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
         split: spread each lattice over so many devices, an even divisor of its first extent, for
             few chains of a large lattice.
-        distributed: be one of several processes that share the chains; by itself where srun or
-            mpirun start more than one.
+        distributed: True insists on other processes with which to share the chains, False is this
+            one alone; by default they are those that srun or mpirun started.
         heartbeat: a process that does not answer for so long is lost, and ends the others.
         dry_run: print devices, memory, size on disk and time, from some seconds of calibration,
             and write nothing.
@@ -41,7 +41,7 @@ class GenerateOptions:
     sweep: tuple[str, ...] = ()
     time_limit: str | None = None
     split: int = 1
-    distributed: bool = False
+    distributed: bool | None = None
     heartbeat: str = "30s"
     dry_run: bool = False
     json: str | None = None
@@ -60,33 +60,31 @@ def generate_command(arguments: list[str]) -> int:
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     options = config.options(words, GenerateOptions, file)
     left = None if options.time_limit is None else seconds(options.time_limit)
-    processes, lost = distributed.ALONE, ""
-    if options.distributed or distributed.launched():
-        processes = distributed.join(seconds(options.heartbeat))
+    team, lost = processes.join(options.distributed, seconds(options.heartbeat, "--heartbeat")), ""
     out = Path(options.out or Path("runs") / Path(file).stem)
     jobs = _sweep(words, options.sweep, file, out)
     if options.json and not options.dry_run:
         raise ValueError("--json FILE of generate is for --dry-run; measure has one for results")
     if options.dry_run:
-        dry_run(jobs, left, options.json, options.split, processes.leads)
+        dry_run(jobs, left, options.json, options.split, team.leads)
         return 0
     try:
         for job, directory in jobs:
             begin = time.monotonic()
-            if processes.size > 1:
-                lost = _lost(processes, directory, options.heartbeat)
-                distributed.leave(lost)
+            if team.size > 1:
+                lost = _lost(team, directory, options.heartbeat)
+                processes.explain_aborts(lost)
             quiet = contextlib.nullcontext(lambda progress: None)
-            with progress.Reporter(str(directory)) if processes.leads else quiet as reporter:
+            with progress.Reporter(str(directory)) if team.leads else quiet as reporter:
                 ensemble = generation.generate(
                     job, directory, time_limit=left, split=options.split, on_progress=reporter
                 )
-            if processes.leads:
+            if team.leads:
                 print(_summary(ensemble))
             if left is not None:  # a sweep shares its time
                 left = max(1e-9, left - (time.monotonic() - begin))
     except session.Interrupted as stop:
-        if processes.leads:
+        if team.leads:
             print(f"lattice-ml generate: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
     except jax.errors.JaxRuntimeError as error:
@@ -97,10 +95,10 @@ def generate_command(arguments: list[str]) -> int:
     return 0
 
 
-def _lost(processes: Any, directory: Path, heartbeat: str) -> str:
+def _lost(team: Any, directory: Path, heartbeat: str) -> str:
     """What a process says when another one is gone."""
     return (
-        f"lattice-ml generate: process {processes.rank} of {processes.size} ends, because another "
+        f"lattice-ml generate: process {team.rank} of {team.size} ends, because another "
         f"one is gone or did not answer for {heartbeat} (--heartbeat). What was committed is safe "
         f"in {directory}; the same command goes on from there"
     )
