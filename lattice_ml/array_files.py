@@ -203,12 +203,28 @@ def _open_array(file: Path, dataset: str | None, stack: ExitStack) -> tuple[Any,
             return archive[_choose(file, archive.files, dataset)], "c"
         opened = stack.enter_context(h5py.File(file))
         order = "julia" if _start(file).startswith(_JULIA) else "c"
-        return opened[_choose(file, list(files.datasets(opened)), dataset)], order
+        return _dataset(file, opened, dataset), order
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise StorageError(
             f"cannot read {file}: {error} (only plain numbers are read; pickled Python objects "
             f"are refused, because reading them can run any code)"
         ) from error
+
+
+def _dataset(file: Path, opened: h5py.File, dataset: str | None) -> Any:
+    """Return a dataset, without looking at others where its name is known."""
+    name = "cfgs" if dataset is None else dataset
+    try:
+        if name not in opened or not isinstance(opened[name], h5py.Dataset):
+            name = _choose(file, list(files.datasets(opened)), dataset)
+        found = opened[name]
+    except (KeyError, RuntimeError) as error:
+        raise StorageError(
+            f"cannot read {file}: {error} (HDF5 cannot read the chunked arrays of some versions of "
+            f"JLD2: write it without chunk=, or name an array that can be read)"
+        ) from error
+    # what JLD2 compresses is one chunk, of which no part can be read without the rest
+    return found[()] if found.chunks == found.shape else found
 
 
 def _start(file: Path) -> bytes:

@@ -162,3 +162,22 @@ def test_other_things_of_julia_are_refused(tmp_path):
     (tmp_path / "broken.jld2").write_bytes(JLD2 + bytes(2000))
     with pytest.raises(StorageError, match=r"cannot read .*broken\.jld2"):
         import_array(tmp_path / "broken.jld2", tmp_path / "out", config=ACTION)
+
+
+def test_a_data_set_that_hdf5_cannot_open_is_named_and_others_are_read(tmp_path):
+    fields = np.random.default_rng(0).normal(size=(12, 4, 4))
+    file = tmp_path / "a.jld2"
+    with h5py.File(file, "w", libver="latest") as opened:
+        opened.create_dataset("cfgs", data=fields, chunks=fields.shape, compression="gzip")
+        opened["broken"] = fields
+        address = h5py.h5o.get_info(opened["broken"].id).addr
+    content = bytearray(file.read_bytes())
+    assert content[address : address + 4] == b"OHDR"
+    content[address + 10] ^= 1  # as where the header of JLD2 is not what HDF5 expects
+    file.write_bytes(content)
+    action = {"kind": "FreeField", "mass_squared": 0.5}
+    made = import_array(file, tmp_path / "out", config={"action": action})
+    assert np.array_equal(made.cfgs, fields)
+    for name in ("broken", "nothing"):
+        with pytest.raises(StorageError, match=r"cannot read .*\(HDF5 cannot read the chunked"):
+            import_array(file, tmp_path / "b", config={"action": action}, dataset=name)
