@@ -161,7 +161,7 @@ class Pools:
             source.pool(np.random.default_rng([self.seed, index, i]), index, self.n_fields)
             for i, source in enumerate(self.sources)
         ]
-        return np.stack(fields).astype(np.float32)
+        return np.stack(fields).astype(np.float32, copy=False)
 
 
 def open_data(ensembles: Sequence[Ensemble], validation: float) -> list[Data]:

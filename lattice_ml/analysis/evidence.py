@@ -125,13 +125,19 @@ def _has_configurations(ensemble: Any) -> bool:
 def _measure(ensemble: Any) -> dict[str, Array]:
     """Primaries, `digests`, `power` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)`."""
     momenta = Momenta(Lattice(ensemble.shape))
-    parts = [
-        measure_configurations(ensemble.action, fields)
-        | {"digests": _digests(fields)}
-        | momenta.measure(ensemble.action, fields)
-        for fields in pieces(ensemble)
-    ]
-    flat = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    flat: dict[str, Array] = {}  # filled part by part: joining parts needs both at once
+    start = 0
+    for fields in pieces(ensemble):
+        part = (
+            measure_configurations(ensemble.action, fields)
+            | {"digests": _digests(fields)}
+            | momenta.measure(ensemble.action, fields)
+        )
+        for name, rows in part.items():
+            if name not in flat:
+                flat[name] = np.empty((len(ensemble.cfgs), *rows.shape[1:]), rows.dtype)
+            flat[name][start : start + len(rows)] = rows
+        start += len(fields)
     require_finite(flat["phi4"], ensemble.n_chains)
     return {name: by_chain(rows, ensemble.n_chains) for name, rows in flat.items()}
 

@@ -39,21 +39,25 @@ def measure_theory(
         ValueError: no configurations, fewer than 16, or one that is not finite.
     """
     h, a, b = (float(coupling) for coupling in action.couplings())
-    parts = [_sums(fields, weights) for fields, weights in _batches(blocks)]
-    n = sum(len(part["zero"]) for part in parts)
-    if n < 16:
+    square: Any = 0.0
+    zeros, all_weights, sample = [], [], None
+    for fields, weights in _batches(blocks):
+        modes = Modes(fields.shape[1:])
+        x = np.asarray(_forward(jnp.asarray(fields, jnp.float32), modes), np.float64)
+        square = square + np.tensordot(weights, x**2, 1)
+        zeros.append(fields.reshape(len(fields), -1).mean(axis=1, dtype=np.float64))
+        all_weights.append(weights)
+        if sample is None:  # one is enough, and keeps its batch in memory
+            sample = x[:_SAMPLE], weights[:_SAMPLE] / weights.sum()
+    n = sum(map(len, zeros))
+    if sample is None or n < 16:
         raise ValueError(f"a theory is measured on at least 16 configurations, got {n}")
-    weight = np.concatenate([part["weights"] for part in parts])
-    weight = weight / weight.sum()
-    scale = [part["weights"].sum() for part in parts]
-    square, phi_squared = (
-        np.tensordot(scale, [part[name] for part in parts], 1) / sum(scale)
-        for name in ("square", "phi_squared")
-    )
+    weight = np.concatenate(all_weights)
+    square, weight = square / weight.sum(), weight / weight.sum()
+    phi_squared = square.mean()
     if not np.isfinite(phi_squared):
         raise ValueError("a configuration is not finite: check the ensemble")
-    modes = parts[0]["modes"]
-    zero = np.concatenate([part["zero"] for part in parts])
+    zero = np.concatenate(zeros) * np.sqrt(modes.volume)
     propagator = _propagator(square, modes, 1 / np.sum(weight**2))
     quantiles = _quantiles(np.abs(zero) if symmetric else zero, weight)
     theory = Theory(
@@ -67,7 +71,7 @@ def measure_theory(
         quantiles=quantiles,
         modes=modes,
     )
-    return Theory(**{**vars(theory), "force_rms": _force_rms(theory, parts[0]["sample"])})
+    return Theory(**{**vars(theory), "force_rms": _force_rms(theory, sample)})
 
 
 def fit_mixture(
@@ -118,23 +122,6 @@ def _batches(
         all_weights = np.ones(len(fields)) if weights is None else weights
         for first in range(0, len(fields), _BATCH):
             yield fields[first : first + _BATCH], all_weights[first : first + _BATCH]
-
-
-def _sums(fields: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Weighted means of a batch, and its zero modes."""
-    modes = Modes(fields.shape[1:])
-    x = np.asarray(_forward(jnp.asarray(fields, jnp.float32), modes), np.float64)
-    share = weights / weights.sum()
-    square = np.tensordot(share, x**2, 1)
-    return {
-        "modes": modes,
-        "square": square,
-        "phi_squared": square.mean(),
-        "zero": fields.reshape(len(fields), -1).mean(axis=1, dtype=np.float64)
-        * np.sqrt(modes.volume),
-        "weights": weights,
-        "sample": (x[:_SAMPLE], share[:_SAMPLE]),
-    }
 
 
 _forward = jax.jit(lambda fields, modes: modes.forward(fields), static_argnums=1)

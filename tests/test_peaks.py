@@ -1,0 +1,112 @@
+"""Do training, `spectrum`, `export`, `import` and `convert` hold an ensemble whole, for a moment?
+
+Blocks are of 4 MiB and the ensemble is of 160, and the kernel says what was resident at the worst
+moment. The same work on 16 MiB comes first, for what is compiled and kept. The lattice is large, so
+that what is kept of every configuration is nothing beside it.
+"""
+
+import ctypes
+import gc
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lattice_ml import convert_ensemble, export_array, import_array, open_ensemble, two_point
+from lattice_ml.ensemble import Ensemble
+from lattice_ml.storage import open_run
+from lattice_ml.training_data import open_data
+
+MIB = 2**20
+SHAPE, PER_SHARD, BLOCK = (128, 128), 64, 4 * MIB  # a shard is one block
+SMALL, LARGE = 4, 40  # shards
+WHOLE = LARGE * BLOCK / MIB
+PEAK = Path("/proc/self/clear_refs")
+
+pytestmark = pytest.mark.skipif(not PEAK.exists(), reason="the kernel does not tell the peak")
+
+
+def peak(work, ensemble):
+    """How much more memory than before was resident at the worst moment, in MiB."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not be there to be filled again
+    PEAK.write_text("5")  # forget the peak so far
+    before = status("VmRSS")
+    work(ensemble)
+    return status("VmHWM") - before
+
+
+def status(name):
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.fixture(scope="module")
+def ensembles(tmp_path_factory):
+    """Two ensembles whose shards are one file, linked: much to read, little to write."""
+    return [repeated(tmp_path_factory.mktemp("runs"), n) for n in (SMALL, LARGE)]
+
+
+def repeated(directory, n_shards):
+    phi = np.random.default_rng(0).normal(size=(PER_SHARD // 2, 2, *SHAPE)).astype(np.float32)
+    config = {
+        "lattice": {"shape": SHAPE},
+        "action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.1, "lam": 0.022},
+        "chain": {"n_chains": 2, "n_configs": n_shards * len(phi)},
+        "output": {"dtype": "float32", "save_configs": True},
+    }
+    with open_run(directory / "run", config, provenance={}) as run:
+        run.append(np.arange(len(phi)), phi, {}, {})
+        run.finish()
+    manifest = json.loads((directory / "run" / "manifest.json").read_text())
+    (shard,) = manifest["shards"]
+    folder = directory / "run" / "shards"
+    firsts = range(0, n_shards * len(phi), len(phi))
+    manifest["shards"] = [
+        shard | {"file": f"c{first:08d}-n0000.h5", "first_config": first} for first in firsts
+    ]
+    for entry in manifest["shards"][1:]:
+        os.link(folder / shard["file"], folder / entry["file"])
+    (directory / "run" / "manifest.json").write_text(json.dumps(manifest))
+    return open_ensemble(directory / "run")
+
+
+def train(ensemble):
+    (data,) = open_data([ensemble], 0.1)
+    data.measure(pairs=8, symmetric=True)
+    pools = data.pools(1, 2 * BLOCK)
+    assert [pools[i].shape for i in range(5)] == [(1, pools.n_fields, *SHAPE)] * 5
+    data.held_out(16)
+
+
+def travel(ensemble):
+    """Out and in again, and into another convention."""
+    folder = ensemble.directory.parent
+    for name in ("fields.npy", "all.npz", "all.h5"):
+        export_array(ensemble, folder / name)
+    section = {"action": ensemble.config["action"]}
+    import_array(folder / "all.h5", folder / "imported", config=section, n_chains=2)
+    convert_ensemble(ensemble, folder / "converted", "standard")
+
+
+WORK = {
+    "spectrum": two_point,
+    "train": train,
+    "travel": travel,
+}
+
+
+def test_a_whole_ensemble_would_be_seen(ensembles):
+    assert peak(lambda ensemble: ensemble.cfgs[:].sum(), ensembles[1]) > 0.8 * WHOLE
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
+    monkeypatch.setattr(Ensemble.blocks, "__defaults__", (BLOCK,))
+    for module in ("training_data", "exchange"):
+        monkeypatch.setattr(f"lattice_ml.{module}.BLOCK_BYTES", BLOCK)
+    small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)
+    print(f"{name}: {small:.0f} and {large:.0f} MiB")
+    assert large < 0.7 * WHOLE
