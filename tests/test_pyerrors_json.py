@@ -114,12 +114,26 @@ def test_the_command_writes_the_same_bytes_again(tmp_path, capsys):
     assert {obs["tag"][0] for obs in table["obsdata"]} <= {*PRIMARIES, *DERIVED}
 
 
-def test_what_cannot_be_exported_is_refused(tmp_path, capsys):
-    logs = np.zeros((N_CONFIGS, 1))
-    weighted = stored(tmp_path / "weighted", n_chains=1, log_weight=logs, log_prob=logs)
+def test_weights_are_those_of_measure_and_of_reweighting(tmp_path):
+    pyerrors = pytest.importorskip("pyerrors")
+    logs = 0.3 * np.random.default_rng(1).normal(size=(N_CONFIGS, 1))
+    ensemble = stored(tmp_path / "run", n_chains=1, log_weight=logs, log_prob=logs)
+    export_observables(ensemble, tmp_path / "run.json.gz")
+    found, expected = load(tmp_path / "run.json.gz"), measure(ensemble)
+    for name in set(found) & set(expected):
+        assert found[name].reweighted
+        assert_allclose(found[name].value, expected[name].value, rtol=1e-12)
+        assert_allclose(found[name].dvalue, expected[name].error, rtol=1e-9)
+    series = np.exp(logs[:, 0]), ensemble.series("phi2")[0]
+    weight, phi2 = (pyerrors.Obs([one], ["run|r0"]) for one in series)
+    (by_hand,) = pyerrors.reweight(weight, [phi2])
+    by_hand.gamma_method()
+    assert_allclose(found["phi2"].value, by_hand.value, rtol=1e-12)
+    assert_allclose(found["phi2"].dvalue, by_hand.dvalue, rtol=1e-9)
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path):
     file = tmp_path / "new.json.gz"
-    assert cli.main(["export", str(weighted.directory), "--out", str(file)]) == 2
-    assert "is weighted" in capsys.readouterr().err and not file.exists()
     plain = stored(tmp_path / "plain", n_chains=1)
     with pytest.raises(StorageError, match=r"the name must end in \.json\.gz"):
         export_observables(plain, tmp_path / "new.json")

@@ -8,8 +8,9 @@ several quantities.  Its `json.gz` (format 1.1) holds a list of
      "replica": [{"name": "ensemble|r0", "deltas": [[trajectory, delta], ...]}, ...]}]}
 
 Here every chain is a replica, and the fluctuations of a function of means f(a, b, ...) are
-sum_i df/da_i (a_i - <a_i>), as everywhere in this package.  Nothing of pyerrors is needed to write
-them, and there is no date in a file: equal ensembles give equal bytes.
+sum_i df/da_i (a_i - <a_i>), as everywhere in this package. With weights they are
+sum_i df/da_i w (a_i - <a_i>) / <w>, which is what `pyerrors.reweight` makes of a and w.  Nothing of
+pyerrors is needed to write them, and there is no date in a file: equal ensembles give equal bytes.
 """
 
 import gzip
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +43,7 @@ def export_observables(
     """Write all observables of an ensemble for `pyerrors.input.json.load_json`.
 
     Args:
-        ensemble: from `open_ensemble`, without weights.
+        ensemble: from `open_ensemble`; its weights are used where it has some.
         file: a new file, `.json.gz`.
         name: what pyerrors is to call the ensemble; by default its directory's name. Quantities
             of ensembles of the same name are taken as correlated.
@@ -51,7 +53,7 @@ def export_observables(
         from them; without what is not defined.
 
     Raises:
-        ValueError: the ensemble is weighted, or has too few configurations.
+        ValueError: too few configurations, or a name that pyerrors would divide.
         StorageError: the file exists, or its name ends differently.
     """
     file = Path(file)
@@ -62,12 +64,6 @@ def export_observables(
         raise StorageError(f"{file} exists and is not overwritten; remove it or name another")
     if "|" in name:
         raise ValueError(f"pyerrors separates replicas by |, so no ensemble is called {name!r}")
-    if "log_weight" in ensemble.columns:
-        raise ValueError(
-            f"{ensemble.directory} is weighted, and fluctuations under weights are no plain "
-            f"replicas of pyerrors: measure it here, or export .h5 with log_weight and use "
-            f"pyerrors.reweight; `sample --correct metropolis` makes an ensemble without weights"
-        )
     trajectories = ensemble.column("trajectory").reshape(-1, ensemble.n_chains)[:, 0].tolist()
     written: list[str] = []
     with (
@@ -77,7 +73,7 @@ def export_observables(
     ):
         for tag, value, delta in _quantities(ensemble):
             packed.write(b",\n" if written else _head(ensemble).encode())
-            for piece in _obs(tag, value, delta, name, trajectories):
+            for piece in _obs(_opening(ensemble, tag, value), delta, name, trajectories):
                 packed.write(piece.encode())
             written.append(tag)
         packed.write(b"]}\n")
@@ -91,7 +87,7 @@ def _quantities(ensemble: Ensemble) -> Iterator[tuple[str, float, np.ndarray]]:
     for name, quantity in {**plain, **DERIVED}.items():
         means = of_means(quantity, series, lattice)
         if means is not None:
-            value, delta = fluctuations(*means, None)
+            value, delta = fluctuations(*means, ensemble.log_weight)
             if math.isfinite(value):
                 yield name, value, delta
 
@@ -110,11 +106,16 @@ def _head(ensemble: Ensemble) -> str:
     return f'{json.dumps(head)[:-1]}, "obsdata": [\n'
 
 
+def _opening(ensemble: Ensemble, tag: str, value: float) -> dict[str, Any]:
+    """What is said of a quantity before its data."""
+    opening = {"type": "Obs", "layout": "1", "tag": [tag], "value": [value]}
+    return opening | ({"reweighted": True} if "log_weight" in ensemble.columns else {})
+
+
 def _obs(
-    tag: str, value: float, delta: np.ndarray, name: str, trajectories: list[int]
+    opening: dict[str, Any], delta: np.ndarray, name: str, trajectories: list[int]
 ) -> Iterator[str]:
     """One quantity as JSON, chain by chain, to need little memory."""
-    opening = {"type": "Obs", "layout": "1", "tag": [tag], "value": [value]}
     start = f'{json.dumps(opening)[:-1]}, "data": [{{"id": {json.dumps(name)}, "replica": ['
     digits = len(str(len(delta) - 1))  # pyerrors sorts replicas by name
     for chain, own in enumerate(delta):
