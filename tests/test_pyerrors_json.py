@@ -51,10 +51,18 @@ def load(file):
     return found
 
 
+def test_ensembles_of_one_name_are_not_taken_as_correlated(tmp_path):
+    for folder, seed_of in (("a", 1), ("b", 2)):
+        ensemble = stored(tmp_path / folder / "run", n_chains=seed_of)
+        export_observables(ensemble, tmp_path / f"{folder}.json.gz")
+    names = {load(tmp_path / f"{folder}.json.gz")["phi2"].e_names[0] for folder in "ab"}
+    assert len(names) == 2 and all(name.startswith("run-") for name in names)
+
+
 @pytest.mark.parametrize("thin", [1, 5])
 def test_one_chain_has_values_and_errors_of_measure_to_rounding(tmp_path, thin):
     ensemble = stored(tmp_path / "run", n_chains=1, thin=thin)
-    export_observables(ensemble, tmp_path / "run.json.gz")
+    export_observables(ensemble, tmp_path / "run.json.gz", name="run")
     found, expected = load(tmp_path / "run.json.gz"), measure(ensemble)
     assert set(found) == {name for name, e in expected.items() if e} | set(PRIMARIES)
     for name in set(found) & set(expected):
@@ -77,7 +85,7 @@ def test_every_chain_is_a_replica_with_its_trajectories(tmp_path):
 def test_many_chains_have_the_values_of_measure_and_the_errors_of_pyerrors(tmp_path):
     pyerrors = pytest.importorskip("pyerrors")
     ensemble = stored(tmp_path / "run")
-    export_observables(ensemble, tmp_path / "run.json.gz")
+    export_observables(ensemble, tmp_path / "run.json.gz", name="run")
     found, expected = load(tmp_path / "run.json.gz"), measure(ensemble)
     names = [f"run|r{chain:02d}" for chain in range(N_CHAINS)]
     idl = [range(100, 100 + 5 * N_CONFIGS, 5)] * N_CHAINS
@@ -118,7 +126,7 @@ def test_weights_are_those_of_measure_and_of_reweighting(tmp_path):
     pyerrors = pytest.importorskip("pyerrors")
     logs = 0.3 * np.random.default_rng(1).normal(size=(N_CONFIGS, 1))
     ensemble = stored(tmp_path / "run", n_chains=1, log_weight=logs, log_prob=logs)
-    export_observables(ensemble, tmp_path / "run.json.gz")
+    export_observables(ensemble, tmp_path / "run.json.gz", name="run")
     found, expected = load(tmp_path / "run.json.gz"), measure(ensemble)
     for name in set(found) & set(expected):
         assert found[name].reweighted

@@ -45,8 +45,8 @@ def export_observables(
     Args:
         ensemble: from `open_ensemble`; its weights are used where it has some.
         file: a new file, `.json.gz`.
-        name: what pyerrors is to call the ensemble; by default its directory's name. Quantities
-            of ensembles of the same name are taken as correlated.
+        name: what pyerrors is to call the ensemble; by default its directory's name and the start
+            of its first checksum, because it takes quantities of equal names as correlated.
 
     Returns:
         The names of what was written, also the tags of the `Obs`: primaries, then what is derived
@@ -57,7 +57,8 @@ def export_observables(
         StorageError: the file exists, or its name ends differently.
     """
     file = Path(file)
-    name = name or ensemble.directory.resolve().name
+    checksum = ensemble.manifest["shards"][0]["sha256"][:8]
+    name = name or f"{ensemble.directory.resolve().name}-{checksum}"
     if not file.name.endswith(SUFFIX):
         raise StorageError(f"cannot export observables to {file}: the name must end in {SUFFIX}")
     if file.exists():
