@@ -148,8 +148,8 @@ def misses(row: Row, found: dict[str, Any]) -> list[str]:
     limit, floor = medians.pop("limit", np.inf), FLOORS.get(row, 0)
     if limit < floor:
         said.append(f"{limit:.2f} of the limit, floor {floor:.2f}")
-    best, floor = min(medians, key=medians.__getitem__), PEER_FLOORS.get(row, PEER_FLOOR)
-    if medians[best] < floor:
+    best, floor = min(medians, key=medians.get, default=None), PEER_FLOORS.get(row, PEER_FLOOR)
+    if best and medians[best] < floor:
         said.append(f"{medians[best]:.1f} times {best}, floor {floor:g}")
     if found["compile_seconds"] > COMPILE_SECONDS:
         said.append(f"{found['compile_seconds']:.1f} s to compile, at most {COMPILE_SECONDS:g}")

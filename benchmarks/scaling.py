@@ -37,6 +37,7 @@ def measure(job: dict[str, Any], out: Path) -> None:
     """In a child: run the chains of `job` and write seconds, CPU seconds and energies."""
     from lattice_ml.distributed import use_all_cores
 
+    os.sched_setaffinity(0, job["cores"])
     use_all_cores()
     import jax
 
@@ -81,15 +82,10 @@ def run(job: dict[str, Any], cores: list[set[int]], folder: Path) -> dict[str, A
             "JAX_NUM_PROCESSES": f"{len(cores)}",
             "JAX_PROCESS_ID": f"{process}",
         }
-        command = [sys.executable, __file__, "--child", json.dumps(job), str(file)]
-        children.append(
-            subprocess.Popen(
-                command,
-                env=os.environ | place,
-                stdout=subprocess.DEVNULL,  # Gloo speaks there
-                preexec_fn=lambda mine=mine: os.sched_setaffinity(0, mine),
-            )
-        )
+        own = job | {"cores": sorted(mine)}
+        command = [sys.executable, __file__, "--child", json.dumps(own), str(file)]
+        quiet = subprocess.DEVNULL  # Gloo speaks there
+        children.append(subprocess.Popen(command, env=os.environ | place, stdout=quiet))
     if any([child.wait() for child in children]):
         raise SystemExit(f"a process of {job} failed")
     found = [json.loads(file.read_text()) for file in files]

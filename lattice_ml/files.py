@@ -74,7 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def name_file(error: OSError, path: Path) -> None:
     """Say which file an error is about, where a write has not."""
-    if error.filename is None:
+    if error.filename is None and error.errno is not None:
         error.filename = str(path)
 
 

@@ -41,7 +41,9 @@ def test_a_rate_is_the_median_of_equal_parts_after_the_first(monkeypatch):
     def blocks(*arguments, block_configs, n_configs, **others):
         for n in (2, 2, 2, 2, 1):
             series = np.ones((n, 4))
-            yield Block(0, np.arange(n), None, {"phi2": series}, {"phi": np.zeros((4, 2))}, {})
+            yield Block(
+                0, np.arange(n), None, {"phi2": series}, {"phi": np.zeros((4, 2))}, {}, range(4)
+            )
 
     monkeypatch.setattr(timing.chain, "blocks", blocks)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
@@ -49,7 +51,7 @@ def test_a_rate_is_the_median_of_equal_parts_after_the_first(monkeypatch):
     found = timing.timed_chains(None, None, Lattice((2,)), n_configs=9, **counts)
     assert found.per_second.value == 4 * 3 * 2 / 2.0
     assert found.series["phi2"].shape == (4, 9)
-    one = [Block(0, np.arange(2), None, {"phi2": np.ones((2, 4))}, {"phi": None}, {})]
+    one = [Block(0, np.arange(2), None, {"phi2": np.ones((2, 4))}, {"phi": None}, {}, range(4))]
     monkeypatch.setattr(timing.chain, "blocks", lambda *a, **k: iter(one))
     clock = iter([0.0])
     with pytest.raises(ValueError, match="a rate needs at least 2 blocks"):

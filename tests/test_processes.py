@@ -110,7 +110,7 @@ def one(toml, tmp_path_factory):
 def two(toml, tmp_path_factory):
     """The run of two processes with one device each, which nothing interrupts."""
     out = tmp_path_factory.mktemp("two") / "run"
-    pair = Processes(toml, out, 2)
+    pair = Processes(toml, out, 2, devices=2)
     assert pair.statuses() == [0, 0], pair.said(0) + pair.said(1)
     assert "5 chains x 40 configurations" in pair.said(0)
     assert "configurations" not in pair.said(1), "only one process speaks"
@@ -145,7 +145,7 @@ def test_the_number_of_devices_does_not_matter(one, toml, tmp_path, devices):
 def test_two_processes_make_the_configurations_of_one(one, two):
     assert_same_numbers(one, two)
     files = [shard["file"] for shard in two.manifest["shards"]]
-    assert files[:3] == ["c00000000-n0000.h5", "c00000000-n0003.h5", "c00000001-n0000.h5"]
+    assert files[:3] == ["c00000000-n0000.h5", "c00000000-n0004.h5", "c00000001-n0000.h5"]
     assert two.manifest["provenance"][0]["made_by"]["n_processes"] == 2
 
 
@@ -154,7 +154,7 @@ def test_whoever_dies_or_stops_the_other_ends_and_the_run_goes_on(one, two, toml
     out = tmp_path / "run"
     faults = [(signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)]
     for n_blocks, (signum, victim) in zip((3, 8, 14, 20), faults, strict=True):
-        pair = Processes(toml, out, 2)
+        pair = Processes(toml, out, 2, devices=2)
         pair.wait_for_shards(out, 2 * n_blocks)
         begin = time.monotonic()
         os.kill(pair.children[victim].pid, signum)
@@ -169,7 +169,7 @@ def test_whoever_dies_or_stops_the_other_ends_and_the_run_goes_on(one, two, toml
         done = open_ensemble(out).n_configs
         assert n_blocks - 1 <= done < 40, "the run was too short for all faults"
     alone = shutil.copytree(out, tmp_path / "alone")
-    assert Processes(toml, out, 2).statuses() == [0, 0]
+    assert Processes(toml, out, 2, devices=2).statuses() == [0, 0]
     assert json.loads((out / "manifest.json").read_text()) == two.manifest
     assert contents(out) == contents(two.directory)
     assert Processes(toml, alone, 1).statuses() == [0]
@@ -179,7 +179,7 @@ def test_whoever_dies_or_stops_the_other_ends_and_the_run_goes_on(one, two, toml
 def test_a_signal_to_one_stops_all_and_any_number_of_processes_goes_on(one, toml, tmp_path):
     out = tmp_path / "run"
     assert Processes(toml, out, 1, "--chain.n-configs", "7").statuses() == [0]
-    pair = Processes(toml, out, 2)
+    pair = Processes(toml, out, 2, devices=2)
     pair.wait_for_shards(out, 7 + 2 * 4)
     os.kill(pair.children[1].pid, signal.SIGTERM)
     assert pair.statuses() == [143, 143]
