@@ -27,8 +27,8 @@ from typing import Any
 # (extent, dimensions, chains on one core), configurations per block; blocks, rounds
 SIZES: dict[str, tuple[list[tuple[int, int, int]], int, int, int]] = {
     "toy": ([(4, 2, 2)], 3, 3, 1),
-    "small": ([(32, 2, 64), (128, 2, 2)], 40, 6, 3),
-    "full": ([(32, 2, 64), (32, 2, 8), (128, 2, 2), (16, 3, 64)], 100, 6, 7),
+    "small": ([(32, 2, 64), (128, 2, 2)], 200, 4, 3),
+    "full": ([(32, 2, 64), (32, 2, 8), (128, 2, 2), (16, 3, 64)], 400, 4, 7),
 }
 N_STEPS = 20
 

@@ -301,8 +301,9 @@ def _advance(
     def all_groups(state: Any, keys: randomness.Keys) -> tuple[Any, Any, Any]:
         state, cfgs, history = lax.map(group, (state, keys))
         if mesh.is_multi_process:  # all see all histories, on which decisions rest
-            gather = partial(lax.all_gather, axis_name=CHAINS, tiled=True)
-            history = jax.tree.map(gather, history)
+            stacked = jnp.stack(list(history.values()))  # one message
+            gathered = lax.all_gather(stacked, CHAINS, axis=1, tiled=True)
+            history = dict(zip(history, gathered, strict=True))
         return state, cfgs, history
 
     chains, fields = PartitionSpec(CHAINS), jax.tree.map(lambda x: _spec(x, layout), state)
