@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from lattice_ml.benches import (
     record,
 )
 from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.commands import bench as command
 
 PLANS = sorted(Path(__file__).parents[1].joinpath("configs", "bench").glob("*.toml"))
 
@@ -92,6 +94,15 @@ def test_names_and_files_that_do_not_exist_are_refused(capsys, tmp_path):
     assert "is not JSON" in refused(capsys, "kernel", "--against", broken)
     other = written(tmp_path, '{"kernel": {"rows": []}}', "other.json")
     assert "was not written by" in refused(capsys, "kernel", "--against", other)
+
+
+def test_figures_that_cannot_be_drawn_are_refused_before_anything_runs(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(command, "_run", lambda *arguments: pytest.fail("it ran"))
+    monkeypatch.setitem(sys.modules, "matplotlib.style", None)
+    assert cli.main(["bench", "kernel", "--size", "toy", "--out", str(tmp_path)]) == 2
+    assert "figures need matplotlib" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ def bench_command(arguments: list[str]) -> int:
     all_plans = [plans.load(name, options.size) for name in options.names]
     if len({plan.name for plan in all_plans}) < len(all_plans):
         raise ValueError(f"bench needs different benchmarks, got {' '.join(options.names)}")
+    if options.out:
+        from lattice_ml.analysis.report import style
+
+        with style():  # without matplotlib it ends here, not after hours
+            pass
     found_records = {}
     for plan in all_plans:
         found_records[plan.name] = _run(plan, options, earlier)
