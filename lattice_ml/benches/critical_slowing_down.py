@@ -5,6 +5,7 @@ fitted to log tau_int = c + z log L, weighted with the errors; corrections to sc
 error, and chi^2 says where they are seen.
 """
 
+import itertools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -150,28 +151,26 @@ def fit_exponent(extents: Sequence[int], times: Sequence[Number]) -> tuple[Numbe
 @style()
 def draw(result: Result) -> list[tuple[str, "Figure", str]]:
     """tau_int with the fits, and the rates, against L."""
-    figure = empty(3.4)
+    figure = empty(3.4, 9.0)
     left, right = figure.subplots(1, 2)
     first = result.rows[0]["observable"]
     symbol = {"m2": "$M^2$", "abs_magnetisation": "$|M|$", "magnetisation": "$M$"}.get(first, first)
     rows = [row for row in result.rows if row["observable"] == first]
     names = list(dict.fromkeys(row["sampler"] for row in rows))
-    for name, colour in zip(names, colours(len(names)), strict=True):
+    for name, colour, marker in zip(names, colours(len(names)), itertools.cycle("os^vD<>P")):
         mine = [row for row in rows if row["sampler"] == name]
-        points, fit = [row for row in mine if row["extent"] != _FIT], mine[-1]
+        points, z = [row for row in mine if row["extent"] != _FIT], mine[-1]["tau_int"]
         extents = np.array([row["extent"] for row in points])
-        for axis, key in ((left, "tau_int"), (right, "rate")):
-            values, errors = _parts(points, key)
-            look = {"color": colour, "label": name.replace("_", " ")}
-            axis.errorbar(extents, values, errors, fmt="o", **look)
+        look = {"color": colour, "marker": marker, "linestyle": "none"}
+        values, errors = _parts(points, "rate")
+        label = f"{name.replace('_', ' ')}, $z = {z.value:.2f}$"
+        right.errorbar(extents, values, errors, **look, label=label)
+        right.plot(extents, values, color=colour, linewidth=0.8)
         values, errors = _parts(points, "tau_int")
-        z, weights = fit["tau_int"], (values / errors) ** 2
+        left.errorbar(extents, values, errors, **look)
+        weights = (values / errors) ** 2
         centre = np.average(np.log(values) - z.value * np.log(extents), weights=weights)
         left.plot(extents, np.exp(centre) * extents**z.value, color=colour, linewidth=0.8)
-        x, y = extents[-1], values[-1]
-        left.annotate(
-            f"$z = {z.value:.2f}$", (x, y), (-4, -14), textcoords="offset points", ha="right"
-        )
     for axis, title in (
         (left, f"$\\tau_{{int}}$ of {symbol}, updates"),
         (right, f"independent {symbol} per second"),
@@ -179,7 +178,7 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
         axis.set(xscale="log", yscale="log", xlabel="$L$", title=title)
         axis.set_xticks(extents, [str(extent) for extent in extents])
         axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    right.legend()
+    right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     caption = (
         f"Critical slowing down. Left: autocorrelation time of {symbol} with fits of L to the "
         "power z. Right: independent values of it per second."
