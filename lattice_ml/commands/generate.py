@@ -86,12 +86,14 @@ def generate_command(arguments: list[str]) -> int:
     except session.Interrupted as stop:
         if team.leads:
             print(f"lattice-ml generate: {stop}", file=sys.stderr)
+        processes.part(team)
         return 128 + stop.signum if stop.signum else 0
     except jax.errors.JaxRuntimeError as error:
         if not lost:
             raise
         print(f"{error}\n{lost}", file=sys.stderr, flush=True)
         os._exit(3)  # at its ordinary end it would wait for the lost one
+    processes.part(team)
     return 0
 
 
