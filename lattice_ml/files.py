@@ -30,7 +30,7 @@ import numpy.typing as npt
 __all__ = [
     *("CONFIG", "FORMAT_VERSION", "StorageError", "check_shards", "columns", "create_dataset"),
     *("datasets", "describe_folder", "entry", "make_folder", "manifest_image", "name_file"),
-    *("read_manifest", "read_seconds", "read_state", "replacing", "shard_image"),
+    *("read_manifest", "read_seconds", "replacing", "shard_image"),
     *("write_manifest", "write_seconds", "write_shard"),
 ]
 
@@ -191,17 +191,6 @@ def columns(shard: Path) -> Columns:
     with h5py.File(shard) as file:
         rows = {n: (d.dtype, d.shape[1:]) for n, d in datasets(file).items()}
     return {name: row for name, row in rows.items() if not name.startswith("state/")}
-
-
-def read_state(shards: Sequence[Path]) -> dict[str, Array]:
-    """Return the sampler state of all chains after the last row of the shards that hold them."""
-    parts = []
-    for shard in shards:
-        with h5py.File(shard) as file:
-            parts.append({name: np.asarray(value[()]) for name, value in file["state"].items()})
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def check_shards(directory: Path, entries: Sequence[Mapping[str, Any]], *, hashes: bool) -> None:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from lattice_ml import chain, files, shards, storage
-from lattice_ml.calibration import Begun, Calibration, calibrate
+from lattice_ml.calibration import Calibration, calibrate
 from lattice_ml.config import Job
 from lattice_ml.session import as_toml, provenance
 
@@ -117,11 +117,8 @@ def forecasts(
     known: dict[str, Calibration] = {}
     for job, out in jobs:
         manifest = storage.look(out, job.config)
-        begun: Begun | None = None
-        if manifest is not None:
-            parts = shards.shards(Path(out), manifest)
-            last = [part.path for part in parts if part.stop == parts[-1].stop]
-            begun = (files.read_state(last), manifest["tuned"])
+        state = shards.read_state(Path(out), manifest) if manifest else None
+        begun = (state, manifest["tuned"]) if manifest and state else None
         shape = _shape(job) + str(manifest is None)
         shared = shape in known
         if not shared:

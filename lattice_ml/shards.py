@@ -21,8 +21,8 @@ from lattice_ml import files
 from lattice_ml.files import StorageError
 
 __all__ = [
-    *("Shard", "attributes", "index_image", "n_configs", "shards", "uncommitted"),
-    *("unrecorded_shards", "write_index"),
+    *("Shard", "attributes", "index_image", "n_configs", "read_state", "shards"),
+    *("uncommitted", "unrecorded_shards", "write_index"),
 ]
 
 _NAME = re.compile(r"c(\d{8,})-n(\d{4,})\.h5")  # first configuration, first chain
@@ -92,6 +92,19 @@ def shards(directory: Path, manifest: Mapping[str, Any]) -> list[Shard]:
 def n_configs(entries: Sequence[Mapping[str, Any]]) -> int:
     """Configurations per chain in the shards of a manifest."""
     return sum(entry["n_configs"] for entry in entries if not entry.get("first_chain"))
+
+
+def read_state(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Array] | None:
+    """The sampler state of all chains after the last configuration, None before the first."""
+    parts = shards(directory, manifest)
+    states: list[dict[str, Array]] = []
+    for part in parts:
+        if part.stop == parts[-1].stop:
+            with h5py.File(part.path) as file:
+                states.append({name: np.asarray(x[()]) for name, x in file["state"].items()})
+    if len(states) > 1:
+        return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+    return states[0] if states else None
 
 
 def unrecorded_shards(

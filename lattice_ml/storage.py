@@ -161,9 +161,7 @@ class Run:
 
     def state(self) -> dict[str, Array] | None:
         """Return the state of all chains after the last configuration, None before the first."""
-        parts = shards.shards(self.directory, self.manifest)
-        last = [part.path for part in parts if part.stop == parts[-1].stop]
-        return files.read_state(last) if last else None
+        return shards.read_state(self.directory, self.manifest)
 
     def check_here(self) -> None:
         """Check that this process sees what process 0 does.

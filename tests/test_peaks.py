@@ -1,4 +1,4 @@
-"""Do training, `spectrum`, `export`, `import` and `convert` hold an ensemble whole, for a moment?
+"""Does anything that reads an ensemble hold it whole, for a moment?
 
 Blocks are of 4 MiB and the ensemble is of 160, and the kernel says what was resident at the worst
 moment. The same work on 16 MiB comes first, for what is compiled and kept. The lattice is large, so
@@ -9,13 +9,30 @@ import ctypes
 import gc
 import json
 import os
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from lattice_ml import convert_ensemble, export_array, import_array, open_ensemble, two_point
+from lattice_ml import (
+    HMC,
+    FreeField,
+    Lattice,
+    check,
+    convert_ensemble,
+    export_array,
+    import_array,
+    measure,
+    open_ensemble,
+    run,
+    two_point,
+)
+from lattice_ml.actions import Phi4
+from lattice_ml.comparison import sides
 from lattice_ml.ensemble import Ensemble
+from lattice_ml.observables import measure_configurations
 from lattice_ml.storage import open_run
 from lattice_ml.training_data import open_data
 
@@ -92,6 +109,8 @@ def travel(ensemble):
 
 
 WORK = {
+    "measure": measure,
+    "check": check,
     "spectrum": two_point,
     "train": train,
     "travel": travel,
@@ -110,3 +129,24 @@ def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
     small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)
     print(f"{name}: {small:.0f} and {large:.0f} MiB")
     assert large < 0.7 * WHOLE
+
+
+def test_few_configurations_of_a_large_lattice_are_not_filled_up_to_many():
+    """To the 64 that are measured together where a lattice is small."""
+    fields = np.random.default_rng(1).normal(size=(2, 1024, 1024)).astype(np.float32)
+    action = Phi4(0.2, 0.956, 0.022)
+    work = partial(measure_configurations, action)
+    peak(work, fields)  # what is compiled
+    assert peak(work, fields) < 64 * fields[0].nbytes / MIB / 2
+
+
+def test_a_comparison_keeps_fewer_fields_of_large_lattices(monkeypatch):
+    free = FreeField(mass_squared=0.5, ndim=2)
+    chains = run(jax.random.key(1), HMC(free), Lattice((4, 4)), n_chains=4, n_configs=12)
+    every = sides.gather_side(chains).fields.phi
+    assert len(every) == 48
+    monkeypatch.setattr(sides, "_FIELD_BYTES", 20 * 16 * 4)
+    some = sides.gather_side(chains).fields.phi
+    assert len(some) == 20 and np.array_equal(some[-1], every[-1])
+    monkeypatch.setattr(sides, "_FIELD_BYTES", 0)
+    assert len(sides.gather_side(chains).fields.phi) == 16

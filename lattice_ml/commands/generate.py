@@ -27,8 +27,8 @@ class GenerateOptions:
         sweep: section.key V1 V2 ...: one ensemble OUT/<key>=<V> per value (16,16 for a shape),
             each with a seed of its own that follows from the seed, the key and the value.
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
-        split: spread each lattice over so many devices, an even divisor of its first extent, for
-            few chains of a large lattice.
+        split: spread each lattice over so many devices, an even divisor of its first extent, where
+            one does not hold it.
         distributed: True insists on other processes with which to share the chains, False is this
             one alone; by default they are those that srun or mpirun started.
         heartbeat: a process that does not answer for so long is lost, and ends the others.

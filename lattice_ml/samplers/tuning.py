@@ -24,6 +24,7 @@ __all__ = ["Fixed", "Lengths", "Propagator", "Tuner"]
 _MEASUREMENTS = 16  # of the propagator, at equal distances
 _TO_LEARN = 30  # where more than a length comes from it: the last window is half of the time
 _MAX_STEPS = 1024
+_TRANSFORMED = 64  # chains at a time, to need little memory
 _SHORT = 20  # trajectories of tuning that are not split
 
 
@@ -208,10 +209,13 @@ class _Average:
         """Add fields `(n_chains, *L)` and return the current estimate."""
         if self._count == self._window:
             self._window, self._count, self._power, self._centre = 2 * self._window, 0, 0.0, 0.0
-        modes = np.fft.rfftn(phi, axes=tuple(range(1, phi.ndim)))
-        volume = phi[0].size
-        zero = modes.reshape(len(phi), -1)[:, 0].real
-        self._power = self._power + np.mean(np.abs(modes) ** 2, axis=0) / volume
+        volume, zeros, power = phi[0].size, [], 0.0
+        for first in range(0, len(phi), _TRANSFORMED):
+            modes = np.fft.rfftn(phi[first : first + _TRANSFORMED], axes=tuple(range(1, phi.ndim)))
+            zeros.append(modes.reshape(len(modes), -1)[:, 0].real)
+            power = power + np.sum(np.abs(modes) ** 2, axis=0)
+        zero = np.concatenate(zeros)
+        self._power = self._power + power / len(phi) / volume
         self._centre += float(np.mean(np.abs(zero) if self._z2 else zero))
         self._count += 1
         connected = np.array(self._power / self._count)
