@@ -2,11 +2,13 @@
 
 HMC at fixed lengths, histories only.  In turn, round by round: one core; two cores as two devices
 of one process; two processes of one core each that share the run (`processes.py`, loopback).
-*Strong*: the same chains on all of them; *weak*: twice the chains on two cores.  Prints site
+*Strong*: the same chains on all of them; *weak*: twice the chains on two cores.  A single chain is
+run on one core, on one device of two cores, whose operations XLA divides, and in two slabs of the
+lattice (`split.py`).  Prints site
 updates per second and the ratio to one core, of wall time (2 is perfect where nobody else uses the
 cores) and of CPU time (1 is perfect: nothing is wasted), medians and quartiles over the rounds; and
-how many cores were kept busy, CPU time over wall time.  Compilation and start are left out.  The
-histories must be the same bits.
+how many cores were kept busy, CPU time over wall time.  Compilation and start are left out.  All
+energies must be the same bits.
 
     python benchmarks/scaling.py [--size toy|small|full] [--json FILE]
 """
@@ -24,11 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# (extent, dimensions, chains on one core), configurations per block; blocks, rounds
-SIZES: dict[str, tuple[list[tuple[int, int, int]], int, int, int]] = {
-    "toy": ([(4, 2, 2)], 3, 3, 1),
-    "small": ([(32, 2, 64), (128, 2, 2)], 200, 4, 3),
-    "full": ([(32, 2, 64), (32, 2, 8), (128, 2, 2), (16, 3, 64)], 400, 4, 7),
+# (extent, dimensions, chains on one core, configurations per block); blocks, rounds
+SMALL = [(32, 2, 64, 200), (128, 2, 2, 200), (512, 2, 1, 50), (1024, 2, 1, 15)]
+MORE = [(32, 2, 8, 400), (16, 3, 64, 400), (256, 2, 1, 200), (64, 3, 1, 50), (32, 4, 1, 10)]
+SIZES: dict[str, tuple[list[tuple[int, int, int, int]], int, int]] = {
+    "toy": ([(4, 2, 2, 3), (8, 2, 1, 3)], 3, 1),
+    "small": (SMALL, 4, 3),
+    "full": ([*SMALL, *MORE], 4, 7),
 }
 N_STEPS = 20
 
@@ -58,6 +62,7 @@ def measure(job: dict[str, Any], out: Path) -> None:
         dtype="float32",
         save_configs=False,
         block_configs=job["block"],
+        split=job["split"],
     )
     first = next(parts)  # the devices compute the next one already
     begin, cpu = time.perf_counter(), time.process_time()
@@ -65,7 +70,7 @@ def measure(job: dict[str, Any], out: Path) -> None:
     found = {
         "seconds": time.perf_counter() - begin,
         "cpu": time.process_time() - cpu,
-        "action": last.history["action"].tobytes().hex(),
+        "energies": last.history["dh"].tobytes().hex(),
     }
     out.write_text(json.dumps(found))
 
@@ -97,7 +102,7 @@ def run(job: dict[str, Any], cores: list[set[int]], folder: Path) -> dict[str, A
         "wall": updates / seconds,
         "cpu": updates / cpu,
         "busy": cpu / seconds,
-        "action": found[0]["action"],
+        "energies": found[0]["energies"],
     }
 
 
@@ -111,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.child:
         measure(json.loads(options.child[0]), Path(options.child[1]))
         return 0
-    cases, block, n_blocks, rounds = SIZES[options.size]
+    cases, n_blocks, rounds = SIZES[options.size]
     cores = sorted(os.sched_getaffinity(0))
     n = 2 if len(cores) > 1 else 1
     one, spread, apart = [{cores[0]}], [set(cores[:n])], [{core} for core in cores[:n]]
@@ -120,24 +125,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         apart = [{cores[0]}] * 2
     rows, same = [], True
     with tempfile.TemporaryDirectory() as name:
-        for extent, ndim, n_chains in cases:
-            job = {"extent": extent, "ndim": ndim, "block": block, "n_blocks": n_blocks}
-            wide = job | {"n_chains": len(apart) * n_chains}
+        for extent, ndim, n_chains, block in cases:
+            job = {"extent": extent, "ndim": ndim, "block": block, "n_blocks": n_blocks, "split": 1}
+            wide = job | {"n_chains": 2 * n_chains}
             job |= {"n_chains": n_chains}
-            runs = {
-                "one core": (job, one),
-                "strong, devices": (job, spread),
-                "strong, processes": (job, apart),
-                "weak, devices": (wide, spread),
-                "weak, processes": (wide, apart),
-            }
+            if n_chains == 1:
+                runs = {
+                    "one core": (job, one),
+                    "strong, XLA": (job, spread),
+                    "strong, split": (job | {"split": n}, spread),
+                }
+            else:
+                runs = {
+                    "one core": (job, one),
+                    "strong, devices": (job, spread),
+                    "strong, processes": (job, apart),
+                    "weak, devices": (wide, spread),
+                    "weak, processes": (wide, apart),
+                }
             found: dict[str, list[dict[str, Any]]] = {key: [] for key in runs}
             for _ in range(rounds):
                 for key, (asked, where) in runs.items():
                     found[key].append(run(asked, where, Path(name)))
             for start, like in (("one core", "strong"), ("weak", "weak")):
                 alike = [key for key in runs if key.startswith((start, like))]
-                same &= len({one["action"] for key in alike for one in found[key]}) == 1
+                same &= len({one["energies"] for key in alike for one in found[key]}) <= 1
             rows += [_row(f"{extent}^{ndim}, {n_chains} chains", key, found) for key in runs]
     for row in rows:
         ratios = (f"{low:.2f} {mid:.2f} {high:.2f}" for low, mid, high in (row["wall"], row["cpu"]))
@@ -148,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if not same:
-        print("the histories depend on devices or processes")
+        print("the energies depend on devices or processes")
     return int(not same)
 
 

@@ -13,6 +13,8 @@ is enough for every sampler, by automatic differentiation.  What it may add:
   neighbours; energies are then accurate in float32 (differences per site before the sum);
 * `force(phi, hop)`: -dS/dphi written by hand, about twice as fast;
 * `of_means(phi2, phi4, link_sum)`: S/V where it is linear in these, which are measured anyway;
+* `reach`: how many sites away from its own the force looks; a lattice that is split over devices
+  then exchanges the fields of many steps at once;
 * `z2 = True` if S(-phi) = S(phi); `site_width()` and `minimum(ndim)` for hot and cold starts.
 """
 
@@ -44,6 +46,7 @@ class Action(Protocol):
 class _NearestNeighbour(ABC):
     """Density and force of the quartic nearest-neighbour action in (h, a, b)."""
 
+    reach: ClassVar[int] = 1
     z2: ClassVar[bool] = True
 
     @abstractmethod

@@ -6,7 +6,7 @@ field, so they are merged: n steps of a scheme with m drifts cost n m + 1 forces
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ def integrate(
     step_size: jax.Array | float,
     n_steps: jax.Array | int,
     scheme: Integrator = leapfrog,
+    repeat: Callable[..., Any] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Integrate dphi/dt = pi, dpi/dt = force(phi) over `n_steps` steps.
 
@@ -63,6 +64,7 @@ def integrate(
         step_size: a number, or an array that broadcasts against `phi` (one per chain).
         n_steps: at least 1; traced, so a new value does not recompile.
         scheme: one of the coefficient sets of this module.
+        repeat: `repeat(n, stage, (phi, pi))` does n stages in its own way; a loop by default.
 
     Returns:
         `(phi, pi)` at the end.  Reversible to rounding; the energy error of a trajectory of
@@ -82,4 +84,7 @@ def integrate(
         pi = pi + kick.astype(phi.dtype) * step_size * force(phi)
         return phi + drift.astype(phi.dtype) * step_size * pi, pi
 
-    return lax.fori_loop(0, last + 1, stage, (phi, pi))
+    if repeat is None:
+        return lax.fori_loop(0, last + 1, stage, (phi, pi))
+    end: tuple[jax.Array, jax.Array] = repeat(last + 1, stage, (phi, pi))
+    return end

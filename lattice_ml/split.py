@@ -10,6 +10,7 @@ lattice.  So configurations are the same bits on any number of devices.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,14 @@ from jax import lax
 from jax.sharding import Mesh
 
 from lattice_ml import randomness
-from lattice_ml.layout import Layout, choose_layout, first_block, tree_sum
+from lattice_ml.layout import Layout, Step, choose_layout, first_block, tree_sum
 
 __all__ = ["AXES", "Split", "plan", "split_layout"]
 
 AXES = CHAINS, SITES = "chains", "sites"  # of the mesh
+_EXCHANGE = 1 << 16  # sites x chains that are updated while rows are exchanged
+_FEWEST_STEPS = 8  # between two exchanges, that pay for the copies of fields with these rows
+_CACHE = 1 << 17  # sites x chains of a block of rows
 _FEWEST_SITES = 4  # of a slab: of fewer XLA computes the noise otherwise
 
 
@@ -66,6 +70,32 @@ class Split(Layout):
         """As before, but of all devices: they exchange rows only while all go on."""
         return lax.pmax(jnp.any(condition).astype(jnp.int32), AXES) > 0
 
+    def repeat(self, n: jax.Array | int, step: Step, fields: Any, *, reach: int = 0) -> Any:
+        """As of the undivided lattice; rows of the neighbours come once for many steps.
+
+        What these steps do to them is done here too, to fewer of the rows each time.
+        """
+        at_once = self._steps_at_once(reach)
+        if at_once < 2:
+            return super().repeat(n, step, fields)
+        halo = at_once * reach
+        block = self._block(halo)
+        cut, put = lax.dynamic_slice_in_dim, lax.dynamic_update_slice_in_dim
+
+        def many(k: jax.Array, fields: Any) -> Any:
+            wide = jax.tree.map(lambda x: self._widened(x, halo), fields)
+            first, stop = k * at_once, jnp.minimum((k + 1) * at_once, n)
+
+            def advance(b: jax.Array, fields: Any) -> Any:
+                at = b * block
+                part = jax.tree.map(lambda x: cut(x, at, block + 2 * halo), wide)
+                part = lax.fori_loop(first, stop, step, part)
+                return jax.tree.map(lambda x, new: put(x, new[halo:-halo], at, 0), fields, part)
+
+            return lax.fori_loop(0, self.here[0] // block, advance, fields)
+
+        return lax.fori_loop(0, (n + at_once - 1) // at_once, many, fields)
+
     def spread(self, per_chain: jax.Array) -> jax.Array:
         return self._slab.spread(per_chain)
 
@@ -100,14 +130,11 @@ class Split(Layout):
         )
 
     def _pair(self, phi: jax.Array, axis: int) -> jax.Array:
-        if axis:
+        if axis or phi.shape != self._slab.field_shape:  # with rows of the neighbours already
             return super()._pair(phi, axis)
-        n, n_rows = self.n_parts, self.here[0]
+        n_rows = self.here[0]
         rows = phi.reshape(n_rows, *(phi.shape[1:] or [-1]))  # sites and chains of 1d may be merged
-        after, before = (
-            lax.ppermute(edge, SITES, [(d, (d + shift) % n) for d in range(n)])
-            for edge, shift in ((rows[:1], -1), (rows[-1:], 1))
-        )
+        after, before = self._edges(rows, 1)
         row = np.arange(n_rows)
         at = row.reshape(-1, *[1] * (rows.ndim - 1))
         # A select per element: half the cost of a copy with the rows of the neighbours around it.
@@ -116,6 +143,38 @@ class Split(Layout):
             for theirs, edge, shift in ((after, n_rows - 1, 1), (before, 0, -1))
         )
         return (forward + backward).reshape(phi.shape)
+
+    def _edges(self, rows: jax.Array, halo: int) -> tuple[jax.Array, jax.Array]:
+        """The first rows of the next slab, and the last of the one before."""
+        n = self.n_parts
+        after, before = (
+            lax.ppermute(edge, SITES, [(d, (d + shift) % n) for d in range(n)])
+            for edge, shift in ((rows[:halo], -1), (rows[-halo:], 1))
+        )
+        return after, before
+
+    def _widened(self, phi: jax.Array, halo: int) -> jax.Array:
+        """A field with rows of the neighbours at both ends."""
+        after, before = self._edges(phi, halo)
+        return jnp.concatenate([before, phi, after])
+
+    def _steps_at_once(self, reach: int) -> int:
+        """Steps between two exchanges: as many as cost one if done twice, a quarter at most."""
+        if not reach or len(self.shape) == 1:
+            return 1
+        steps = min(math.isqrt(_EXCHANGE // (self._row * reach)), self.here[0] // (8 * reach))
+        return steps if steps >= _FEWEST_STEPS else 1
+
+    def _block(self, halo: int) -> int:
+        """Rows that are advanced together: on a CPU, whose layouts are merged, what it caches."""
+        rows = self.here[0]
+        fits = range(4 * halo, _CACHE // self._row + 1) if self.merged else ()
+        return max((n for n in fits if rows % n == 0), default=rows)
+
+    @property
+    def _row(self) -> int:
+        """Sites and chains of a row."""
+        return math.prod(self._slab.field_shape[1:])
 
     def _sum_rows(self, per_site: jax.Array, rows: int) -> jax.Array:
         """`tree_sum` of the whole lattice as so many rows, on all its devices."""

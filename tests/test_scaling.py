@@ -18,10 +18,10 @@ def scaling():
 
 def test_two_processes_compute_what_one_does(scaling, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
-    job = {"extent": 4, "ndim": 2, "n_chains": 2, "block": 2, "n_blocks": 1}
+    job = {"extent": 4, "ndim": 2, "n_chains": 2, "block": 2, "n_blocks": 1, "split": 1}
     core = {min(scaling.os.sched_getaffinity(0))}
     alone, shared = (scaling.run(job, [core] * n, tmp_path) for n in (1, 2))
-    assert alone["action"] == shared["action"]
+    assert alone["energies"] == shared["energies"]
     assert alone["cpu"] > 0 and 0 < alone["busy"] < 1.5
 
 
@@ -30,16 +30,17 @@ def test_the_table_has_ratios_and_a_dependence_is_an_error(scaling, monkeypatch,
 
     def run(job, cores, folder):
         faster = len(set().union(*cores))
-        return rates | {"wall": 1e6 * faster, "action": job["n_chains"] + broken * len(cores)}
+        return rates | {"wall": 1e6 * faster, "energies": job["n_chains"] + broken * len(cores)}
 
     monkeypatch.setattr(scaling, "run", run)
     monkeypatch.setattr(scaling.os, "sched_getaffinity", lambda pid: {3, 5})
     broken = 0
     assert scaling.main(["--size", "toy"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 8
     assert "strong, devices" in lines[1]
+    assert "strong, split" in lines[7] and "wall 2.00" in lines[7]
     assert "2.0 M/s   busy 1.00   wall 2.00 2.00 2.00   CPU 1.00 1.00 1.00" in lines[1]
     broken = 1
     assert scaling.main(["--size", "toy"]) == 1
-    assert "the histories depend on devices or processes" in capsys.readouterr().out
+    assert "the energies depend on devices or processes" in capsys.readouterr().out

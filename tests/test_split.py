@@ -21,7 +21,19 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from lattice_ml import HMC, Lattice, action, chain, cli, engine, open_ensemble, randomness, run
+from lattice_ml import (
+    HMC,
+    Lattice,
+    action,
+    chain,
+    cli,
+    engine,
+    open_ensemble,
+    randomness,
+    run,
+    split,
+)
+from lattice_ml.lattice import hop
 from lattice_ml.layout import Layout
 from lattice_ml.observables import PRIMARIES
 from lattice_ml.samplers import kinds
@@ -34,10 +46,14 @@ from lattice_ml.split import AXES, CHAINS, SITES, split_layout
 PHI4 = action("kappa", 2, kappa=0.26, lam=0.022)
 PHI4_4D = action("kappa", 4, kappa=0.13, lam=0.022)
 FIXED = HMC(PHI4, n_steps=5, step_size=0.2, trajectory_length=1.0)
+LONG = HMC(PHI4, n_steps=13, step_size=0.1, trajectory_length=1.3, integrator="omelyan2")
 ADAPTIVE = Langevin(PHI4, step_size=0.1, drift_limit=0.1)  # as many steps as a chain needs
 SPLIT = ("HMC", "Langevin", "MALA", "Kramers")  # kinds that can be
-CASES = [  # shape, chains, merged, parts: some columns do not divide, some blocks are cut by slabs
+# Shape, chains, merged, parts: some columns do not divide, some blocks are cut by slabs, some slabs
+# have rows enough for an exchange every eight steps.
+CASES = [
     *([(16,), 3, True, 2], [(6, 5), 1, True, 2], [(22, 3), 3, True, 2], [(2, 3, 4), 2, False, 2]),
+    *([(128, 6), 1, True, 2], [(256, 3), 2, False, 4]),
     *([(16,), 2, False, 4], [(44, 3), 1, True, 4], [(4, 2, 3, 5), 3, True, 4]),
 ]
 
@@ -46,8 +62,9 @@ def operations(layout, keys, phi):
     """What a layout does to a group's fields."""
     sign = np.cumsum(np.ones(layout.shape), axis=0) - np.arange(layout.shape[-1])
     weighted = phi.reshape(*layout.here, -1) * layout.restrict(sign)
+    moved = layout.repeat(jnp.int32(21), lambda i, phi: layout.hop(phi) - phi, phi, reach=1)
     return (
-        (layout.hop(phi), layout.normals(keys, jnp.uint32(7), 3)),
+        (layout.hop(phi), layout.normals(keys, jnp.uint32(7), 3), moved),
         (
             *(layout.site_sum(phi), layout.site_sum(weighted), layout.site_max(phi)),
             *(layout.slice_sums(phi, axis) for axis in range(len(layout.shape))),
@@ -55,8 +72,8 @@ def operations(layout, keys, phi):
     )
 
 
-def of_a_layout(shape, group, merged, n_parts):
-    """`operations` on a lattice in parts, by chains."""
+def of_a_layout(shape, group, merged, n_parts, operations=operations):
+    """What `operations` finds on a lattice in parts, by chains."""
     layout = split_layout(Layout(shape, group, merged), n_parts)
     phi = np.random.default_rng(1).normal(size=(group, *shape)).astype(np.float32)
     mesh = Mesh(np.array(jax.devices()[:n_parts]).reshape(1, -1), AXES)
@@ -65,12 +82,12 @@ def of_a_layout(shape, group, merged, n_parts):
         lambda keys, phi: operations(layout, keys, phi),
         mesh=mesh,
         in_specs=(none, slabs),
-        out_specs=((slabs, slabs), none),
+        out_specs=(slabs, none),
         check_vma=False,
     )
     keys = randomness.chain_keys(jax.random.key(1), group)
     found = jax.tree.map(np.asarray, jax.jit(mapped)(keys, layout.pack(phi)[0]))
-    return [*(layout.unpack(x[None]) for x in found[0]), *found[1]]
+    return [*(layout.unpack(x[None]) for x in jax.tree.leaves(found[0])), *found[1]]
 
 
 def of_all_layouts(n_parts, used):
@@ -101,9 +118,14 @@ def assert_the_same_run(found, expected):
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
+def long_run(n_parts):
+    """27 forces between two exchanges of 8 steps and the last of 3."""
+    return run_of(n_parts, LONG, shape=(256, 8))
+
+
 def on_four_devices():
-    """Layouts and a run in four parts, and two by two chains that take different times."""
-    return [*of_all_layouts(4, 4), *run_of(4)[0], *run_of(2, ADAPTIVE)[0]]
+    """Layouts and runs in four parts, and two by two chains that take different times."""
+    return [*of_all_layouts(4, 4), *run_of(4)[0], *long_run(4)[0], *run_of(2, ADAPTIVE)[0]]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +141,10 @@ def test_two_slabs_do_what_a_layout_does():
 
 
 def test_four_devices_do_what_one_does(of_four):
-    adaptive, of_one = run_of(1, ADAPTIVE)[0], [*of_all_layouts(4, 1), *run_of(1)[0]]
+    adaptive, of_one = (
+        run_of(1, ADAPTIVE)[0],
+        [*of_all_layouts(4, 1), *run_of(1)[0], *long_run(1)[0]],
+    )
     assert_equal(of_four[: len(of_one)], of_one)
     for found, expected in zip(of_four[len(of_one) :], adaptive, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)  # step sizes may round
@@ -140,6 +165,44 @@ def test_four_devices_do_what_one_does(of_four):
 )
 def test_a_run_does_not_know_that_its_lattice_is_split(sampler, settings):
     assert_the_same_run(run_of(2, sampler, **settings), run_of(1, sampler, **settings))
+
+
+@jax.tree_util.register_static
+class NextNearest:
+    """An action without a force of its own, which would look two sites away."""
+
+    def __call__(self, phi):
+        return jnp.sum(self.density(phi))
+
+    def density(self, phi, hop=hop):
+        return phi**2 + 0.02 * hop(phi) ** 2
+
+
+def test_steps_that_look_further_and_blocks_of_rows(monkeypatch):
+    def operations(layout, keys, phi):
+        def step(i, phi):
+            return layout.hop(layout.hop(phi)) - i.astype(phi.dtype) * phi
+
+        return layout.repeat(jnp.int32(21), step, phi, reach=2), ()
+
+    monkeypatch.setattr(split, "_CACHE", 64 * 6)
+    layout = split_layout(Layout((256, 6), 1, merged=True), 2)
+    assert layout._steps_at_once(2) == 8 and layout._block(16) == 64
+    both, one = (of_a_layout((256, 6), 1, True, n, operations) for n in (2, 1))
+    assert_equal(both, one)
+
+
+@pytest.mark.parametrize(("action", "reach"), [(PHI4, 1), (NextNearest(), 0)])
+def test_rows_are_exchanged_at_every_step_where_it_is_not_known_how_far_a_force_looks(
+    action, reach, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(split.Split, "_steps_at_once", lambda self, reach: said.append(reach) or 1)
+    sampler, settings = replace(FIXED, action=action), {"shape": (128, 7), "n_chains": 1}
+    both, one = (run_of(n, sampler, **settings) for n in (2, 1))
+    assert set(said) == {reach}
+    for found, expected in zip(both[0], one[0], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # derivatives may round
 
 
 def test_a_split_run_needs_no_more_than_a_gpu_has():

@@ -9,6 +9,7 @@ under phi -> -phi a global sign flip, always accepted, follows with probability 
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
@@ -124,6 +125,7 @@ class HMC:
             spread((step_size * draws.stretch).astype(phi.dtype)),
             n_steps,
             _scheme(self.integrator),
+            partial(layout.repeat, reach=getattr(self.action, "reach", 0)),
         )
         dh = energy_change(self.action, (new_phi, new_pi), (phi, pi), layout, self._momenta)
         accept = dh < draws.threshold
