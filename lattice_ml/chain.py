@@ -14,9 +14,10 @@ import numpy as np
 
 from lattice_ml.engine import Engine, Program
 from lattice_ml.lattice import Lattice
+from lattice_ml.split import plan
 
 __all__ = [
-    *("Block", "Chains", "RunError", "blocks", "run"),
+    *("Block", "Chains", "RunError", "blocks", "check", "run"),
     *("block_spans", "programs", "restored", "warm_up_step", "warming"),
 ]
 
@@ -135,6 +136,24 @@ def run(
     )
 
 
+def check(sampler: Any, lattice: Lattice, *, n_chains: int, split: int = 1, **counts: int) -> None:
+    """Refuse a run that cannot be.
+
+    Raises:
+        ValueError: naming a setting, its value and what is allowed.
+    """
+    for name, value in {"n_chains": n_chains, **counts}.items():
+        least = 0 if name == "n_thermalise" else 1
+        if value < least or value != int(value):
+            raise ValueError(f"chain.{name} must be a whole number >= {least}, got {value}")
+    if problem := getattr(sampler, "incomplete", ""):
+        raise ValueError(problem)
+    getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
+    if split > 1:
+        _check_splits(sampler)
+    plan(lattice.shape, n_chains, split)
+
+
 def blocks(
     key: jax.Array,
     sampler: Any,
@@ -160,12 +179,8 @@ def blocks(
         block_configs: configurations per block; by default what fits 64 MiB, at most 4096.
         on_warm_up: called with the trajectories done and the sampler as tuned so far.
     """
-    _check(n_chains=n_chains, n_configs=n_configs, thin=thin, n_thermalise=n_thermalise)
-    if problem := getattr(sampler, "incomplete", ""):
-        raise ValueError(problem)
-    getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
-    if split > 1:
-        _check_splits(sampler)
+    counts = {"n_configs": n_configs, "n_thermalise": n_thermalise, "thin": thin}
+    check(sampler, lattice, n_chains=n_chains, split=split, **counts)
     engine = Engine(key, lattice, n_chains, dtype, split)
     program, warm = programs(engine, n_configs, n_thermalise, thin, save_configs)
     if resume is None:
@@ -296,10 +311,3 @@ def _check_splits(sampler: Any) -> None:
             "HMC, Langevin without fourier_mass_squared, MALA and Kramers can, "
             "such as --sampler.kind HMC"
         )
-
-
-def _check(**counts: int) -> None:
-    for name, value in counts.items():
-        least = 0 if name == "n_thermalise" else 1
-        if value < least or value != int(value):
-            raise ValueError(f"chain.{name} must be a whole number >= {least}, got {value}")

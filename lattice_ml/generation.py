@@ -58,6 +58,15 @@ def generate(
         OSError: the file system refuses.
     """
     settings, processes = job.chain, team()
+    chain.check(
+        job.sampler,
+        job.lattice,
+        n_chains=settings.n_chains,
+        split=split,
+        n_configs=settings.n_configs,
+        n_thermalise=settings.n_thermalise,
+        thin=settings.thin,
+    )
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
     start = "hot" if begun else starting_fields(settings.start)
     run = open_run(out, job.config, provenance=provenance("generate"), team=processes)

@@ -21,6 +21,7 @@ from lattice_ml import (
     FreeField,
     Lattice,
     check,
+    compare,
     convert_ensemble,
     export_array,
     import_array,
@@ -111,6 +112,7 @@ def travel(ensemble):
 WORK = {
     "measure": measure,
     "check": check,
+    "compare": lambda ensemble: compare(ensemble, ensemble, classifier=False),
     "spectrum": two_point,
     "train": train,
     "travel": travel,
@@ -124,6 +126,7 @@ def test_a_whole_ensemble_would_be_seen(ensembles):
 @pytest.mark.parametrize("name", WORK)
 def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
     monkeypatch.setattr(Ensemble.blocks, "__defaults__", (BLOCK,))
+    monkeypatch.setattr(sides, "_FIELD_BYTES", BLOCK)
     for module in ("training_data", "exchange"):
         monkeypatch.setattr(f"lattice_ml.{module}.BLOCK_BYTES", BLOCK)
     small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)

@@ -250,6 +250,14 @@ def test_parts_that_cannot_be_are_refused(shape, split, said):
         engine.Engine(jax.random.key(1), Lattice(shape), 1, "float32", split)
 
 
+def test_a_refused_split_leaves_nothing_behind(tmp_path, capsys):
+    file = tmp_path / "job.toml"
+    file.write_text("[lattice]\nshape = [8, 6]\n[action]\nkappa = 0.26\nlam = 0.022\n")
+    assert cli.main(["generate", str(file), "--out", str(tmp_path / "out"), "--split", "3"]) == 2
+    assert "1, 2, 4, 8; got 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sampler_that_needs_whole_lattices_is_refused():
     settings = {"ReplicaExchange": {"coupling": "h", "ladder": (0.4,)}}
     samplers = {name: kind(PHI4, **settings.get(name, {})) for name, kind in kinds.KINDS.items()}
