@@ -2,13 +2,12 @@
 
 HMC at fixed lengths, histories only.  In turn, round by round: one core; two cores as two devices
 of one process; two processes of one core each that share the run (`processes.py`, loopback).
-*Strong*: the same chains on all of them; *weak*: twice the chains on two cores.  A single chain is
-run on one core, on one device of two cores, whose operations XLA divides, and in two slabs of the
-lattice (`split.py`).  Prints site
-updates per second and the ratio to one core, of wall time (2 is perfect where nobody else uses the
-cores) and of CPU time (1 is perfect: nothing is wasted), medians and quartiles over the rounds; and
-how many cores were kept busy, CPU time over wall time.  Compilation and start are left out.  All
-energies must be the same bits.
+*Strong*: the same chains on all of them; *weak*: twice the chains on two cores.  A single chain
+runs on one core, on two whose threads XLA divides its operations among, and in two slabs of the
+lattice (`split.py`).  Prints site updates per second and the ratio to one core, of wall time (2 is
+perfect where nobody else uses the cores) and of CPU time (1 is perfect: nothing is wasted), medians
+and quartiles over the rounds; and how many cores were kept busy, CPU time over wall time.
+Compilation and start are left out.  All energies must be the same bits.
 
     python benchmarks/scaling.py [--size toy|small|full] [--json FILE]
 """

@@ -14,7 +14,7 @@ is enough for every sampler, by automatic differentiation.  What it may add:
 * `force(phi, hop)`: -dS/dphi written by hand, about twice as fast;
 * `of_means(phi2, phi4, link_sum)`: S/V where it is linear in these, which are measured anyway;
 * `reach`: how many sites away from its own the force looks; a lattice that is split over devices
-  then exchanges the fields of many steps at once;
+  then exchanges rows once for many steps;
 * `z2 = True` if S(-phi) = S(phi); `site_width()` and `minimum(ndim)` for hot and cold starts.
 """
 

@@ -53,6 +53,7 @@ def generate(
     Raises:
         StorageError: `out` holds something else or an altered shard, or the config differs.
         Interrupted: SIGINT, SIGTERM or the time limit; call again to go on.
+        ValueError: settings that make no sense, or a lattice that cannot be split so.
         RunError: the dynamics diverged.
         PeerError: another process failed.
         OSError: the file system refuses.

@@ -47,6 +47,10 @@ omelyan4 = Integrator(
 )
 
 
+def _loop(n: jax.Array | int, step: Callable[[jax.Array, Any], Any], fields: Any) -> Any:
+    return lax.fori_loop(0, n, step, fields)
+
+
 def integrate(
     force: Callable[[jax.Array], jax.Array],
     phi: jax.Array,
@@ -54,7 +58,7 @@ def integrate(
     step_size: jax.Array | float,
     n_steps: jax.Array | int,
     scheme: Integrator = leapfrog,
-    repeat: Callable[..., Any] | None = None,
+    repeat: Callable[..., Any] = _loop,
 ) -> tuple[jax.Array, jax.Array]:
     """Integrate dphi/dt = pi, dpi/dt = force(phi) over `n_steps` steps.
 
@@ -84,7 +88,5 @@ def integrate(
         pi = pi + kick.astype(phi.dtype) * step_size * force(phi)
         return phi + drift.astype(phi.dtype) * step_size * pi, pi
 
-    if repeat is None:
-        return lax.fori_loop(0, last + 1, stage, (phi, pi))
     end: tuple[jax.Array, jax.Array] = repeat(last + 1, stage, (phi, pi))
     return end

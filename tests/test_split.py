@@ -119,7 +119,7 @@ def assert_the_same_run(found, expected):
 
 
 def long_run(n_parts):
-    """27 forces between two exchanges of 8 steps and the last of 3."""
+    """A trajectory of 27 forces: rows are exchanged for 8, 8, 8 and 3 of them."""
     return run_of(n_parts, LONG, shape=(256, 8))
 
 
@@ -141,10 +141,8 @@ def test_two_slabs_do_what_a_layout_does():
 
 
 def test_four_devices_do_what_one_does(of_four):
-    adaptive, of_one = (
-        run_of(1, ADAPTIVE)[0],
-        [*of_all_layouts(4, 1), *run_of(1)[0], *long_run(1)[0]],
-    )
+    of_one = [*of_all_layouts(4, 1), *run_of(1)[0], *long_run(1)[0]]
+    adaptive = run_of(1, ADAPTIVE)[0]
     assert_equal(of_four[: len(of_one)], of_one)
     for found, expected in zip(of_four[len(of_one) :], adaptive, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)  # step sizes may round
