@@ -35,9 +35,11 @@ _HOMES = {
     "measure": "analysis.measurement",
     "open_ensemble": "ensemble",
     "open_model": "model_files",
+    "pytree": "_pytree",
     "run": "chain",
     "sample": "sampling",
     "spectrum": "spectra",
+    "static": "_pytree",
     "train": "training",
     "two_point": "analysis.two_point",
 }
