@@ -29,24 +29,18 @@ def pytree(cls: type[T]) -> type[T]:
     of fields have equal structures, and wherever their hashes meet in its table `jax.jit` runs the
     program compiled for the other one: in 7 of 90 processes with four such classes.
     """
-    cls = dataclass(frozen=True)(cls)
-    statics = [f.name for f in fields(cls) if f.metadata.get("static", False)]  # type: ignore[arg-type]
-    leaves = [f.name for f in fields(cls) if f.name not in statics]  # type: ignore[arg-type]
+    made: Any = dataclass(frozen=True)(cls)
+    statics = [f.name for f in fields(made) if f.metadata.get("static", False)]
+    leaves = [f.name for f in fields(made) if f.name not in statics]
 
-    keys = [GetAttrKey(name) for name in leaves]
-
-    def flatten(tree: T) -> tuple[list[Any], Any]:
-        children = [getattr(tree, name) for name in leaves]
-        kinds = tuple(type(child) for child in children if is_dataclass(child))
+    def flatten(tree: Any) -> tuple[list[tuple[GetAttrKey, Any]], Any]:
+        children = [(GetAttrKey(name), getattr(tree, name)) for name in leaves]
+        kinds = tuple(type(child) for _, child in children if is_dataclass(child))
         return children, (tuple(getattr(tree, name) for name in statics), kinds)
 
-    def flatten_with_keys(tree: T) -> tuple[list[tuple[GetAttrKey, Any]], Any]:
-        children, structure = flatten(tree)
-        return list(zip(keys, children, strict=True)), structure
-
-    def unflatten(structure: Any, children: Any) -> T:
+    def unflatten(structure: Any, children: Any) -> Any:
         settings = zip(statics, structure[0], strict=True)
-        return cls(**dict(settings), **dict(zip(leaves, children, strict=True)))
+        return made(**dict(settings), **dict(zip(leaves, children, strict=True)))
 
-    register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
+    register_pytree_with_keys(made, flatten, unflatten)
+    return made
