@@ -1,8 +1,8 @@
 """Does anything that reads an ensemble hold it whole, for a moment?
 
-Blocks are of 4 MiB and the ensemble is of 160, and the kernel says what was resident at the worst
-moment. The same work on 16 MiB comes first, for what is compiled and kept. The lattice is large, so
-that what is kept of every configuration is nothing beside it.
+Blocks are of 4 MiB, one ensemble is of 16 MiB and another of 160, and the kernel says what was
+resident at the worst moment. The work is done once before, for what is compiled and kept. The
+lattice is large, so that what is kept of every configuration is nothing beside it.
 """
 
 import ctypes
@@ -63,8 +63,8 @@ def status(name):
 
 @pytest.fixture(scope="module")
 def ensembles(tmp_path_factory):
-    """Two ensembles whose shards are one file, linked: much to read, little to write."""
-    return [repeated(tmp_path_factory.mktemp("runs"), n) for n in (SMALL, LARGE)]
+    """Ensembles whose shards are one file, linked: much to read, little to write."""
+    return [repeated(tmp_path_factory.mktemp("runs"), n) for n in (SMALL, SMALL, LARGE)]
 
 
 def repeated(directory, n_shards):
@@ -120,7 +120,7 @@ WORK = {
 
 
 def test_a_whole_ensemble_would_be_seen(ensembles):
-    assert peak(lambda ensemble: ensemble.cfgs[:].sum(), ensembles[1]) > 0.8 * WHOLE
+    assert peak(lambda ensemble: ensemble.cfgs[:].sum(), ensembles[-1]) > 0.8 * WHOLE
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -129,9 +129,9 @@ def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
     monkeypatch.setattr(sides, "_FIELD_BYTES", BLOCK)
     for module in ("training_data", "exchange"):
         monkeypatch.setattr(f"lattice_ml.{module}.BLOCK_BYTES", BLOCK)
-    small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)
+    _, small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)
     print(f"{name}: {small:.0f} and {large:.0f} MiB")
-    assert large < 0.7 * WHOLE
+    assert large - small < 0.5 * WHOLE
 
 
 def test_few_configurations_of_a_large_lattice_are_not_filled_up_to_many():
