@@ -1,6 +1,8 @@
 """`sample`: units of samples, whatever corrects them and whatever interrupts them."""
 
 import json
+import logging
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,7 +15,10 @@ from lattice_ml.ensemble import open_ensemble
 from lattice_ml.files import StorageError
 from lattice_ml.model_files import open_model
 from lattice_ml.models import drawing
+from lattice_ml.models.flow import Flow
 from lattice_ml.observables import measure_configurations
+
+pytestmark = pytest.mark.unoptimised
 
 UNIT = 16
 
@@ -158,6 +163,19 @@ def test_the_number_of_devices_does_not_matter(model, monkeypatch):
     assert np.allclose(one.fields, two.fields, atol=1e-5)  # other programs round differently
     tail = drawing.draw(model.network, theory, how, key, 3, 2)
     assert np.array_equal(tail.fields, one.fields[12:])
+
+
+def test_another_number_of_steps_compiles_nothing_and_is_the_flow_of_so_many(model, caplog):
+    how = drawing.Drawing(n_steps=2, batch_size=4)
+    theory, key = model.theories[0].astype("float32"), jax.random.key(1)
+    drawing.draw(model.network, theory, how, key, 0, 1)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        more = drawing.draw(model.network, theory, replace(how, n_steps=5), key, 0, 1)
+    assert "_draw" not in caplog.text
+    first = jax.random.fold_in(key, 0)
+    x, log_prob = jax.jit(lambda key: Flow(5).sample(model.network, theory, key, 4))(first)
+    np.testing.assert_allclose(theory.modes.inverse(x), more.fields, atol=1e-5)
+    np.testing.assert_allclose(log_prob, more.log_prob, atol=1e-4)
 
 
 # Other lattices and couplings.

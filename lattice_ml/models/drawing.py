@@ -211,15 +211,17 @@ def draw(
     mesh = Mesh(devices, ("samples",))
     graph, state = nnx.split(network)
     room = drawing.room(theory.modes.volume)  # per device: the program does not know their number
+    n_steps = drawing.n_steps
+    if drawing.density:  # nor how many steps a flow takes
+        drawing = replace(drawing, n_steps=0)
+    statics = {"graph": graph, "drawing": drawing, "mesh": mesh}
     parts = []
     for start in range(first, first + count, room * len(devices)):
         left = min(first + count - start, room * len(devices))
         share = -(-left // len(devices))
         numbers = np.zeros((len(devices), room), np.uint32)
         numbers[:, :share] = start + np.arange(len(devices) * share).reshape(-1, share)
-        drawn = _draw(
-            state, theory, key, numbers.ravel(), share, graph=graph, drawing=drawing, mesh=mesh
-        )
+        drawn = _draw(state, theory, key, numbers.ravel(), share, n_steps, **statics)
         parts.append(jax.tree.map(partial(_gather, room=room, share=share, n=left), drawn))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
@@ -238,6 +240,7 @@ def _draw(
     key: jax.Array,
     numbers: jax.Array,
     n: jax.Array,
+    n_steps: jax.Array,
     *,
     graph: Any,
     drawing: Drawing,
@@ -245,17 +248,19 @@ def _draw(
 ) -> Drawn:
     """The first `n` batches of every device's share of `numbers`, `(batches, batch_size, ...)`."""
 
-    def batch(state: Any, theory: Theory, key: jax.Array, number: jax.Array) -> Drawn:
-        return drawing.batch(nnx.merge(graph, state), theory, jax.random.fold_in(key, number))
-
     def share(
-        state: Any, theory: Theory, key: jax.Array, numbers: jax.Array, n: jax.Array
+        state: Any, theory: Theory, key: jax.Array, numbers: jax.Array, n: jax.Array, n_steps: Any
     ) -> Drawn:
-        one = jax.eval_shape(batch, state, theory, key, numbers[0])
+        how = replace(drawing, n_steps=n_steps) if drawing.density else drawing
+
+        def batch(number: jax.Array) -> Drawn:
+            return how.batch(nnx.merge(graph, state), theory, jax.random.fold_in(key, number))
+
+        one = jax.eval_shape(batch, numbers[0])
         room = jax.tree.map(lambda x: jnp.zeros((len(numbers), *x.shape), x.dtype), one)
 
         def fill(i: jax.Array, drawn: Drawn) -> Drawn:
-            new = batch(state, theory, key, numbers[i])
+            new = batch(numbers[i])
             return jax.tree.map(lambda whole, part: whole.at[i].set(part), drawn, new)
 
         return lax.fori_loop(0, n, fill, room)
@@ -264,10 +269,10 @@ def _draw(
     return jax.shard_map(
         share,
         mesh=mesh,
-        in_specs=(whole, whole, whole, spread, whole),
+        in_specs=(whole, whole, whole, spread, whole, whole),
         out_specs=spread,
         check_vma=False,
-    )(state, theory, key, numbers, n)
+    )(state, theory, key, numbers, n, n_steps)
 
 
 def draw_film(

@@ -44,7 +44,7 @@ class Flow:
     """How the flow is integrated; static under jit.
 
     Args:
-        n_steps: from t_max to 0.
+        n_steps: from t_max to 0; may be traced where nothing differentiates the flow.
         scheme: a name in `SCHEMES`; the error falls with the second or third power of n_steps.
         n_probes: 0 for the exact trace; else Hutchinson's estimate from so many probes per sample,
             drawn once and kept along the flow. Weights made of it are approximate.
@@ -60,7 +60,7 @@ class Flow:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
-        if self.n_steps < 1:
+        if isinstance(self.n_steps, int) and self.n_steps < 1:
             raise ValueError(f"a flow needs n_steps >= 1, got {self.n_steps}")
 
     @property
@@ -132,7 +132,7 @@ class Flow:
         nodes, weights = (jnp.asarray(row, u.dtype) for row in SCHEMES[self.scheme])
         slope = jax.checkpoint(slope)  # fine-tuning differentiates through all steps
 
-        def step(state: State, i: jax.Array) -> tuple[State, None]:
+        def step(i: jax.Array, state: State) -> State:
             def stage(carry: tuple[State, jax.Array], inputs: Any) -> tuple[Any, None]:
                 (u, change), rate = carry
                 node, weight = inputs
@@ -143,10 +143,10 @@ class Flow:
                 return ((u, change + weight * step_size * growth), rate), None
 
             carry, _ = lax.scan(stage, (state, jnp.zeros_like(state[0])), (nodes, weights))
-            return carry[0], None
+            return carry[0]
 
         begin = (u, jnp.zeros(len(u), widest(u.dtype)))
-        return lax.scan(step, begin, jnp.arange(self.n_steps))[0]
+        return lax.fori_loop(0, self.n_steps, step, begin)
 
 
 def draw_prior(theory: Theory, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
