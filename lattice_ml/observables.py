@@ -7,12 +7,13 @@ an error from the Gamma method.  Conventions: M = (1/V) sum phi, G(p) = <|phi(p)
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from lattice_ml import actions
 from lattice_ml.lattice import Lattice
@@ -22,6 +23,8 @@ __all__ = [
     *("DERIVED", "PRIMARIES", "Derived", "Fields"),
     *("known_primaries", "measure_configurations", "primaries"),
 ]
+
+_ROOM_SITES = 1 << 20  # of the configurations that one call measures
 
 
 @dataclass(frozen=True)
@@ -170,17 +173,38 @@ DERIVED: dict[str, Derived] = {
 
 
 def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np.ndarray]:
-    """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one call per block."""
-    n = len(cfgs)
+    """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one program for every n."""
     layout = choose_layout(cfgs.shape[1:], 64, 1, "cpu")  # large lattices one by one: no padding
-    if spare := -len(cfgs) % layout.group:
-        cfgs = np.concatenate([cfgs, np.repeat(cfgs[-1:], spare, axis=0)])
-    values = _measure_groups(action, layout.pack(cfgs), layout)
+    room = min(64, max(1, _ROOM_SITES // (layout.group * layout.volume)))
+    step = room * layout.group
+    parts = [
+        _measure(action, cfgs[start : start + step], layout, room)
+        for start in range(0, max(1, len(cfgs)), step)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _measure(
+    action: Any | None, cfgs: np.ndarray, layout: Layout, room: int
+) -> dict[str, np.ndarray]:
+    """Primaries of as many configurations as `room` groups hold, or fewer."""
+    n, full = len(cfgs), room * layout.group
+    if n < full:
+        cfgs = np.concatenate([cfgs, np.zeros((full - n, *layout.shape), cfgs.dtype)])
+    values = _measure_groups(action, layout.pack(cfgs), -(-n // layout.group), layout=layout)
     return {name: np.asarray(v, np.float64).reshape(-1)[:n] for name, v in values.items()}
 
 
-def _measure(action: Any, groups: jax.Array, layout: Layout) -> dict[str, jax.Array]:
-    return jax.lax.map(lambda phi: primaries(action, phi, layout), groups)
+@partial(jax.jit, static_argnames="layout")
+def _measure_groups(
+    action: Any, groups: jax.Array, n: jax.Array, *, layout: Layout
+) -> dict[str, jax.Array]:
+    """Primaries of the first `n` groups; what is returned of the others means nothing."""
 
+    def measure(i: jax.Array, values: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        found = primaries(action, groups[i], layout)
+        return {name: values[name].at[i].set(found[name]) for name in found}
 
-_measure_groups = jax.jit(_measure, static_argnames="layout")
+    one = jax.eval_shape(lambda phi: primaries(action, phi, layout), groups[0])
+    room = {name: jnp.zeros((len(groups), *x.shape), x.dtype) for name, x in one.items()}
+    return lax.fori_loop(0, n, measure, room)

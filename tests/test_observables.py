@@ -1,10 +1,13 @@
 """Primaries against NumPy, one configuration at a time, and what is derived from their means."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
 from test_actions import SineGordon
 
+from lattice_ml import observables
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, single
@@ -96,12 +99,22 @@ def test_primaries_do_not_depend_on_the_layout():
         np.testing.assert_allclose(values, merged[name], rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("n", [1, 64, 65])
-def test_any_number_of_configurations_can_be_measured(n):
+@pytest.mark.parametrize("n", [0, 1, 64, 65, 130])
+def test_any_number_of_configurations_can_be_measured(n, monkeypatch):
+    monkeypatch.setattr(observables, "_ROOM_SITES", 2 * 64 * 8)  # two groups in a call
     cfgs = configurations(n, (4, 2), np.float32)
     measured = measure_configurations(PHI4, cfgs)
     assert all(v.dtype == np.float64 and v.shape == (n,) for v in measured.values())
-    assert_equal(measured, cfgs.astype(np.float64), PHI4, rtol=2e-5)
+    if n:
+        assert_equal(measured, cfgs.astype(np.float64), PHI4, rtol=2e-5)
+
+
+def test_another_number_of_configurations_compiles_nothing(caplog):
+    measure_configurations(PHI4, configurations(5, (4, 3)))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        for n in (1, 70, 5000):
+            measure_configurations(PHI4, configurations(n, (4, 3)))
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 # What is derived from means.
