@@ -258,7 +258,8 @@ def log_odds(network: CNN, fields: npt.ArrayLike) -> Array:
     phi = np.asarray(fields, np.float32)
     batch = int(np.clip(_SITES // phi[0].size, _FEWEST, len(phi)))
     graph, state = nnx.split(network)
-    return np.asarray(_odds(jnp.asarray(phi), graph, state, batch), np.float64)
+    full = np.resize(phi, (-(-len(phi) // batch) * batch, *phi.shape[1:]))  # no program for a rest
+    return np.asarray(_odds(jnp.asarray(full), graph, state, batch)[: len(phi)], np.float64)
 
 
 @partial(jax.jit, static_argnames=("graph", "batch"))

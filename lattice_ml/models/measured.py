@@ -170,6 +170,11 @@ def _quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _force_rms(theory: Theory, sample: tuple[np.ndarray, np.ndarray]) -> float:
     """Root mean square per site of V' without its zero mode."""
     x, share = sample
-    force = np.asarray(theory.interaction(jnp.asarray(x)) * theory.fluctuating, np.float64)
+    force = np.asarray(_fluctuating_force(theory, jnp.asarray(x)), np.float64)
     squares = np.mean(force**2, axis=theory.modes.axes)
     return float(np.sqrt(np.sum(share * squares) / share.sum() + 1e-12 * theory.phi_squared))
+
+
+@jax.jit
+def _fluctuating_force(theory: Theory, x: jax.Array) -> jax.Array:
+    return theory.interaction(x) * theory.fluctuating
