@@ -31,7 +31,7 @@ def bare_run(sampler, keys, phi, layout, n):
 def fields(sampler, lattice, n, *, seed=1, n_chains=N_CHAINS, dtype="float32"):
     """Configurations of `n` updates from zero, `(n, n_chains, *L)`."""
     keys = randomness.chain_keys(jax.random.key(seed), n_chains)
-    start = jnp.zeros((*lattice.shape, n_chains), dtype)
+    start = np.zeros((*lattice.shape, n_chains), dtype)
     found = bare_run(sampler, keys, start, single(lattice.shape, n_chains), n)
     return np.moveaxis(np.asarray(found), -1, 1)
 

@@ -51,13 +51,19 @@ def components(bonds, shape, chain):
     return connected_components(graph, directed=False)[1]
 
 
+@partial(jax.jit, static_argnums=0)
+def flooded(layout, u, bonds):
+    """The seeds of uniforms and their clusters, `(volume, group)` each."""
+    grid = Grid(layout)
+    seed = grid.seed(u)
+    wet = flood(grid, seed, [grid.pack(bond.reshape(grid.shape)) for bond in bonds])
+    return [grid.unpack(words).reshape(-1, GROUP) for words in (seed, wet)]
+
+
 def test_a_flood_finds_the_cluster_of_its_seed(layout):
-    grid, bonds = Grid(layout), random_bonds(layout)
+    bonds = random_bonds(layout)
     u = np.random.default_rng(4).random((len(layout.shape), GROUP)).astype(np.float32)
-    words = [grid.pack(jnp.asarray(bond.reshape(grid.shape))) for bond in bonds]
-    seed = grid.seed(jnp.asarray(u))
-    wet = np.asarray(grid.unpack(flood(grid, seed, words))).reshape(-1, GROUP)
-    start = np.asarray(grid.unpack(seed)).reshape(-1, GROUP)
+    start, wet = map(np.asarray, flooded(layout, u, bonds))
     place = (u * np.array(layout.shape)[:, None]).astype(int)
     assert_array_equal(start.argmax(axis=0), np.ravel_multi_index(place, layout.shape))
     assert_array_equal(start.sum(axis=0), 1)
@@ -66,11 +72,14 @@ def test_a_flood_finds_the_cluster_of_its_seed(layout):
         assert_array_equal(wet[:, chain], number == number[start[:, chain].argmax()])
 
 
+labelled = jax.jit(smallest_labels, static_argnums=0)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int32])
 def test_labels_are_the_smallest_of_their_cluster(layout, dtype):
     shape, bonds = (*layout.shape, GROUP), random_bonds(layout)
     site = np.arange(layout.volume, dtype=dtype).reshape(*layout.shape, 1)
-    found = smallest_labels(layout, jnp.asarray(np.broadcast_to(site, shape)), list(bonds))
+    found = labelled(layout, np.broadcast_to(site, shape), list(bonds))
     assert found.dtype == dtype
     label = np.asarray(found).reshape(-1, GROUP)
     for chain in range(GROUP):
@@ -95,7 +104,7 @@ def probabilities(h):
 
 def numbers(phi):
     """Which of the states fields `(..., *L, group)` are in."""
-    signs = np.asarray(phi < 0).astype(int).reshape(*phi.shape[:-3], 6, phi.shape[-1])
+    signs = (phi < 0).astype(int).reshape(*phi.shape[:-3], 6, phi.shape[-1])
     return np.einsum("...sg,s->...g", signs, 1 << np.arange(6))
 
 
@@ -114,12 +123,12 @@ def equilibrium_updates(kind, h, n=400, group=512, seed=7):
     """States before and after updates that start from the exact distribution."""
     rng = np.random.default_rng(seed)
     chosen = STATES[rng.choice(64, group, p=probabilities(h))]
-    phi = jnp.asarray(np.moveaxis(chosen * SIZES, 0, -1), jnp.float32)
+    phi = np.moveaxis(chosen * SIZES, 0, -1).astype(np.float32)
     keys = randomness.chain_keys(jax.random.key(seed), group)
     sampler = kind(Phi4(h=h, a=1.0, b=0.1))
-    before, after = updates(sampler, keys, phi, Layout(SMALL, group), n)
+    before, after = map(np.asarray, updates(sampler, keys, phi, Layout(SMALL, group), n))
     assert_array_equal(np.abs(after[-1]), np.abs(phi))
-    return numbers(np.asarray(before)), numbers(np.asarray(after))
+    return numbers(before), numbers(after)
 
 
 def stationary(after, h):
@@ -174,7 +183,7 @@ def test_groups_do_not_matter():
     phi = np.random.default_rng(1).normal(size=(6, 4, 128)).astype(np.float32)
     keys = randomness.chain_keys(jax.random.key(2), 128)
     for kind in KINDS:
-        sampler, at = kind(PHI4), jnp.uint32(3)
+        sampler, at = kind(PHI4), np.uint32(3)
         both, info = advance(sampler, Layout((6, 4), 128), keys, at, (), sampler.start(phi))
         half, _ = advance(
             sampler,
@@ -182,7 +191,7 @@ def test_groups_do_not_matter():
             tuple(word[64:] for word in keys),
             at,
             (),
-            sampler.start(jnp.asarray(phi[..., 64:].reshape(6, 256))),
+            sampler.start(phi[..., 64:].reshape(6, 256)),
         )
         assert_array_equal(np.asarray(both.phi)[..., 64:].reshape(6, 256), half.phi)
         assert info[0].shape == (128,)

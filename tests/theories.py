@@ -1,5 +1,6 @@
 """Theories for tests of the models: a free one, and an interacting one near a transition."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,6 +10,9 @@ from lattice_ml.models.modes import Modes
 from lattice_ml.models.theory import Theory
 
 CRITICAL = Phi4(h=2 * 0.2705, a=1 - 2 * 0.022, b=0.022)
+
+to_modes = jax.jit(lambda phi, modes: modes.forward(phi), static_argnums=1)
+to_sites = jax.jit(lambda x, modes: modes.inverse(x), static_argnums=1)
 
 
 def free_theory(shape, mass_squared=0.5, dtype=jnp.float64):
@@ -36,7 +40,7 @@ def two_well_fields(shape, n=256, seed=0, magnetisation=1.5):
     modes = Modes(shape)
     x = rng.normal(size=(n, *modes.p_hat_squared.shape)) / np.sqrt(0.7 + modes.p_hat_squared)
     x[modes.zero] += magnetisation * np.sqrt(modes.volume) * rng.choice([-1, 1], n)
-    return np.asarray(modes.inverse(jnp.asarray(x)), np.float32)
+    return np.asarray(to_sites(x, modes), np.float32)
 
 
 def critical_theory(shape, dtype=jnp.float32, **settings):
