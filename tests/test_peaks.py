@@ -1,6 +1,6 @@
 """Does anything that reads an ensemble hold it whole, for a moment?
 
-Blocks are of 4 MiB, one ensemble is of 16 MiB and another of 160, and the kernel says what was
+Blocks are of 4 MiB, one ensemble is of 16 MiB and another of 112, and the kernel says what was
 resident at the worst moment. The work is done once before, for what is compiled and kept. The
 lattice is large, so that what is kept of every configuration is nothing beside it.
 """
@@ -39,7 +39,7 @@ from lattice_ml.training_data import open_data
 
 MIB = 2**20
 SHAPE, PER_SHARD, BLOCK = (128, 128), 64, 4 * MIB  # a shard is one block
-SMALL, LARGE = 4, 40  # shards
+SMALL, LARGE = 4, 28  # shards
 WHOLE = LARGE * BLOCK / MIB
 PEAK = Path("/proc/self/clear_refs")
 

@@ -7,6 +7,7 @@ from free_modes import N_CHAINS, agree, pulls
 from lattice_ml import HMC, Cycle, FourierHMC, FreeField, Lattice, SwendsenWang, Wolff, run
 
 SHAPES = [(16,), (8, 6), (4, 6, 4), (4, 2, 4, 4)]
+INTEGRATORS = ("leapfrog", "omelyan2", "omelyan4")
 N_THERMALISE, N_CONFIGS = 50, 100
 
 
@@ -26,9 +27,15 @@ def mode_pulls(lattice, sampler, dtype="float32", seed=1):
     return pulls(cfgs, lattice, sampler.action.propagator(lattice))
 
 
-@pytest.mark.parametrize("integrator", ["leapfrog", "omelyan2", "omelyan4"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_mode_has_its_exact_variance(shape, integrator):
+@pytest.mark.parametrize(
+    ("integrator", "shape"),
+    [
+        *((integrator, (8, 6)) for integrator in INTEGRATORS),
+        *zip(INTEGRATORS, ((16,), (4, 6, 4), (4, 2, 4, 4)), strict=True),
+    ],
+    ids=str,
+)
+def test_every_mode_has_its_exact_variance(integrator, shape):
     free = FreeField(mass_squared=0.5, ndim=len(shape))
     sampler = HMC(free, trajectory_length=2.0, n_steps=10, integrator=integrator)
     assert agree(mode_pulls(Lattice(shape), sampler))
