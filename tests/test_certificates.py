@@ -18,6 +18,8 @@ from lattice_ml.analysis.certificates import Certificate, check
 from lattice_ml.chain import Chains
 from lattice_ml.storage import open_run
 
+pytestmark = pytest.mark.unoptimised
+
 SHAPE = (16, 16)
 NAMES = {
     "schwinger_dyson",

@@ -9,6 +9,8 @@ from lattice_ml.models import classifiers
 from lattice_ml.models.classifiers import fit_cnn, fit_logistic, log_odds, moments
 from lattice_ml.statistics.roc import Scores, auc
 
+pytestmark = pytest.mark.unoptimised
+
 RNG = np.random.default_rng
 
 

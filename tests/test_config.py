@@ -10,6 +10,8 @@ import pytest
 from lattice_ml import config, generation
 from lattice_ml.config import ConfigError
 
+pytestmark = pytest.mark.unoptimised
+
 READY = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 
 BASE = {"lattice.shape": [4, 4], "action.kappa": 0.2, "action.lam": 0.1}

@@ -14,6 +14,8 @@ from lattice_ml.models.modes import Modes
 from lattice_ml.models.networks.convnet import ConvNet
 from lattice_ml.models.theory import Theory
 
+pytestmark = pytest.mark.unoptimised
+
 KEY = jax.random.key(5)
 SMALL = {"channels": 4, "n_layers": 2}
 

@@ -10,6 +10,8 @@ from lattice_ml.models.equivariance import symmetries, violations
 from lattice_ml.models.modes import Modes
 from lattice_ml.models.theory import Theory
 
+pytestmark = pytest.mark.unoptimised
+
 KEY = jax.random.key(2)
 
 

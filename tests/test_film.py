@@ -18,6 +18,8 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.models.denoiser import Zero
 from lattice_ml.models.drawing import Drawing, draw_film
 
+pytestmark = pytest.mark.unoptimised
+
 BROKEN = Phi4(h=1.0, a=0.956, b=0.022)  # kappa = 0.5, lam = 0.022
 VARIANCES = np.array([9.0, 4.0, 1.0, 0.25, 0.01, 0.0])
 

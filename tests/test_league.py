@@ -22,6 +22,8 @@ from lattice_ml.benches.timing import Samples
 from lattice_ml.chain import Block
 from lattice_ml.lattice import Lattice
 
+pytestmark = pytest.mark.unoptimised
+
 
 @pytest.fixture(scope="module")
 def league(tmp_path_factory):

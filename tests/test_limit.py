@@ -14,6 +14,8 @@ import pytest
 from lattice_ml import HMC, Lattice, run
 from lattice_ml.actions import Phi4
 
+pytestmark = pytest.mark.unoptimised
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SETTINGS = {"trajectory_length": 1.0, "n_steps": 10, "step_size": 0.1, "jitter": 0.0}
 

@@ -9,6 +9,8 @@ from lattice_ml import cli, config, measure, training
 from lattice_ml.arguments import ConfigError
 from lattice_ml.exchange import import_array
 
+pytestmark = pytest.mark.unoptimised
+
 
 @pytest.fixture(scope="module")
 def free(tmp_path_factory):

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.unoptimised
+
 pytest.importorskip("matplotlib")
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

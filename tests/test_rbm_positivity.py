@@ -11,6 +11,8 @@ from rbms import WIDE, begin, exact_moments, fit, kernel
 from lattice_ml.models.moments import measure_moments
 from lattice_ml.models.rbm_fit import RBMSettings, initial, log_likelihood
 
+pytestmark = pytest.mark.unoptimised
+
 VARIANTS = [  # method, natural, train_mu, n_hidden, a mass for every site, batch size
     ("exact", True, True, 6, True, 1),
     ("exact", False, False, 9, False, 1),

@@ -15,6 +15,8 @@ from lattice_ml.files import StorageError
 from lattice_ml.model_files import open_model
 from lattice_ml.models import rbm_fit
 
+pytestmark = pytest.mark.unoptimised
+
 REFERENCE = json.loads((Path(__file__).parent / "data" / "rbm_reference.json").read_text())["cases"]
 EXACT = np.linalg.eigvalsh(kernel((10,), 4.0))
 

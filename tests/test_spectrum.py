@@ -34,6 +34,8 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.models.networks import Shallow, UNet
 from lattice_ml.score_spectrum import score_of
 
+pytestmark = pytest.mark.unoptimised
+
 SHAPES = [(5,), (4,), (6, 4), (2, 3), (4, 2, 3)]
 
 

@@ -12,6 +12,8 @@ from lattice_ml import Phi4
 from lattice_ml.analysis.fokker_planck import equilibrium, evolve, measured_action, site_potential
 from lattice_ml.analysis.relaxation import Curve, Equilibrium, relaxation_of_frames
 
+pytestmark = pytest.mark.unoptimised
+
 pytest.importorskip("matplotlib")
 
 
