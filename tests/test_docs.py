@@ -19,7 +19,7 @@ MARKS = {  # of pages whose commands train a model
     "tutorial_rbm": (pytest.mark.slow,),
 }
 
-# Put between a verb's first word, a config or a model, and what a page gives, which wins.
+# Put between a verb's first word, a config or a model, and what a page gives, which wins ...
 SMALL = {
     "generate": "--lattice.shape 8 8 --chain.n-configs 8 --chain.n-thermalise 10",
     "train configs/diffusion.toml": (
@@ -27,6 +27,7 @@ SMALL = {
     ),
     "sample": "--sampling.n-steps 4",
 }
+FEW = {"sample": "--n-samples 2000"}  # ... but for this
 
 
 def blocks(page):
@@ -48,6 +49,7 @@ def run_commands(script):
             continue
         for small in (words[0], " ".join(words[:2])):
             words[2:2] = shlex.split(SMALL.get(small, ""))
+        words += shlex.split(FEW.get(words[0], ""))
         expected = re.search(r"# exit (\d+)", line)
         assert cli.main(words) == (int(expected[1]) if expected else 0), line
 
