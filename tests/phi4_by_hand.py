@@ -15,6 +15,12 @@ CASES = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read
 NAMES = {"phi2": "phi2", "phi4": "phi4", "m2": "M2", "m4": "M4", "binder": "U_L"}
 
 advance = jax.jit(lambda sampler, *args: sampler.step(*args), static_argnums=1)
+drawn = jax.jit(lambda sampler, *args: sampler.draw(*args))
+
+
+def draw(sampler, keys, trajectory):
+    """The draws of a sampler in NumPy."""
+    return jax.tree.map(np.asarray, drawn(sampler, keys, trajectory))
 
 
 def total(phi):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from phi4_by_hand import LATTICE, PHI4, advance
+from phi4_by_hand import LATTICE, PHI4, advance, draw
 
 from lattice_ml import HMC, FreeField, ReplicaExchange, chain, cli, generation, randomness
 from lattice_ml import run as sample
@@ -26,8 +26,12 @@ KAPPA = Parameter("kappa", "kappa", 2)
 LADDER = (0.17, 0.14, 0.1)
 ACTIONS = [action("kappa", 2, kappa=kappa, lam=0.022) for kappa in (0.2, *LADDER)]
 FIXED = {"trajectory_length": 1.2, "n_steps": 4, "step_size": 0.3}
-NEVER = jnp.full((3, N_CHAINS), -jnp.inf)
+NEVER = np.full((3, N_CHAINS), -np.inf)
+ALWAYS = np.full((3, N_CHAINS), np.inf)
 SAMPLER = ReplicaExchange(PHI4, coupling=KAPPA, ladder=LADDER, **FIXED)
+
+energies = jax.jit(lambda acting, phi: jax.vmap(acting, in_axes=-1)(phi))
+start = jax.jit(lambda sampler, phi: sampler.start(phi))
 
 
 @pytree
@@ -53,22 +57,22 @@ class TotalOnly:
 
 def total(acting, phi):
     """S of fields `(4, 4, n_chains)`."""
-    return np.asarray(jax.vmap(acting, in_axes=-1)(phi))
+    return np.asarray(energies(acting, phi))
 
 
 def update(sampler, state, number, **replaced):
     """One update of a group: the state, what is reported, and the draws."""
-    at = jnp.uint32(number)
+    at = np.uint32(number)
     keys = randomness.chain_keys(jax.random.key(5), N_CHAINS)
-    draws = sampler.draw(keys, at)._replace(**replaced)
-    return *advance(sampler, single(LATTICE.shape, N_CHAINS), keys, at, draws, state), draws
+    draws = draw(sampler, keys, at)._replace(**replaced)
+    found = advance(sampler, single(LATTICE.shape, N_CHAINS), keys, at, draws, state)
+    return *jax.tree.map(np.asarray, found), draws
 
 
 def state_of(sampler, spread=0.8):
     """Replicas that differ."""
     phi = np.random.default_rng(5).normal(0, spread, (4, *LATTICE.shape, N_CHAINS))
-    start = sampler.start(jnp.asarray(phi[0]))
-    return start._replace(others=jnp.asarray(phi[1 : len(sampler.ladder) + 1]))
+    return start(sampler, phi[0])._replace(others=phi[1 : len(sampler.ladder) + 1])
 
 
 def stack(state):
@@ -124,14 +128,13 @@ def test_swaps_are_those_of_the_energies_in_turn(number):
 
 def test_swapped_fields_keep_their_headings():
     state = state_of(SAMPLER)
-    labels = jnp.tile(jnp.array([[1], [0], [2], [1]], jnp.int32), (1, N_CHAINS))
-    always = jnp.full((3, N_CHAINS), jnp.inf)
-    even, info, _ = update(SAMPLER, state._replace(heading=labels), 2, threshold=always)
+    labels = np.tile(np.array([[1], [0], [2], [1]], np.int32), (1, N_CHAINS))
+    even, info, _ = update(SAMPLER, state._replace(heading=labels), 2, threshold=ALWAYS)
     assert np.array_equal(even.heading[:, 0], [1, 1, 1, 2]) and np.all(info.round_trips == 0)
-    labels = jnp.tile(jnp.array([[1], [2], [0], [1]], jnp.int32), (1, N_CHAINS))
-    home, info, _ = update(SAMPLER, state._replace(heading=labels), 2, threshold=always)
+    labels = np.tile(np.array([[1], [2], [0], [1]], np.int32), (1, N_CHAINS))
+    home, info, _ = update(SAMPLER, state._replace(heading=labels), 2, threshold=ALWAYS)
     assert np.array_equal(home.heading[:, 0], [1, 1, 1, 0]) and np.all(info.round_trips == 1)
-    odd, info, _ = update(SAMPLER, state._replace(heading=labels), 3, threshold=always)
+    odd, info, _ = update(SAMPLER, state._replace(heading=labels), 3, threshold=ALWAYS)
     assert np.array_equal(odd.heading[:, 0], [1, 0, 2, 2]) and np.all(info.round_trips == 0)
 
 
@@ -141,10 +144,11 @@ def test_round_trips_of_a_hand_made_history_are_counted():
     history = ["012", "102", "120", "120", "102", "012", "021", "201", "210", "201", "021"]
     history += ["012", "102"]
     trips = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1]
-    heading, walkers, count = jnp.array([[1], [0], [0]]), "012", []
+    turned = jax.jit(travel)
+    heading, walkers, count = np.array([[1], [0], [0]]), "012", []
     for row in history:
         order = [walkers.index(walker) for walker in row]
-        heading, home = travel(heading[np.array(order)])
+        heading, home = map(np.asarray, turned(heading[order]))
         walkers, count = row, [*count, int(home[0])]
     assert count == trips
 
@@ -159,13 +163,13 @@ def test_the_replica_at_the_action_is_hmc_where_nothing_swaps():
 
 def test_replicas_draw_different_numbers():
     keys = randomness.chain_keys(jax.random.key(5), N_CHAINS)
-    draws = SAMPLER.draw(keys, jnp.arange(50, dtype=jnp.uint32))
+    draws = draw(SAMPLER, keys, np.arange(50, dtype=np.uint32))
     assert draws.threshold.shape == (50, 3, N_CHAINS)
     assert {x.shape for x in draws.replicas} == {(50, 4, N_CHAINS)}
     logs = [*np.moveaxis(draws.threshold, 1, 0), *np.moveaxis(draws.replicas.threshold, 1, 0)]
     off = np.corrcoef([x.ravel() for x in logs]) - np.eye(7)
     assert abs(off).max() < 4.5 / np.sqrt(50 * N_CHAINS)
-    same = SAMPLER.start(jnp.zeros((*LATTICE.shape, N_CHAINS)))
+    same = start(SAMPLER, np.zeros((*LATTICE.shape, N_CHAINS)))
     fields = stack(update(SAMPLER, same, 3, threshold=NEVER)[0]).reshape(4, -1)
     assert abs(np.corrcoef(fields) - np.eye(4)).max() < 4.5 / np.sqrt(16 * N_CHAINS)
 
@@ -175,7 +179,7 @@ def test_any_field_of_any_action_can_be_the_coupling():
     sampler = ReplicaExchange(acting, coupling="slope", ladder=(0.2, -0.1), **FIXED)
     assert [a.slope for a in sampler.rungs()] == [0.5, 0.2, -0.1]
     state = state_of(sampler)
-    found, info, _ = update(sampler, state, 2, threshold=jnp.full((2, N_CHAINS), jnp.inf))
+    found, info, _ = update(sampler, state, 2, threshold=ALWAYS[:2])
     phi = stack(found)  # after the swap, which costs the same backwards
     costs = [
         total(a, phi[0]) - total(a, phi[1]) - (total(b, phi[0]) - total(b, phi[1]))
