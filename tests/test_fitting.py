@@ -12,8 +12,6 @@ from lattice_ml.models.fitting import Settings
 from lattice_ml.models.flow import Flow
 from lattice_ml.models.networks.shallow import Shallow
 
-pytestmark = pytest.mark.unoptimised
-
 SHAPE = (4, 4)
 SETTINGS = Settings(total=120, batch_size=32, flow=Flow(4))
 FINE = Settings(total=40, batch_size=32, b2=0.99, average=0.9, learning_rate=2e-3, flow=Flow(4))

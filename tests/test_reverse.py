@@ -17,8 +17,6 @@ from lattice_ml.models.modes import Modes
 from lattice_ml.models.noise import VarianceExploding, VariancePreserving
 from lattice_ml.models.theory import Theory
 
-pytestmark = pytest.mark.unoptimised
-
 REFERENCE = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())
 
 MASS_SQUARED = 0.5
