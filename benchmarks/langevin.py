@@ -51,7 +51,7 @@ RUNS = {
 PRECISE = "leimkuhler_matthews"  # whose errors have to be small at full size
 
 SIZES = {  # of sites: schemes, configurations per chain; of phi^4: schemes, the same
-    "toy": (("euler",), 50, ("leimkuhler_matthews",), 60),
+    "toy": (("euler",), 100, ("leimkuhler_matthews",), 60),
     "small": (tuple(SITE_STEPS), 2000, ("leimkuhler_matthews",), 600),
     "full": (tuple(SITE_STEPS), 4000, tuple(RUNS), 4000),
 }

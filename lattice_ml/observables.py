@@ -206,5 +206,5 @@ def _measure_groups(
         return {name: values[name].at[i].set(found[name]) for name in found}
 
     one = jax.eval_shape(lambda phi: primaries(action, phi, layout), groups[0])
-    room = {name: jnp.zeros((len(groups), *x.shape), x.dtype) for name, x in one.items()}
-    return lax.fori_loop(0, n, measure, room)
+    empty = {name: jnp.zeros((len(groups), *x.shape), x.dtype) for name, x in one.items()}
+    return lax.fori_loop(0, n, measure, empty)

@@ -12,6 +12,12 @@ from lattice_ml import randomness
 from lattice_ml.layout import single
 
 N_CHAINS = 128
+SQUARE, *OTHERS = (8, 6), (16,), (4, 6, 4), (4, 2, 4, 4)
+
+
+def with_shapes(names):
+    """Each of three names in two dimensions, and each other dimension with one of them."""
+    return [*((name, SQUARE) for name in names), *zip(names, OTHERS, strict=True)]
 
 
 @partial(jax.jit, static_argnames=("layout", "n"))

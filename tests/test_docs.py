@@ -19,7 +19,7 @@ MARKS = {  # of pages whose commands train a model
     "tutorial_rbm": (pytest.mark.slow,),
 }
 
-# Put between a verb's first word, a config or a model, and what a page gives, which wins ...
+# Put between a verb's first word, a config or a model, and what a page gives, which wins.
 SMALL = {
     "generate": "--lattice.shape 8 8 --chain.n-configs 8 --chain.n-thermalise 10",
     "train configs/diffusion.toml": (
@@ -27,7 +27,7 @@ SMALL = {
     ),
     "sample": "--sampling.n-steps 4",
 }
-FEW = {"sample": "--n-samples 2000"}  # ... but for this
+FEW = {"sample": "--n-samples 2000"}  # put last: wins over the page
 
 
 def blocks(page):

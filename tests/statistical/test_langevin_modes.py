@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from free_modes import agree, fields, pulls
+from free_modes import agree, fields, pulls, with_shapes
 
 from lattice_ml import MALA, FreeField, Kramers, Langevin, Lattice
 from lattice_ml._pytree import pytree
@@ -19,11 +19,6 @@ from lattice_ml.samplers import kramers as kramers_module
 
 SHAPES = [(16,), (8, 6), (4, 6, 4), (4, 2, 4, 4)]
 SQUARE = Lattice((8, 6))
-# Every scheme, and every dimension with one of them.
-SCHEMES_AND_SHAPES = [
-    *((scheme, SQUARE.shape) for scheme in SCHEMES),
-    *zip(SCHEMES, ((16,), (4, 6, 4), (4, 2, 4, 4)), strict=True),
-]
 N_THERMALISE, N_CONFIGS = 20, 60
 MASS_SQUARED = 0.5
 
@@ -70,7 +65,7 @@ def expected(sampler, lattice):
     return 1 / w
 
 
-@pytest.mark.parametrize(("scheme", "shape"), SCHEMES_AND_SHAPES, ids=str)
+@pytest.mark.parametrize(("scheme", "shape"), with_shapes(SCHEMES), ids=str)
 def test_langevin_has_the_exact_variance_of_its_scheme(scheme, shape):
     lattice = Lattice(shape)
     sampler = langevin(lattice, scheme)
@@ -81,7 +76,7 @@ def test_langevin_has_the_exact_variance_of_its_scheme(scheme, shape):
         assert not agrees(sampler, lattice, 1 / eigenvalues(lattice)), "the bias is seen"
 
 
-@pytest.mark.parametrize(("scheme", "shape"), SCHEMES_AND_SHAPES, ids=str)
+@pytest.mark.parametrize(("scheme", "shape"), with_shapes(SCHEMES), ids=str)
 def test_with_fourier_acceleration_all_modes_have_the_bias_of_the_stiffest(scheme, shape):
     lattice = Lattice(shape)
     sampler = langevin(lattice, scheme, fourier_mass_squared=MASS_SQUARED)

@@ -55,7 +55,7 @@ def test_log_z_is_exact_after_fine_tuning_and_its_integration_error_is_smaller(k
 
     @jax.jit
     def log_weights(n_steps):
-        u, log_q = draw_prior(theory, jax.random.key(5), 4096)
+        u, log_q = draw_prior(theory, jax.random.key(5), 8192)
         network = nnx.merge(graph, state.average)
         x, log_prob = Flow(n_steps).transport(network, theory, u, log_q)
         return -theory.action(x) - log_prob
