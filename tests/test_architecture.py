@@ -42,6 +42,7 @@ ORDER = [
         "model_files",
         "checkpoints",
         "model_runs",
+        "editing",
         "training_data",
         "training_phases",
         "training_report",
