@@ -5,9 +5,11 @@
     ensemble.series("magnetisation")    # (n_chains, n_configs)
     for start, fields in ensemble.blocks(): ...
 
-The reader goes by the manifest, so an ensemble that is still being written, or was interrupted,
-is readable up to its last committed shard. N = n_configs * n_chains samples lie sample first and
-configuration-major: sample i is configuration i // n_chains of chain i % n_chains.
+What is read is what was written: the manifest is checked when an ensemble is opened, and the sha256
+of a shard before the first of its numbers is used, once per process.  The reader goes by the
+manifest, so an ensemble that is still being written, or was interrupted, is readable up to its last
+committed shard.  N = n_configs * n_chains samples lie sample first and configuration-major: sample
+i is configuration i // n_chains of chain i % n_chains.
 """
 
 import math
@@ -18,11 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import files, shards
+from lattice_ml import files, intact, shards
 from lattice_ml.files import StorageError
 
 __all__ = ["Configurations", "Ensemble", "open_ensemble", "rows_in"]
@@ -33,19 +34,27 @@ Array = npt.NDArray[Any]
 Series = npt.NDArray[np.float64]
 
 
-def open_ensemble(path: str | os.PathLike[str]) -> "Ensemble":
+def open_ensemble(path: str | os.PathLike[str], *, verify: bool = True) -> "Ensemble":
     """Open the ensemble in a directory.
 
+    Args:
+        path: of the directory.
+        verify: compare the sha256 of every shard with the manifest's before it is first read.
+
     Raises:
-        StorageError: there is none, it has no configurations yet, or a shard is missing or has
-            another size than when it was written.
+        StorageError: there is none, it has no configurations yet, its manifest or `ensemble.h5` is
+            altered, or a shard is missing or has another size than when it was written. Reading
+            raises it where a shard is altered.
     """
     directory = Path(path)
     manifest = files.read_manifest(directory)
     if not manifest["shards"]:
         raise StorageError(f"{directory} has no configurations yet; run it on")
     files.check_shards(directory, manifest["shards"], hashes=False)
-    return Ensemble(directory, manifest)
+    shards.check_index(directory, manifest["config"])
+    ensemble = Ensemble(directory, manifest, verify)
+    shards.layout(ensemble._shards[0], manifest["config"])
+    return ensemble
 
 
 @dataclass(frozen=True)
@@ -55,10 +64,12 @@ class Ensemble:
     Attributes:
         directory: where the ensemble lives.
         manifest: what `manifest.json` holds.
+        hashes: whether the sha256 of a shard is compared before it is first read.
     """
 
     directory: Path
     manifest: dict[str, Any] = field(repr=False)
+    hashes: bool = True
 
     @property
     def config(self) -> dict[str, Any]:
@@ -76,7 +87,11 @@ class Ensemble:
         """The action in (h, a, b), from the convention's couplings; None where none is known."""
         from lattice_ml import conventions
 
-        return conventions.from_config(self.config["action"], len(self.shape))
+        try:
+            return conventions.from_config(self.config["action"], len(self.shape))
+        except (KeyError, TypeError, ValueError) as error:
+            path = self.directory / files.MANIFEST
+            raise StorageError(f"{path} has no action that there is: {error}") from error
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,7 +132,10 @@ class Ensemble:
     @cached_property
     def columns(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Name on disk, dtype and shape of one row of everything kept per sample."""
-        return files.columns(self._shards[0].path)
+        first = self._shards[0]
+        if self.hashes:
+            intact.verify(first.path, first.sha256)
+        return shards.layout(first, self.manifest["config"])
 
     @cached_property
     def cfgs(self) -> "Configurations":
@@ -128,8 +146,7 @@ class Ensemble:
         """
         if "cfgs" not in self.columns:
             raise StorageError(f"{self.directory} kept no configurations (output.save_configs)")
-        dtype, row = self.columns["cfgs"]
-        return Configurations(self._shards, row, dtype)
+        return Configurations(self._shards, self.columns, self.hashes)
 
     def series(self, name: str) -> Series:
         """Return the history `name`, (n_chains, n_configs).
@@ -171,8 +188,7 @@ class Ensemble:
         dtype, row = self.columns[name]
         rows = np.empty((self._shards[-1].stop, *row), dtype)
         for shard in self._shards:
-            with h5py.File(shard.path) as file:
-                shard.place(rows, np.asarray(file[name]))
+            shard.place(rows, shard.read(name, self.columns, hashes=self.hashes))
         return rows
 
     @cached_property
@@ -192,13 +208,11 @@ class Configurations:
         dtype: that of the fields.
     """
 
-    def __init__(
-        self, parts: list[shards.Shard], row: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> None:
-        """Join shards."""
+    def __init__(self, parts: list[shards.Shard], columns: files.Columns, hashes: bool) -> None:
+        """Join shards with such columns, their sha256 compared or not."""
+        self.dtype, row = columns["cfgs"]
         self.shape = (parts[-1].stop, *row)
-        self.dtype = dtype
-        self._shards = parts
+        self._shards, self._columns, self._hashes = parts, columns, hashes
         self._numbers = np.arange(self.shape[0])
 
     def __len__(self) -> int:
@@ -236,8 +250,7 @@ class Configurations:
             inside, rows = shard.holds(wanted[a:b])
             if not len(rows):
                 continue
-            with h5py.File(shard.path) as file:
-                part = file["cfgs"][_selection(rows)]
+            part = shard.read("cfgs", self._columns, _selection(rows), hashes=self._hashes)
             if len(rows) == b - a:
                 fields[a:b] = part
             else:

@@ -10,12 +10,11 @@ configuration-major (all chains of one configuration together), with N = n_confi
 The index `ensemble.h5` shows the rows of all shards as one file, by virtual datasets whose
 relative paths survive a move of the directory; a missing shard reads as NaN (-1 for integers).
 Checksums are on, compression is off, and nothing depends on the clock: equal runs are equal byte
-for byte.
+for byte.  What JSON there is carries a seal (`seals.py`); the sha256 of a shard is in the manifest,
+and is compared before a shard is read, once per process while the file stays as it is.
 """
 
-import hashlib
 import io
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,14 +26,34 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml import intact, manifests, seals
+from lattice_ml.schema import Rule
+from lattice_ml.seals import StorageError
+
 __all__ = [
-    *("CONFIG", "FORMAT_VERSION", "StorageError", "check_shards", "columns", "create_dataset"),
-    *("datasets", "describe_folder", "entry", "make_folder", "manifest_image", "name_file"),
-    *("read_manifest", "read_seconds", "replacing", "shard_image"),
-    *("write_manifest", "write_seconds", "write_shard"),
+    "CONFIG",
+    "FORMAT_VERSION",
+    "StorageError",
+    "check_shards",
+    "columns",
+    "create_dataset",
+    "datasets",
+    "describe_folder",
+    "entry",
+    "make_folder",
+    "manifest_image",
+    "name_file",
+    "read_manifest",
+    "read_seconds",
+    "remedy",
+    "replacing",
+    "shard_image",
+    "write_manifest",
+    "write_seconds",
+    "write_shard",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no seals
 MANIFEST = "manifest.json"
 INDEX = "ensemble.h5"
 SHARDS = "shards"
@@ -46,10 +65,6 @@ _CHUNK_BYTES = 2**20
 
 Array = npt.NDArray[Any]
 Columns = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # dtype and shape of one row
-
-
-class StorageError(Exception):
-    """A directory or file that is not what was asked for."""
 
 
 @contextmanager
@@ -87,35 +102,59 @@ def make_folder(path: Path) -> None:
 
 
 def read_manifest(
-    directory: Path, name: str = MANIFEST, kind: str = "ensemble", version: int = FORMAT_VERSION
+    directory: Path,
+    name: str = MANIFEST,
+    kind: str = "ensemble",
+    rule: Rule = manifests.check_manifest,
+    *,
+    edited: bool = False,
 ) -> dict[str, Any]:
     """Return what `manifest.json`, or the file that a model has in its place, holds.
 
+    Args:
+        directory: of the ensemble or the model.
+        name: of the file.
+        kind: of what there should be.
+        rule: for the content.
+        edited: accept a seal that is wrong or missing.
+
     Raises:
-        StorageError: there is none, or it is not one that this version reads.
+        StorageError: there is none, it is not one that this version reads, or it is altered.
     """
     path = directory / name
     if not path.is_file():
         raise StorageError(f"{directory} holds no {kind}: no {name}, {describe_folder(directory)}")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path} is altered: not a stored {kind} ({error})") from error
-    if found != version:
-        raise StorageError(f"{path} has format version {found}, this reads {version}")
+    manifest = seals.parse(path)
+    version = manifest.get("format_version")
+    if type(version) is int and not 1 <= version <= FORMAT_VERSION:
+        raise StorageError(f"{path} has format version {version}, this reads 1 to {FORMAT_VERSION}")
+    seals.check(path, manifest, rule, remedy=remedy(directory), edited=edited)
+    if version != 1 and seals.SEAL not in manifest and not edited:
+        raise StorageError(f"{path} is altered: its seal is missing; {remedy(directory)}")
     return manifest
 
 
-def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace `manifest.json`."""
-    with replacing(directory / MANIFEST) as temporary:
-        temporary.write_bytes(manifest_image(manifest))
+def remedy(directory: Path) -> str:
+    """What to do about a file that does not fit its seal."""
+    return (
+        f"copy it back from where it came from or, if you meant the edit, accept it with "
+        f"`lattice-ml info {directory} --accept-edit`"
+    )
+
+
+def write_manifest(
+    directory: Path, manifest: Mapping[str, Any], name: str = MANIFEST
+) -> dict[str, Any]:
+    """Replace `manifest.json`, or what a model has in its place; return what it now holds."""
+    new = seals.sealed({**manifest, "format_version": FORMAT_VERSION})
+    with replacing(directory / name) as temporary:
+        temporary.write_bytes(manifest_image(new))
+    return new
 
 
 def manifest_image(manifest: Mapping[str, Any]) -> bytes:
     """The bytes of `manifest.json`."""
-    return (json.dumps(manifest, indent=1) + "\n").encode()
+    return seals.image(manifest)
 
 
 def write_shard(
@@ -129,7 +168,7 @@ def write_shard(
         rows: (N, ...) per dataset name; needs `chain`.
         state: arrays of any shape.
     """
-    path = directory / SHARDS / f"c{first:08d}-n{rows['chain'][0]:04d}.h5"
+    path = directory / SHARDS / manifests.shard_name(first, rows["chain"][0])
     make_folder(path.parent)
     with replacing(path) as temporary:
         temporary.write_bytes(shard_image(rows, state))
@@ -148,11 +187,16 @@ def shard_image(rows: Mapping[str, Array], state: Mapping[str, Array]) -> memory
 
 
 def read_seconds(directory: Path) -> float | None:
-    """How long an ensemble took to make; None where that was not kept."""
-    try:
-        return float(json.loads((directory / COST).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """How long an ensemble took to make; None where that was not kept.
+
+    Raises:
+        StorageError: the file is altered.
+    """
+    path = directory / COST
+    if not path.is_file():
         return None
+    removed = "remove it, and what the ensemble cost is not known"
+    return float(seals.read(path, manifests.COST, remedy=removed)["seconds"])
 
 
 def write_seconds(directory: Path, seconds: float | None) -> None:
@@ -161,7 +205,7 @@ def write_seconds(directory: Path, seconds: float | None) -> None:
         (directory / COST).unlink(missing_ok=True)
         return
     with replacing(directory / COST) as temporary:
-        temporary.write_text(json.dumps({"seconds": round(seconds, 3)}) + "\n", encoding="utf-8")
+        temporary.write_bytes(seals.image({"seconds": round(seconds, 3)}))
 
 
 def create_dataset(
@@ -188,7 +232,7 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 def columns(shard: Path) -> Columns:
     """Return the dtype and the shape of one row of each dataset, the state's left out."""
-    with h5py.File(shard) as file:
+    with intact.opened(shard) as file:
         rows = {n: (d.dtype, d.shape[1:]) for n, d in datasets(file).items()}
     return {name: row for name, row in rows.items() if not name.startswith("state/")}
 
@@ -201,13 +245,11 @@ def check_shards(directory: Path, entries: Sequence[Mapping[str, Any]], *, hashe
     """
     for entry in entries:
         path = directory / SHARDS / entry["file"]
-        if not path.is_file():
-            raise StorageError(f"{path} is missing; copy it back from where the ensemble came from")
-        size = path.stat().st_size
+        size = intact.size(path, "the ensemble")
         if size != entry["bytes"]:
             raise StorageError(f"{path} is altered: it has {size} bytes, not {entry['bytes']}")
-        if hashes and _sha256(path) != entry["sha256"]:
-            raise StorageError(f"{path} is altered: its sha256 is not {entry['sha256']}")
+        if hashes:
+            intact.verify(path, entry["sha256"])
 
 
 def describe_folder(directory: Path) -> str:
@@ -228,7 +270,7 @@ def entry(path: Path, first: int, chain: Array) -> dict[str, Any]:
         "first_chain": int(chain[0]),
         "n_chains": n_chains,
         "bytes": path.stat().st_size,
-        "sha256": _sha256(path),
+        "sha256": intact.sha256(path),
     }
 
 
@@ -241,11 +283,6 @@ def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
         if below <= _CHUNK_BYTES:
             break
     return tuple(chunk)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

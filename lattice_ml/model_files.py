@@ -1,15 +1,15 @@
 """A model on disk.
 
     DIR/model.json      format version, resolved config, shape and actions of every stage, parent
-                        (hash of the data), provenance, sha256 of the weights and the theories
-    DIR/config.toml     the resolved config, as `train` reads it
+                        (hash of the data), provenance, sha256 of the .npz files, its own seal
+    DIR/config.toml     the resolved config for people, and ready for `train`
     DIR/theories.npz    what was measured of the data: `models.theory.Theory` of every stage, or
                         `models.moments.Moments` for a Gaussian RBM
     DIR/metrics.jsonl   one line per block of steps: stage, phase, step, losses
-    DIR/checkpoints/    the last two states of the training (orbax)
+    DIR/checkpoints/    the last two states of the training, sealed
     DIR/weights.npz     the averaged weights, by their path in the network; those of an RBM by name
     DIR/history.npz     of an RBM: the spectrum of its kernel along the training
-    DIR/report.json     what the trained model is worth
+    DIR/report.json     what the trained model is worth, sealed
     DIR/lock            there while a process writes
 
 `model_runs.py` writes it; `open_model` reads it once the training is finished.
@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from lattice_ml import files
+from lattice_ml import files, intact, model_schema, seals
 from lattice_ml.files import StorageError
 from lattice_ml.models import networks
 from lattice_ml.models.modes import Modes
@@ -38,22 +38,24 @@ from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.theory import Theory
 
 __all__ = [
-    "FORMAT_VERSION",
     "MANIFEST",
+    "REPORT",
     "THEORIES",
+    "WEIGHTS",
     "Model",
     "Stage",
     "build_network",
+    "check_file",
     "digest",
     "kind_of",
     "open_model",
     "read_manifest",
+    "read_report",
     "read_stages",
     "write_network",
     "write_stages",
 ]
 
-FORMAT_VERSION = 1
 MANIFEST, THEORIES, WEIGHTS, REPORT = "model.json", "theories.npz", "weights.npz", "report.json"
 HISTORY = "history.npz"
 
@@ -110,8 +112,7 @@ class Model:
     @cached_property
     def report(self) -> dict[str, Any]:
         """What the training found out about the model at its end."""
-        report: dict[str, Any] = json.loads((self.directory / REPORT).read_text(encoding="utf-8"))
-        return report
+        return read_report(self.directory)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -128,7 +129,8 @@ class Model:
     @property
     def hash(self) -> str:
         """Identifies all that samples depend on: the network, its weights and the theories."""
-        return digest([self.manifest["config"]["model"], self.manifest["files"]])
+        made_of = {name: self.manifest["files"][name] for name in (WEIGHTS, THEORIES)}
+        return digest([self.manifest["config"]["model"], made_of])
 
 
 def open_model(path: str | os.PathLike[str]) -> Model:
@@ -139,18 +141,22 @@ def open_model(path: str | os.PathLike[str]) -> Model:
     """
     directory = Path(path)
     manifest = read_manifest(directory)
-    if not manifest["files"]:
+    if WEIGHTS not in manifest["files"]:
         raise StorageError(
             f"the model in {directory} is not finished: run the same `train` command again"
         )
     for name, sha256 in manifest["files"].items():
-        _check_file(directory / name, sha256)
+        check_file(directory, name, sha256)
     stages = read_stages(directory, manifest)
     section = manifest["config"]["model"]
     if _kind(manifest) == "GaussianRBM":
         network: Any = GaussianRBM(**_read_arrays(directory / WEIGHTS))
     else:
-        network = build_network(section, len(stages[0].shape), 0)
+        try:
+            network = build_network(section, len(stages[0].shape), 0)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            path = directory / MANIFEST
+            raise StorageError(f"{path} describes no network that there is: {error}") from error
         _load_weights(network, directory / WEIGHTS)
     return Model(directory, manifest, network, stages)
 
@@ -179,7 +185,32 @@ def digest(values: Any) -> str:
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return what `model.json` holds; raises as `files.read_manifest`."""
-    return files.read_manifest(directory, MANIFEST, "model", FORMAT_VERSION)
+    return files.read_manifest(directory, MANIFEST, "model", model_schema.MODEL)
+
+
+def read_report(directory: Path, *, edited: bool = False) -> dict[str, Any]:
+    """Return what `report.json` holds.
+
+    Raises:
+        StorageError: it is missing, or altered unless it may be.
+    """
+    path = directory / REPORT
+    if not path.is_file():
+        raise StorageError(f"{path} is missing; copy it back from where the model came from")
+    report = seals.parse(path, finite=False)
+    rule = model_schema.REPORT if seals.SEAL in report else model_schema.OLD_REPORT
+    seals.check(path, report, rule, remedy=files.remedy(directory), edited=edited)
+    return {key: value for key, value in report.items() if key != seals.SEAL}
+
+
+def check_file(directory: Path, name: str, sha256: str) -> None:
+    """Check that a file of a model is there and is what it was.
+
+    Raises:
+        StorageError: it is missing, a link, or altered.
+    """
+    intact.size(directory / name, "the model")
+    intact.verify(directory / name, sha256)
 
 
 def write_network(
@@ -190,13 +221,14 @@ def write_network(
 ) -> dict[str, str]:
     """Write report, history and weights; return the sha256 of what a model is made of, by file."""
     with files.replacing(directory / REPORT) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        temporary.write_bytes(seals.image(json.loads(json.dumps(report))))
     if history is not None:
         _write_arrays(directory / HISTORY, history)
     rbm = isinstance(network, GaussianRBM)
     weights = jax.tree.map(np.asarray, vars(network)) if rbm else _weights(network)
     _write_arrays(directory / WEIGHTS, weights)
-    return {name: _sha256(directory / name) for name in (WEIGHTS, THEORIES)}
+    names = (WEIGHTS, THEORIES) if history is None else (WEIGHTS, THEORIES, HISTORY)
+    return {name: intact.sha256(directory / name) for name in names}
 
 
 def write_stages(directory: Path, stages: Sequence[Stage]) -> None:
@@ -219,7 +251,12 @@ def read_stages(directory: Path, manifest: Mapping[str, Any]) -> tuple[Stage, ..
     def theory(prefix: str, shape: tuple[int, ...]) -> Theory | Moments:
         names = (name for name in stored if name.startswith(prefix))
         arrays = {n.removeprefix(prefix): stored[n] for n in names}
-        return Moments(**arrays) if moments else Theory(**arrays, modes=Modes(shape))
+        try:
+            return Moments(**arrays) if moments else Theory(**arrays, modes=Modes(shape))
+        except TypeError as error:
+            raise StorageError(
+                f"{directory / THEORIES} does not hold the theories that {MANIFEST} lists: {error}"
+            ) from error
 
     return tuple(
         Stage(
@@ -255,23 +292,16 @@ def _load_weights(network: Any, path: Path) -> None:
         variable[...] = stored[name]
 
 
-def _check_file(path: Path, sha256: str) -> None:
-    if not path.is_file():
-        raise StorageError(f"{path} is missing; copy it back from where the model came from")
-    if _sha256(path) != sha256:
-        raise StorageError(f"{path} is altered: its sha256 is not {sha256}")
-
-
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **dict(sorted(arrays.items())))
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in stored.files}
+    except OSError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise whatever they trip over
+        raise StorageError(f"{path} is altered: NumPy cannot read it ({error})") from error

@@ -1,9 +1,11 @@
 """A model being trained: its directory goes on from the last checkpoint after any interruption.
 
-A checkpoint remembers how long `metrics.jsonl` was.  A training killed anywhere and begun again
-cuts the metrics to that length, repeats what came after it, and ends with the same bytes.
+A checkpoint remembers how long `metrics.jsonl` was, and its sha256.  A training killed anywhere
+and begun again cuts the metrics to that length, repeats what came after it, and ends with the same
+bytes.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml import files, locks, model_files
+from lattice_ml import files, intact, locks, model_files
+from lattice_ml.checkpoints import Checkpoints
 from lattice_ml.files import StorageError
-from lattice_ml.model_files import MANIFEST, THEORIES, Stage
+from lattice_ml.model_files import MANIFEST, THEORIES, WEIGHTS, Stage
 from lattice_ml.session import write_config
 
 __all__ = ["ModelRun", "open_model_run"]
@@ -62,9 +65,11 @@ def open_model_run(
             manifest = model_files.read_manifest(directory)
             _check_same(directory, manifest, asked)
             manifest |= asked
+            if manifest["files"]:  # there from the start, but for earlier versions
+                model_files.check_file(directory, THEORIES, manifest["files"][THEORIES])
         else:
             model_files.write_stages(directory, measure())
-            new = {"format_version": model_files.FORMAT_VERSION, "kind": "model"}
+            new = {"format_version": files.FORMAT_VERSION, "kind": "model"}
             manifest = {**new, **asked, "provenance": [], "files": {}}
         write_config(directory, config)
         return ModelRun(directory, manifest, lock, dict(provenance))
@@ -85,19 +90,12 @@ class ModelRun:
         self, directory: Path, manifest: dict[str, Any], lock: TextIO, made_by: dict[str, Any]
     ) -> None:
         """Continue from a checked manifest, holding the lock; `open_model_run` does this."""
-        from orbax import checkpoint  # slow to import, and only needed here
-
         self.directory = directory
         self.manifest = manifest
         self._lock = lock
-        self._orbax = checkpoint
-        self._checkpoints = checkpoint.CheckpointManager(
-            (directory / _CHECKPOINTS).resolve(),
-            options=checkpoint.CheckpointManagerOptions(
-                max_to_keep=2, enable_async_checkpointing=False
-            ),
-        )
         if not self.finished:
+            earlier = manifest["format_version"] == 1
+            self._checkpoints = Checkpoints(directory / _CHECKPOINTS, earlier=earlier)
             self._begin(made_by)
 
     def __enter__(self) -> Self:
@@ -111,13 +109,14 @@ class ModelRun:
         trace: TracebackType | None,
     ) -> None:
         """Release the lock; what is committed stays."""
-        self._checkpoints.close()
+        if hasattr(self, "_checkpoints"):
+            self._checkpoints.close()
         locks.release_lock(self._lock)
 
     @property
     def finished(self) -> bool:
         """Whether weights and report are there."""
-        return bool(self.manifest["files"])
+        return WEIGHTS in self.manifest["files"]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -127,20 +126,15 @@ class ModelRun:
     @property
     def step(self) -> int:
         """Number of the last state, 0 before the first."""
-        return int(self._checkpoints.latest_step() or 0)
+        return self._checkpoints.step
 
     def notes(self) -> dict[str, Any]:
         """What was noted beside the last state; nothing before the first."""
-        if not self.step:
-            return {}
-        wanted = self._orbax.args.Composite(notes=self._orbax.args.JsonRestore())
-        notes: dict[str, Any] = self._restored(wanted)["notes"]
-        return notes
+        return self._checkpoints.notes() if self.step else {}
 
     def restore(self, like: Any) -> Any:
         """The last state, a tree of arrays as `like` is."""
-        wanted = self._orbax.args.StandardRestore(_numbered(like))
-        leaves = self._restored(self._orbax.args.Composite(state=wanted))["state"]
+        leaves = self._checkpoints.restore(_numbered(like))
         # through the host: orbax ties arrays to one device
         values = [jnp.asarray(np.asarray(leaves[name])) for name in sorted(leaves, key=int)]
         return jax.tree.unflatten(jax.tree.structure(like), values)
@@ -158,12 +152,8 @@ class ModelRun:
             metrics.flush()
             os.fsync(metrics.fileno())
             length = metrics.tell()
-        orbax = self._orbax.args
-        arguments = orbax.Composite(
-            state=orbax.StandardSave(_numbered(state)),
-            notes=orbax.JsonSave({**notes, "metrics": length}),
-        )
-        self._checkpoints.save(step, args=arguments)
+        written = {"metrics": length, "metrics_sha256": intact.sha256(self.directory / _METRICS)}
+        self._checkpoints.save(step, _numbered(state), {**notes, **written})
 
     def finish(
         self,
@@ -176,29 +166,25 @@ class ModelRun:
 
     def _begin(self, made_by: dict[str, Any]) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""
-        metrics = self.directory / _METRICS
+        metrics, notes = self.directory / _METRICS, self.notes()
         metrics.touch()
-        os.truncate(metrics, self.notes().get("metrics", 0))
-        kept = [e for e in self.manifest["provenance"] if e["first_step"] < self.step]
-        if not kept or kept[-1]["made_by"] != made_by:
-            kept = [*kept, {"first_step": self.step, "made_by": made_by}]
-        self._update(provenance=kept)
-
-    def _restored(self, wanted: Any) -> Any:
-        try:
-            return self._checkpoints.restore(self.step, args=wanted)
-        except Exception as error:  # orbax raises whatever its storage layers do
-            path = self.directory / _CHECKPOINTS / str(self.step)
+        kept = metrics.read_bytes()[: notes.get("metrics", 0)]
+        sha256 = hashlib.sha256(kept).hexdigest()
+        if notes.get("metrics_sha256", sha256) != sha256:
             raise StorageError(
-                f"{path} is damaged ({type(error).__name__}); delete it to go on from the "
-                f"state before"
-            ) from error
+                f"{metrics} is altered: its first {notes['metrics']} bytes are not those that led "
+                f"to step {self.step}; copy it back from where it came from"
+            )
+        os.truncate(metrics, len(kept))
+        made = [e for e in self.manifest["provenance"] if e["first_step"] < self.step]
+        if not made or made[-1]["made_by"] != made_by:
+            made = [*made, {"first_step": self.step, "made_by": made_by}]
+        theories = {THEORIES: intact.sha256(self.directory / THEORIES)}
+        self._update(provenance=made, files=theories)
 
     def _update(self, **entries: object) -> None:
         manifest = self.manifest | entries
-        with files.replacing(self.directory / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        self.manifest = manifest
+        self.manifest = files.write_manifest(self.directory, manifest, MANIFEST)
 
 
 def _check_not_foreign(directory: Path) -> None:

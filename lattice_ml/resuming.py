@@ -26,9 +26,7 @@ def resumed(
         path.unlink()
     provenance = _provenance(recorded["provenance"], made_by, committed)
     manifest = recorded | asked | {"provenance": provenance, "shards": committed}
-    if manifest != recorded:
-        files.write_manifest(directory, manifest)
-    return manifest
+    return manifest if manifest == recorded else files.write_manifest(directory, manifest)
 
 
 def found(
@@ -43,6 +41,7 @@ def found(
     recorded |= {"provenance": [], "tuned": {}, "shards": []}
     if (directory / files.MANIFEST).exists():
         recorded = files.read_manifest(directory)
+        files.read_seconds(directory)
         files.check_shards(directory, recorded["shards"], hashes=hashes)
     n_chains = asked["config"]["chain"]["n_chains"]
     unrecorded = shards.unrecorded_shards(directory, recorded["shards"], n_chains)

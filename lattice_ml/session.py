@@ -140,8 +140,9 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def as_toml(config: Mapping[str, Any]) -> str:
-    """A resolved config as TOML that the same verb reads."""
-    lines = [f"seed = {config['seed']}"]
+    """A resolved config as TOML that the same verb reads, where a person wants it to."""
+    lines = ["# For people: nothing reads this file back, the JSON file beside it is what counts."]
+    lines += [f"seed = {config['seed']}"]
     for section, table in config.items():
         if isinstance(table, Mapping):
             lines += ["", f"[{section}]"]

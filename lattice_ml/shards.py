@@ -17,12 +17,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import files
+from lattice_ml import files, intact
 from lattice_ml.files import StorageError
 
 __all__ = [
-    *("Shard", "attributes", "index_image", "n_configs", "read_state", "shards"),
-    *("uncommitted", "unrecorded_shards", "write_index"),
+    *("Shard", "attributes", "check_index", "index_image", "layout", "n_configs", "read_state"),
+    *("shards", "uncommitted", "unrecorded_shards", "write_index"),
 ]
 
 _NAME = re.compile(r"c(\d{8,})-n(\d{4,})\.h5")  # first configuration, first chain
@@ -39,6 +39,7 @@ class Shard:
         start, stop: rows of the ensemble from the first to after the last of its configurations.
         first_chain, n_chains: of the shard.
         all_chains: how many the ensemble has.
+        sha256: of the file.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Shard:
     first_chain: int
     n_chains: int
     all_chains: int
+    sha256: str
 
     @property
     def whole(self) -> bool:
@@ -68,6 +70,48 @@ class Shard:
         inside &= (place >= 0) & (place < self.n_chains)
         return inside, (config * self.n_chains + place)[inside]
 
+    def read(
+        self, name: str, layout: files.Columns, rows: slice | Array = slice(None), *, hashes: bool
+    ) -> Array:
+        """Read rows of a dataset, after checking that the file is what it was and fits.
+
+        Args:
+            name: of the dataset.
+            layout: dtype and shape of one row of every dataset that there should be.
+            rows: of the file, in increasing order.
+            hashes: compare the sha256 of the file, where this process has not done so yet.
+
+        Raises:
+            StorageError: the file is missing, altered, or holds other rows than the manifest says.
+        """
+        if hashes:
+            intact.verify(self.path, self.sha256)
+        intact.once(self.path, f"{self} {layout}", lambda: self._check(layout))
+        with intact.opened(self.path) as file:
+            return np.asarray(file[name][rows])
+
+    def _check(self, layout: files.Columns) -> None:
+        """Check names, dtypes and shapes of the datasets, and which chains the rows are of."""
+        n = self.n_configs * self.n_chains
+        wanted = {name: (dtype, (n, *row)) for name, (dtype, row) in layout.items()}
+        with intact.opened(self.path) as file:
+            there = {name: (d.dtype, d.shape) for name, d in files.datasets(file).items()}
+            found = {k: v for k, v in there.items() if not k.startswith("state/")}
+            for name in sorted(wanted.keys() | found.keys()):
+                if found.get(name) != wanted.get(name):
+                    raise StorageError(
+                        f"{self.path} does not fit its ensemble: {name} is "
+                        f"{_said(found.get(name))}, manifest.json and the first shard ask for "
+                        f"{_said(wanted.get(name))}"
+                    )
+            chains = np.asarray(file["chain"])
+        own = np.arange(self.first_chain, self.first_chain + self.n_chains)
+        if not np.array_equal(chains, np.tile(own, self.n_configs)):
+            raise StorageError(
+                f"{self.path} does not fit its ensemble: its rows are not of {self.n_chains} "
+                f"chains from {self.first_chain} on in turn (n_chains in manifest.json)"
+            )
+
     def place(self, rows: Array, part: Array) -> None:
         """Write the rows of the file into those of an array of the whole ensemble."""
         block = rows[self.start : self.stop].reshape(-1, self.all_chains, *rows.shape[1:])
@@ -82,10 +126,29 @@ def shards(directory: Path, manifest: Mapping[str, Any]) -> list[Shard]:
         start = entry["first_config"] * everyone
         own = entry.get("n_chains", everyone)
         stop = start + entry["n_configs"] * everyone
+        path = directory / files.SHARDS / entry["file"]
         chains = entry.get("first_chain", 0), own
-        found.append(
-            Shard(directory / files.SHARDS / entry["file"], start, stop, *chains, everyone)
-        )
+        found.append(Shard(path, start, stop, *chains, everyone, entry["sha256"]))
+    return found
+
+
+def layout(shard: Shard, config: Mapping[str, Any]) -> files.Columns:
+    """Dtype and shape of one row of every dataset of a shard, as its config has them.
+
+    Raises:
+        StorageError: the file is not a shard, or its config has them otherwise.
+    """
+    found = files.columns(shard.path)
+    field = np.dtype(config["output"]["dtype"]), tuple(config["lattice"]["shape"])
+    index, number = (np.dtype(np.int64), ()), (np.dtype(np.float64), ())
+    fixed = {"cfgs": field, "chain": index, "trajectory": index}
+    for name in found | dict.fromkeys(("chain", "trajectory")):
+        wanted = fixed.get(name, number)
+        if found.get(name) != wanted:
+            raise StorageError(
+                f"{shard.path} does not fit its ensemble: {name} is {_said(found.get(name))} per "
+                f"row, the config in manifest.json asks for {_said(wanted)}"
+            )
     return found
 
 
@@ -100,7 +163,7 @@ def read_state(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Array]
     states: list[dict[str, Array]] = []
     for part in parts:
         if part.stop == parts[-1].stop:
-            with h5py.File(part.path) as file:
+            with intact.opened(part.path) as file:
                 states.append({name: np.asarray(x[()]) for name, x in file["state"].items()})
     if len(states) > 1:
         return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
@@ -155,6 +218,31 @@ def attributes(config: Mapping[str, Any], n_configs: int) -> dict[str, Any]:
     }
 
 
+def check_index(directory: Path, config: Mapping[str, Any]) -> None:
+    """Check that `ensemble.h5`, where it is there, says the same as the config.
+
+    It may be of an earlier version, and show fewer configurations while a run goes on.
+
+    Raises:
+        StorageError: the file is altered, or the manifest is.
+    """
+    path = directory / files.INDEX
+    if not path.exists():
+        return
+    with intact.opened(path) as file:
+        found = {name: _plain(value) for name, value in file.attrs.items()}
+        shown = file["chain"].shape[0] // config["chain"]["n_chains"] if "chain" in file else 0
+    wanted = {name: _plain(value) for name, value in attributes(config, shown).items()}
+    if found.get("format_version") in range(1, files.FORMAT_VERSION):
+        del found["format_version"], wanted["format_version"]
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise StorageError(
+                f"{path} and {files.MANIFEST} disagree: {name} is {found.get(name)!r} in the one "
+                f"and {wanted.get(name)!r} in the other; {files.remedy(directory)}"
+            )
+
+
 def write_index(
     directory: Path, config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -188,6 +276,15 @@ def index_image(
     return image.getbuffer()
 
 
+def _plain(value: Any) -> Any:
+    """An attribute as JSON has it."""
+    return np.asarray(value).tolist()
+
+
+def _said(kind: tuple[np.dtype[Any], tuple[int, ...]] | None) -> str:
+    return "not there" if kind is None else f"{kind[0]} {kind[1]}"
+
+
 def _matches(directory: Path) -> Iterator[re.Match[str]]:
     folder = directory / files.SHARDS
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -202,5 +299,5 @@ def _readable_chains(path: Path) -> Array:
             for dataset in files.datasets(file).values():
                 dataset[()]
             return np.asarray(file["chain"])
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise StorageError(f"{path} is damaged ({error}); delete it to compute it anew") from error

@@ -42,6 +42,7 @@ def spectrum(
     noise: Sequence[float] = NOISE,
     weights: bool = True,
     seed: int = 0,
+    verify: bool = True,
 ) -> Found:
     """Write `spectrum.json` and a page of plots of a model or an ensemble to `out`.
 
@@ -55,6 +56,7 @@ def spectrum(
             is the one that the table shows.
         weights: use an ensemble's `log_weight` where it has one.
         seed: of samples, noise and probes.
+        verify: compare the sha256 of an ensemble's shards before they are read.
 
     Returns:
         What `spectrum.json` holds.
@@ -73,11 +75,11 @@ def spectrum(
     if fields is not None and not diffusion:
         raise ValueError(f"only a diffusion model is probed at given fields, {directory} is none")
     if model is None:
-        found = of_ensemble(open_ensemble(path), weights=weights)
+        found = of_ensemble(open_ensemble(path, verify=verify), weights=weights)
     elif not diffusion:
         found = of_machine(model)
     else:
-        source = None if fields is None else open_ensemble(fields)
+        source = None if fields is None else open_ensemble(fields, verify=verify)
         found = of_diffusion(model, source, n_fields=n_fields, noise=noise, seed=seed)
     return write({"source": str(directory)} | found, out)
 

@@ -3,7 +3,8 @@
 A single HDF5 file that grows can be lost whole when the machine stops between two of its writes,
 so a run is a directory of files that are each written once (`files.py`)::
 
-    DIR/manifest.json       config, provenance, tuned parameters; size and sha256 of every shard
+    DIR/manifest.json       config, provenance, tuned parameters; size and sha256 of every shard;
+                            its own seal
     DIR/shards/*.h5         configurations, histories and the sampler state after them
     DIR/ensemble.h5         all shards as one file, for other programs
     DIR/cost.json           seconds that it took: all else is the same whenever the run was resumed
@@ -281,5 +282,4 @@ class Run:
 
     def _update(self, **entries: object) -> None:
         manifest = self.manifest | entries
-        self.team.first(lambda: files.write_manifest(self.directory, manifest))
-        self.manifest = manifest
+        self.manifest = self.team.first(lambda: files.write_manifest(self.directory, manifest))

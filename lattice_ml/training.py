@@ -34,6 +34,7 @@ def train(
     data: Sequence[str | os.PathLike[str]] = (),
     init_from: str | os.PathLike[str] | None = None,
     time_limit: float | None = None,
+    verify: bool = True,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Model:
     """Train the model that `job` describes in directory `out`, or continue its training.
@@ -45,6 +46,7 @@ def train(
         init_from: a model whose weights are where the training begins.  Without data it is
             fine-tuned on the theories of its own last stage.
         time_limit: seconds after which no new block is started.
+        verify: compare the sha256 of the data's shards before anything is written.
         on_progress: called after every block of steps.
 
     Returns:
@@ -57,7 +59,10 @@ def train(
         TrainingError: the loss is not a number; the steps before are kept.
         OSError: the file system refuses.
     """
-    ensembles = [open_ensemble(path) for path in data]
+    ensembles = [open_ensemble(path, verify=verify) for path in data]
+    for ensemble in ensembles:
+        if verify:
+            ensemble.verify()
     initial = None if init_from is None else open_model(init_from)
     if initial is not None:
         _check_network(job.model, initial)

@@ -22,7 +22,7 @@ MODULES = {
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
     *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
-    *("files", "locks", "shards", "resuming", "storage"),
+    *("schema", "seals", "manifests", "intact", "files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
     *("analysis", "correction", "models"),
@@ -37,7 +37,16 @@ ORDER = [
         "extrapolation",
         "comparison",
     ),
-    *("model_files", "model_runs", "training_data", "training_phases", "training_report"),
+    *(
+        "model_schema",
+        "model_files",
+        "checkpoints",
+        "model_runs",
+        "editing",
+        "training_data",
+        "training_phases",
+        "training_report",
+    ),
     *("rbm_report", "rbm_training", "training", "score_spectrum", "spectra"),
     *("sampling_units", "sampling", "benches", "progress", "commands", "cli", "__main__"),
 ]
@@ -47,7 +56,9 @@ APART = {
     "statistics": ORDER,
     "arguments": ORDER,
     "integrators": ORDER,
-    "shards": [name for name in ORDER if name != "files"],
+    "schema": ORDER,
+    "seals": [name for name in ORDER if name != "schema"],
+    "shards": [name for name in ORDER if name not in ("intact", "files")],
     "storage": [
         name for name in ORDER if name not in ("processes", "files", "locks", "shards", "resuming")
     ],

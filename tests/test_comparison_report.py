@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from lattice_ml import cli, config, generate
+from lattice_ml import cli, config, files, generate
 from lattice_ml.analysis import figures
 from lattice_ml.analysis.report import Mark, Table, write_page
 
@@ -25,8 +25,10 @@ def runs(tmp_path_factory):
     for seed in (1, 2):
         made(folder / f"seed{seed}", "--seed", str(seed))
     made(folder / "wrong", "--action.kappa", "0.22", "--seed", "3")
-    manifest = folder / "wrong" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"kappa": 0.22', '"kappa": 0.2'))
+    manifest = files.read_manifest(folder / "wrong")
+    manifest["config"]["action"]["kappa"] = 0.2
+    files.write_manifest(folder / "wrong", manifest)
+    (folder / "wrong" / "ensemble.h5").unlink()
     return folder
 
 

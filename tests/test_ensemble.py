@@ -116,7 +116,10 @@ def test_blocks_cover_everything_within_the_bytes(directory, n, starts):
 
 
 def test_blocks_hold_one_block_in_memory(tmp_path):
-    shape, asked = (64, 64), config(lattice={"shape": (64, 64)}, chain={"n_chains": 1})
+    shape, asked = (
+        (64, 64),
+        config(lattice={"shape": (64, 64)}, chain={"n_chains": 1, "n_configs": 400}),
+    )
     with open_run(tmp_path, asked, provenance={}) as run:
         for first in (0, 200):
             fields = np.zeros((200, 1, *shape), np.float32)

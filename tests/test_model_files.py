@@ -11,8 +11,9 @@ import storage_runs
 from flax import nnx
 from theories import free_theory
 
+from lattice_ml import files
 from lattice_ml.files import StorageError
-from lattice_ml.model_files import Stage, build_network, open_model
+from lattice_ml.model_files import Stage, build_network, open_model, read_manifest
 from lattice_ml.model_runs import open_model_run
 
 pytestmark = pytest.mark.unoptimised
@@ -35,6 +36,7 @@ CONFIG = {
     "training": {"n_steps": (3,), "checkpoint_every": 30.0},
     "sampling": {"n_steps": "auto"},
 }
+REPORT = {"verdict": "passed", "theories": [], "n_weights": 3, "training_seconds": 0.5}
 STAGES = [
     Stage((4, 4), (ACTION,), (free_theory((4, 4)),)),
     Stage((6, 4), (ACTION, ACTION), (free_theory((6, 4)), free_theory((6, 4), 0.7))),
@@ -67,7 +69,7 @@ def network():
 def finished(network, tmp_path_factory):
     directory = tmp_path_factory.mktemp("model") / "m"
     with begin(directory) as run:
-        run.finish(network, {"verdict": "passed"})
+        run.finish(network, REPORT)
     return directory
 
 
@@ -90,7 +92,7 @@ def test_a_finished_model_is_read_back_as_it_was(finished, network):
         assert [t.modes for t in read.theories] == [t.modes for t in stage.theories]
         numbers = [jax.tree.leaves(s.theories) for s in (read, stage)]
         assert all(map(np.array_equal, *numbers))
-    assert model.report == {"verdict": "passed"}
+    assert model.report == REPORT
     assert model.config["model"] == MODEL
     assert model.manifest["stages"][1]["actions"] == [ACTION, ACTION]
 
@@ -99,13 +101,13 @@ def test_the_hash_follows_weights_and_theories_but_not_the_place(finished, copy,
     assert open_model(copy).hash == open_model(finished).hash
     other = build_network(MODEL, 2, 4)
     with begin(tmp_path / "other") as run:
-        run.finish(other, {})
+        run.finish(other, REPORT)
     assert open_model(tmp_path / "other").hash != open_model(finished).hash
 
 
 def test_equal_models_are_equal_byte_for_byte(finished, network, tmp_path):
     with begin(tmp_path) as run:
-        run.finish(network, {"verdict": "passed"})
+        run.finish(network, REPORT)
     assert storage_runs.contents(tmp_path) == storage_runs.contents(finished)
 
 
@@ -197,9 +199,9 @@ def test_a_missing_or_altered_file_is_refused(copy, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is altered: not a stored model"),
-        ("[1]", "is altered: not a stored model"),
-        ('{"format_version": 99}', "has format version 99, this reads 1"),
+        ("{", "is altered: it is not JSON as we write it"),
+        ("[1]", "is altered: it holds no table"),
+        ('{"format_version": 99}', "has format version 99, this reads 1 to 2"),
     ],
 )
 def test_a_manifest_of_something_else_is_refused(copy, content, message):
@@ -216,9 +218,9 @@ def test_a_directory_without_a_model_is_refused(tmp_path, finished_run):
 
 
 def test_weights_of_another_network_are_refused(copy):
-    manifest = json.loads((copy / "model.json").read_text())
+    manifest = read_manifest(copy)
     manifest["config"]["model"]["n_hidden"] = 4
-    (copy / "model.json").write_text(json.dumps(manifest))
+    files.write_manifest(copy, manifest, "model.json")
     with pytest.raises(StorageError, match=r"weights\.npz holds weights .*its config has"):
         open_model(copy)
 

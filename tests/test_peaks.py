@@ -7,7 +7,6 @@ lattice is large, so that what is kept of every configuration is nothing beside 
 
 import ctypes
 import gc
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from lattice_ml import (
     compare,
     convert_ensemble,
     export_array,
+    files,
     import_array,
     measure,
     open_ensemble,
@@ -78,7 +78,7 @@ def repeated(directory, n_shards):
     with open_run(directory / "run", config, provenance={}) as run:
         run.append(np.arange(len(phi)), phi, {}, {})
         run.finish()
-    manifest = json.loads((directory / "run" / "manifest.json").read_text())
+    manifest = files.read_manifest(directory / "run")
     (shard,) = manifest["shards"]
     folder = directory / "run" / "shards"
     firsts = range(0, n_shards * len(phi), len(phi))
@@ -87,7 +87,7 @@ def repeated(directory, n_shards):
     ]
     for entry in manifest["shards"][1:]:
         os.link(folder / shard["file"], folder / entry["file"])
-    (directory / "run" / "manifest.json").write_text(json.dumps(manifest))
+    files.write_manifest(directory / "run", manifest)
     return open_ensemble(directory / "run")
 
 

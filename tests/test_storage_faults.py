@@ -105,6 +105,6 @@ def test_a_damaged_shard_without_an_entry_is_refused(run_copy):
 
 def test_a_manifest_that_is_not_one_is_refused(run_copy):
     (run_copy / "manifest.json").write_text("{")
-    refused(run_copy, r"manifest\.json is altered: not a stored ensemble")
+    refused(run_copy, r"manifest\.json is altered: it is not JSON")
     (run_copy / "manifest.json").write_text('{"format_version": 99}')
-    refused(run_copy, "has format version 99, this reads 1")
+    refused(run_copy, "has format version 99, this reads 1 to 2")

@@ -24,6 +24,8 @@ class CompareOptions:
         weights: use the ensembles' weights where they have some (--no-weights to ignore them).
         classifier: let a small network try to tell configurations apart (--no-classifier to save
             its training).
+        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
+            the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
@@ -31,6 +33,7 @@ class CompareOptions:
     out: str | None = None
     weights: bool = True
     classifier: bool = True
+    verify: bool = True
 
 
 def compare_command(arguments: list[str]) -> int:
@@ -48,12 +51,11 @@ def compare_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
 
     exact = not options.reference_values and paths[0] == _EXACT
-    ensembles = [open_ensemble(path) for path in paths[exact:]]
+    ensembles = [open_ensemble(path, verify=options.verify) for path in paths[exact:]]
     if len({ensemble.directory.resolve() for ensemble in ensembles}) < len(ensembles):
         raise ValueError(f"compare needs different ensembles, got {' '.join(paths)}")
     for ensemble in ensembles:
         check_comparable(ensembles[0], ensemble)
-        ensemble.verify()
     reference: Any
     if options.reference_values:
         reference, candidates = read_values(options.reference_values), ensembles

@@ -66,10 +66,13 @@ class ExportOptions:
     Args:
         ensemble: its directory.
         out: a new file, .h5, .npz, .npy (configurations) or .json.gz (observables, for pyerrors).
+        verify: compare the sha256 of every shard first (--no-verify to save
+            the time).
     """
 
     ensemble: tyro.conf.Positional[str]
     out: str
+    verify: bool = True
 
 
 def export_command(arguments: list[str]) -> int:
@@ -78,7 +81,7 @@ def export_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
     from lattice_ml.exchange import export_array
 
-    ensemble = open_ensemble(options.ensemble)
+    ensemble = open_ensemble(options.ensemble, verify=options.verify)
     if options.out.endswith(".json.gz"):
         configure_jax()
         from lattice_ml.analysis.pyerrors_json import export_observables
@@ -110,11 +113,14 @@ class ConvertOptions:
         ensemble: its directory.
         action: what the couplings and fields are to be in.
         out: directory of the new ensemble.
+        verify: compare the sha256 of every shard first (--no-verify to save
+            the time).
     """
 
     ensemble: tyro.conf.Positional[str]
     action: Convention
     out: str
+    verify: bool = True
 
 
 def convert_command(arguments: list[str]) -> int:
@@ -125,7 +131,8 @@ def convert_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
     from lattice_ml.exchange import convert_ensemble
 
-    made = convert_ensemble(open_ensemble(options.ensemble), options.out, options.action.convention)
+    ensemble = open_ensemble(options.ensemble, verify=options.verify)
+    made = convert_ensemble(ensemble, options.out, options.action.convention)
     print(made.directory)
     print("\n".join(conventions.describe(made.config["action"], len(made.shape))))
     return 0
@@ -137,27 +144,40 @@ class InfoOptions:
 
     Args:
         directory: of the ensemble or the model.
+        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
+            the time).
+        accept_edit: you have edited a JSON file of it and mean it: it is checked, and gets a new
+            seal. Files of earlier versions get their first one.
     """
 
     directory: tyro.conf.Positional[str]
+    verify: bool = True
+    accept_edit: bool = False
 
 
 def info_command(arguments: list[str]) -> int:
     """Print what an ensemble or a model is and where it came from."""
     options = tyro.cli(InfoOptions, args=arguments, prog="lattice-ml info")
     is_model = (Path(options.directory) / "model.json").exists()
-    for name, text in (_model if is_model else _ensemble)(options.directory):
+    lines = []
+    if options.accept_edit:
+        from lattice_ml.editing import accept_edit
+
+        new = accept_edit(options.directory)
+        lines = [("sealed anew", ", ".join(new) or "nothing: all seals fit")]
+    lines += _model(options.directory) if is_model else _ensemble(options)
+    for name, text in lines:
         print(f"{name:<15} {text}")
     return 0
 
 
-def _ensemble(directory: str) -> list[tuple[str, str]]:
+def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
     """What to say of an ensemble: names and texts."""
     from lattice_ml import conventions
     from lattice_ml.commands.generate import swaps
     from lattice_ml.ensemble import open_ensemble
 
-    ensemble = open_ensemble(directory)
+    ensemble = open_ensemble(options.directory, verify=options.verify)
     manifest, config = ensemble.manifest, ensemble.config
     shape = " x ".join(map(str, ensemble.shape))
     action = conventions.describe(config["action"], len(ensemble.shape))
@@ -175,6 +195,7 @@ def _ensemble(directory: str) -> list[tuple[str, str]]:
             for entry in manifest["provenance"]
         ),
         *([("parent", ensemble.parent)] if ensemble.parent else []),
+        *_unsealed(manifest, "manifest.json"),
     ]
 
 
@@ -197,7 +218,16 @@ def _model(directory: str) -> list[tuple[str, str]]:
         ),
         ("hash", model.hash),
         ("parent", model.manifest["parent"]),
+        *_unsealed(model.manifest, "model.json"),
     ]
+
+
+def _unsealed(manifest: Mapping[str, Any], file: str) -> list[tuple[str, str]]:
+    """What to say where a file cannot vouch for itself."""
+    if "seal" in manifest:
+        return []
+    said = f"none: {file} is of an earlier version, and an altered bit in it would not be noticed"
+    return [("seal", f"{said}; --accept-edit seals it as it is")]
 
 
 def _listed(table: Mapping[str, Any]) -> str:

@@ -24,12 +24,15 @@ class ExtrapolateOptions:
         order: power of the step size; by default that of the scheme's bias.
         json: write the numbers to this file.
         out: write a plot and a page to this directory.
+        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
+            the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
     order: Literal[1, 2] | None = None
     json: str | None = None
     out: str | None = None
+    verify: bool = True
 
 
 def extrapolate_command(arguments: list[str]) -> int:
@@ -40,7 +43,7 @@ def extrapolate_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
     from lattice_ml.extrapolation import as_table, extrapolate
 
-    ensembles = [open_ensemble(path) for path in options.ensembles]
+    ensembles = [open_ensemble(path, verify=options.verify) for path in options.ensembles]
     found = as_table(ensembles, extrapolate(ensembles, order=options.order))
     print("\n".join(lines(found)))
     if options.json:

@@ -24,12 +24,15 @@ class MeasureOptions:
         json: write the numbers to this file.
         out: write plots and a page to this directory.
         weights: use the ensemble's weights where it has some (--no-weights to ignore them).
+        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
+            the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
     json: str | None = None
     out: str | None = None
     weights: bool = True
+    verify: bool = True
 
 
 def measure_command(arguments: list[str]) -> int:
@@ -42,7 +45,8 @@ def measure_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
 
     found = {}
-    for path, ensemble in {path: open_ensemble(path) for path in options.ensembles}.items():
+    opened = {path: open_ensemble(path, verify=options.verify) for path in options.ensembles}
+    for path, ensemble in opened.items():
         found[path] = measurement.measure(ensemble, weights=options.weights)
         _print_estimates(path, found[path])
         if options.out:
@@ -84,11 +88,14 @@ class CheckOptions:
         ensembles: directories.
         json: write the certificates to this file.
         weights: use the ensemble's weights where it has some (--no-weights to ignore them).
+        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
+            the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
     json: str | None = None
     weights: bool = True
+    verify: bool = True
 
 
 def check_command(arguments: list[str]) -> int:
@@ -101,8 +108,8 @@ def check_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
 
     found = {}
-    for path, ensemble in {path: open_ensemble(path) for path in options.ensembles}.items():
-        ensemble.verify()
+    opened = {path: open_ensemble(path, verify=options.verify) for path in options.ensembles}
+    for path, ensemble in opened.items():
         found[path] = check(ensemble, weights=options.weights)
         failed = [certificate.name for certificate in found[path] if certificate.verdict == "fail"]
         print(f"{path}: {'FAILED ' + ', '.join(failed) if failed else 'passed'}")

@@ -27,6 +27,8 @@ class SpectrumOptions:
         noise: variances under a diffusion model's score, in units of its smallest propagator.
         weights: use an ensemble's weights where it has some (--no-weights to ignore them).
         seed: of samples, noise and probes.
+        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
+            the time).
     """
 
     source: tyro.conf.Positional[str]
@@ -36,6 +38,7 @@ class SpectrumOptions:
     noise: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     weights: bool = True
     seed: int = 0
+    verify: bool = True
 
 
 def spectrum_command(arguments: list[str]) -> int:
@@ -54,6 +57,7 @@ def spectrum_command(arguments: list[str]) -> int:
         noise=options.noise,
         weights=options.weights,
         seed=options.seed,
+        verify=options.verify,
     )
     print("\n".join([*lines(found), f"page: {options.out}/index.html"]))
     return 0

@@ -19,12 +19,14 @@ class TrainOptions:
         data: ensembles; those of one lattice shape are learned together, small shapes first.
         init_from: a model whose weights are where the training begins.
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
+        no_verify: do not compare the sha256 of the data's shards first.
     """
 
     out: str
     data: tuple[str, ...] = ()
     init_from: str | None = None
     time_limit: str | None = None
+    no_verify: bool = False
 
 
 def train_command(arguments: list[str]) -> int:
@@ -47,6 +49,7 @@ def train_command(arguments: list[str]) -> int:
                 data=options.data,
                 init_from=options.init_from,
                 time_limit=limit,
+                verify=not options.no_verify,
                 on_progress=reporter,
             )
     except session.Interrupted as stop:
