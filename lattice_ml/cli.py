@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from lattice_ml.printable import say
+
 __all__ = ["VERBS", "main"]
 
 VERBS = {
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(
+        say(
             f"lattice-ml: unknown command {verb}{hint} (allowed: {', '.join(VERBS)})",
             file=sys.stderr,
         )

@@ -22,7 +22,7 @@ MODULES = {
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
     *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
-    *("files", "locks", "shards", "resuming", "storage"),
+    *("printable", "writing", "results", "files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
     *("analysis", "correction", "models"),
@@ -47,16 +47,20 @@ APART = {
     "statistics": ORDER,
     "arguments": ORDER,
     "integrators": ORDER,
+    "printable": ORDER,
+    "writing": ORDER,
+    "results": [name for name in ORDER if name != "writing"],
     "shards": [name for name in ORDER if name != "files"],
     "storage": [
         name for name in ORDER if name not in ("processes", "files", "locks", "shards", "resuming")
     ],
     "samplers": ["files", "shards", "storage", "statistics", "conventions"],
     "observables": ["samplers", "conventions"],
-    "chain": ["files", "shards", "storage", "statistics", "conventions", "samplers"],
+    "chain": ["writing", "files", "shards", "storage", "statistics", "conventions", "samplers"],
     "analysis": ["samplers", "engine", "chain", "storage"],
-    "correction": ["files", "storage", "conventions", "ensemble", "analysis"],
+    "correction": ["writing", "files", "storage", "conventions", "ensemble", "analysis"],
     "models": [
+        "writing",
         "files",
         "shards",
         "storage",

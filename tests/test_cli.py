@@ -173,7 +173,6 @@ REFUSED = [
     ("info absent", "absent holds no ensemble"),
     ("export absent --out x.npy", "absent holds no ensemble"),
     ("export runs/small --out x.txt", "must end in .h5, .npz, .npy, or .json.gz"),
-    ("export runs/small --out small.npy", "small.npy exists and is not overwritten"),
     ("import absent.npy --out x --action.kappa 0.2 --action.lam 0.1", "no such file"),
     ("import small.npy --action.kappa 0.2 --action.lam 0.1", "out is required"),
     ("import small.npy --out x --action.kappa 0.2", "action.lam is required"),
