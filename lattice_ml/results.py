@@ -108,8 +108,8 @@ def check_file(path: Path, is_result: Callable[[Path], bool]) -> None:
         raise StorageError(f"{path} is no file; name one for the results")
     if path.stat().st_size and not is_result(path):
         raise StorageError(
-            f"{path} exists and is not overwritten: it is no such result of this program; remove it "
-            f"or name another"
+            f"{path} exists and is not overwritten: it is no such result of this program; remove "
+            f"it or name another"
         )
 
 

@@ -14,7 +14,7 @@ from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.output import RECORDS
 from lattice_ml.distributed import CPU_FLAGS
 from lattice_ml.printable import say
-from lattice_ml.results import check_file, check_json, is_page, write_json
+from lattice_ml.results import check_json, check_page, write_json
 
 __all__ = ["bench_command"]
 
@@ -62,7 +62,8 @@ def bench_command(arguments: list[str]) -> int:
         from lattice_ml.analysis.report import style
 
         for plan in all_plans:
-            check_file(Path(options.out) / f"{plan.name}.html", is_page)
+            page = Path(options.out) / f"{plan.name}.html"
+            check_page(page, {image.stem for image in page.parent.glob(f"{plan.name}*.[ps][nv]g")})
         with style():  # without matplotlib it ends here, not after hours
             pass
     found_records = {}
