@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+from lattice_ml.printable import shown
 from lattice_ml.writing import StorageError, open_in_place
 
 __all__ = ["LOCK", "release_lock", "take_lock"]
@@ -39,7 +40,7 @@ def take_lock(directory: Path) -> TextIO:
                 f"{directory} is being written by {owner}; wait or stop it"
             ) from None
         except OSError as error:  # Lustre mounted without flock
-            warnings.warn(f"{path}: {error}; do not start this run twice", stacklevel=3)
+            warnings.warn(f"{shown(path)}: {error}; do not start this run twice", stacklevel=3)
         if os.fstat(lock.fileno()).st_nlink:
             break
         lock.close()  # its owner removed it between our two calls

@@ -21,7 +21,15 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
+    *(
+        "_pytree",
+        "interruptions",
+        "distributed",
+        "processes",
+        "randomness",
+        "statistics",
+        "arguments",
+    ),
     *("printable", "writing", "results", "files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
@@ -47,6 +55,7 @@ APART = {
     "statistics": ORDER,
     "arguments": ORDER,
     "integrators": ORDER,
+    "interruptions": ORDER,
     "printable": ORDER,
     "writing": ORDER,
     "results": [name for name in ORDER if name != "writing"],

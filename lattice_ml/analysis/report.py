@@ -110,14 +110,18 @@ def style() -> Iterator[None]:
         yield
 
 
+@style()
 def in_figure(text: object) -> str:
-    """A name as a label of a figure: no formula, in signs that the font has, shown in legends."""
+    """A name as a label of a figure: no formula, in signs that the font has, not hidden.
+
+    Matplotlib leaves labels that begin with `_` out of legends.
+    """
     from matplotlib import font_manager
 
     font = font_manager.get_font(font_manager.findfont(_FONT))
     plain = "".join(c if font.get_char_index(ord(c)) else numbered(c) for c in shown(text))
     plain = plain.replace("$", r"\$")
-    return f" {plain}" if plain.startswith("_") else plain  # which would hide it
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 class Mark(NamedTuple):

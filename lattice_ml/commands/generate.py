@@ -14,7 +14,7 @@ from typing import Any
 from lattice_ml import distributed, processes
 from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.printable import say
+from lattice_ml.printable import say, shown
 
 __all__ = ["generate_command"]
 
@@ -74,7 +74,7 @@ def generate_command(arguments: list[str]) -> int:
             begin = time.monotonic()
             if team.size > 1:
                 lost = _lost(team, directory, options.heartbeat)
-                processes.explain_aborts(lost)
+                processes.explain_aborts(shown(lost))
             quiet = contextlib.nullcontext(lambda progress: None)
             with progress.Reporter(str(directory)) if team.leads else quiet as reporter:
                 ensemble = generation.generate(
@@ -92,7 +92,7 @@ def generate_command(arguments: list[str]) -> int:
     except jax.errors.JaxRuntimeError as error:
         if not lost:
             raise
-        print(f"{error}\n{lost}", file=sys.stderr, flush=True)
+        say(*str(error).split("\n"), lost, file=sys.stderr)
         os._exit(3)  # at its ordinary end it would wait for the lost one
     processes.part(team)
     return 0
