@@ -38,9 +38,16 @@ class Checkpoints:
         Args:
             folder: of all states.
             earlier: whether they may be of an earlier version, without seals.
+
+        Raises:
+            StorageError: the folder is a link.
         """
         from orbax import checkpoint  # slow to import, and only needed here
 
+        if folder.is_symlink():
+            raise StorageError(
+                f"{folder} is a link, and what is kept there is removed in time; remove it"
+            )
         self.folder = folder
         for path in folder.glob("[0-9]*"):
             if not path.name.isdigit() or (path / _SEAL).exists():

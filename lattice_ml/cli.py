@@ -1,9 +1,11 @@
 """The command line: parse, call, print.  `lattice-ml --help` imports neither JAX nor NumPy."""
 
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
+
+from lattice_ml import interruptions
+from lattice_ml.printable import say
 
 __all__ = ["VERBS", "main"]
 
@@ -30,9 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 good; 1 a check or comparison failed; 2 bad usage or input; 3 failed while running;
     130 or 143 interrupted with everything committed.
     """
-    if arguments is None:  # a process of its own: Ctrl-C ends it, JAX's callbacks or not
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        return _run(list(arguments))
+    words = sys.argv[1:]  # a process of its own
+    with interruptions.answered(" ".join(["lattice-ml", *(w for w in words[:1] if w in VERBS)])):
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else 2
@@ -47,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(
+        say(
             f"lattice-ml: unknown command {verb}{hint} (allowed: {', '.join(VERBS)})",
             file=sys.stderr,
         )

@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import files, shards
+from lattice_ml import files, shards, writing
 from lattice_ml.array_files import open_source
 from lattice_ml.ensemble import BLOCK_BYTES, Ensemble, open_ensemble, rows_in
 from lattice_ml.files import StorageError
+from lattice_ml.results import check_export
 from lattice_ml.storage import open_run
 
 __all__ = ["convert_ensemble", "export_array", "import_array"]
@@ -162,7 +163,8 @@ def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
     attributes, and an .npy the configurations alone.
 
     Raises:
-        StorageError: the file exists, or its name ends differently.
+        StorageError: the file exists and is not what would be written, or its name ends
+            differently.
     """
     file = Path(file)
     writers = {".h5": _write_h5, ".npz": _write_npz, ".npy": _write_npy}
@@ -171,14 +173,20 @@ def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
             f"cannot export to {file}: the name must end in .h5, .npz, .npy, or .json.gz "
             f"(observables)"
         )
-    if file.exists():
-        raise StorageError(f"{file} exists and is not overwritten; remove it or name another")
-    with files.replacing(file) as temporary:
-        writers[file.suffix](ensemble, temporary)
+    check_export(file, _least(ensemble, file.suffix))
+    writing.write_once(file, lambda temporary: writers[file.suffix](ensemble, temporary))
+
+
+def _least(ensemble: Ensemble, suffix: str) -> int:
+    """Bytes that an export has at least: those of its numbers."""
+    if suffix == ".npy":
+        return math.prod(ensemble.cfgs.shape) * ensemble.cfgs.dtype.itemsize
+    rows = sum(dtype.itemsize * math.prod(row) for dtype, row in ensemble.columns.values())
+    return ensemble.n_configs * ensemble.n_chains * rows
 
 
 def _write_h5(ensemble: Ensemble, path: Path) -> None:
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:  # it is locked by `writing`
         file.attrs.update(shards.attributes(ensemble.config, ensemble.n_configs))
         for name, (dtype, row) in ensemble.columns.items():
             shape = (ensemble.n_configs * ensemble.n_chains, *row)

@@ -16,9 +16,7 @@ and is compared before a shard is read, once per process while the file stays as
 
 import io
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +26,15 @@ import numpy.typing as npt
 
 from lattice_ml import intact, manifests, seals
 from lattice_ml.schema import Rule
-from lattice_ml.seals import StorageError
+from lattice_ml.writing import StorageError, make_folder, replacing
 
 __all__ = [
-    "CONFIG",
-    "FORMAT_VERSION",
     "StorageError",
-    "check_shards",
-    "columns",
-    "create_dataset",
-    "datasets",
-    "describe_folder",
-    "entry",
     "make_folder",
-    "manifest_image",
-    "name_file",
-    "read_manifest",
-    "read_seconds",
-    "remedy",
     "replacing",
-    "shard_image",
-    "write_manifest",
-    "write_seconds",
-    "write_shard",
+    *("CONFIG", "FORMAT_VERSION", "check_shards", "columns", "create_dataset", "datasets"),
+    *("describe_folder", "entry", "manifest_image", "read_manifest", "read_seconds", "remedy"),
+    *("shard_image", "write_manifest", "write_seconds", "write_shard"),
 ]
 
 FORMAT_VERSION = 2  # 1 had no seals
@@ -59,46 +43,11 @@ INDEX = "ensemble.h5"
 SHARDS = "shards"
 COST = "cost.json"
 CONFIG = "config.toml"
-TEMPORARY = ".tmp"
 
 _CHUNK_BYTES = 2**20
 
 Array = npt.NDArray[Any]
 Columns = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # dtype and shape of one row
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; once written it is synchronised and renamed to `path`.
-
-    Another process sees the old file or the complete new one. If the writing fails, the temporary
-    file is removed and the old file stays.
-    """
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            name_file(error, path)
-        raise
-
-
-def name_file(error: OSError, path: Path) -> None:
-    """Say which file an error is about, where a write has not."""
-    if error.filename is None and error.errno is not None:
-        error.filename = str(path)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, so that a crash does not take their names back."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync(path.parent)
 
 
 def read_manifest(
@@ -283,12 +232,3 @@ def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
         if below <= _CHUNK_BYTES:
             break
     return tuple(chunk)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 
-from lattice_ml.seals import StorageError
+from lattice_ml.writing import StorageError
 
 __all__ = ["once", "opened", "sha256", "size", "verify"]
 

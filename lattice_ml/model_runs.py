@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml import files, intact, locks, model_files
+from lattice_ml import files, intact, locks, model_files, writing
 from lattice_ml.checkpoints import Checkpoints
 from lattice_ml.files import StorageError
 from lattice_ml.model_files import MANIFEST, THEORIES, WEIGHTS, Stage
@@ -26,6 +26,7 @@ from lattice_ml.session import write_config
 __all__ = ["ModelRun", "open_model_run"]
 
 _METRICS, _CHECKPOINTS = "metrics.jsonl", "checkpoints"
+_FINISHED = (model_files.WEIGHTS, model_files.REPORT, model_files.HISTORY)
 _FREE = ("training.checkpoint_every", "sampling.")  # what leaves the weights alone and may change
 
 
@@ -57,9 +58,11 @@ def open_model_run(
     """
     directory = Path(directory)
     _check_not_foreign(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_folder(directory)
     lock = locks.take_lock(directory)
     try:
+        for stray in _strays(directory):
+            stray.unlink()
         asked = json.loads(json.dumps({"config": config, "stages": stages, "parent": parent}))
         if (directory / MANIFEST).exists():
             manifest = model_files.read_manifest(directory)
@@ -147,7 +150,7 @@ class ModelRun:
         Raises:
             OSError: the file system refuses; what was committed before is intact.
         """
-        with (self.directory / _METRICS).open("a", encoding="utf-8") as metrics:
+        with writing.open_in_place(self.directory / _METRICS, "a") as metrics:
             metrics.writelines(json.dumps(line) + "\n" for line in lines)
             metrics.flush()
             os.fsync(metrics.fileno())
@@ -166,16 +169,17 @@ class ModelRun:
 
     def _begin(self, made_by: dict[str, Any]) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""
-        metrics, notes = self.directory / _METRICS, self.notes()
-        metrics.touch()
-        kept = metrics.read_bytes()[: notes.get("metrics", 0)]
+        path, notes = self.directory / _METRICS, self.notes()
+        with writing.open_in_place(path, "a"):  # made where missing
+            kept = path.read_bytes()[: notes.get("metrics", 0)]
         sha256 = hashlib.sha256(kept).hexdigest()
         if notes.get("metrics_sha256", sha256) != sha256:
             raise StorageError(
-                f"{metrics} is altered: its first {notes['metrics']} bytes are not those that led "
+                f"{path} is altered: its first {notes['metrics']} bytes are not those that led "
                 f"to step {self.step}; copy it back from where it came from"
             )
-        os.truncate(metrics, len(kept))
+        with writing.open_in_place(path, "a") as metrics:
+            metrics.truncate(len(kept))
         made = [e for e in self.manifest["provenance"] if e["first_step"] < self.step]
         if not made or made[-1]["made_by"] != made_by:
             made = [*made, {"first_step": self.step, "made_by": made_by}]
@@ -194,12 +198,17 @@ def _check_not_foreign(directory: Path) -> None:
     if not directory.exists() or (directory / MANIFEST).exists():
         return
     begun = {locks.LOCK, files.CONFIG, THEORIES, _METRICS, _CHECKPOINTS}
-    begun |= {name + files.TEMPORARY for name in (MANIFEST, THEORIES, files.CONFIG)}
+    begun |= {path.name for path in _strays(directory)}
     if not begun.issuperset(path.name for path in directory.iterdir()):
         raise StorageError(
             f"{directory} is neither empty nor a model: {files.describe_folder(directory)}, "
             f"no {MANIFEST}; choose another directory"
         )
+
+
+def _strays(directory: Path) -> list[Path]:
+    """Return the temporary files that a process left when it died."""
+    return writing.left_behind(directory, MANIFEST, THEORIES, files.CONFIG, *_FINISHED)
 
 
 def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -15,6 +16,7 @@ from rich.progress import (
 )
 
 from lattice_ml import session, statistics
+from lattice_ml.printable import say, shown
 
 __all__ = ["Reporter"]
 
@@ -30,7 +32,7 @@ class Reporter:
     """Shows `session.Progress` events: phase, rate, time left, details, running tau_int."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
+        self._title = shown(title)
         self._console = Console(stderr=True)
         self._live = self._console.is_terminal
         self._bar = Progress(
@@ -66,16 +68,15 @@ class Reporter:
             self._phase = event.phase
             self._begin = (now, event.done)
             self._task = self._bar.add_task(
-                f"{self._title} {event.phase}", total=event.total, details=""
+                f"{escape(self._title)} {event.phase}", total=event.total, details=""
             )
         details = self._details(event, now)
         self._bar.update(self._task, completed=event.done, details=details)
         if not self._live and (now - self._spoke > _EVERY or event.done == event.total):
             self._spoke = now
-            print(
+            say(
                 f"{self._title} {event.phase} {event.done}/{event.total} {details}",
                 file=self._console.file,
-                flush=True,
             )
 
     def _details(self, event: session.Progress, now: float) -> str:

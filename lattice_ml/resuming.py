@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_ml import files, locks, shards
+from lattice_ml import files, locks, shards, writing
 from lattice_ml.files import FORMAT_VERSION, StorageError
 
 __all__ = ["check_layout", "check_not_foreign", "found", "json_copy", "resumed"]
@@ -131,6 +131,5 @@ def check_not_foreign(directory: Path) -> None:
 def _strays(directory: Path) -> list[Path]:
     """Return the temporary files that a process left when it died."""
     names = (files.MANIFEST, files.INDEX, files.COST, files.CONFIG)
-    strays = [directory / (name + files.TEMPORARY) for name in names]
-    strays += (directory / files.SHARDS).glob("*" + files.TEMPORARY)
-    return [path for path in strays if path.exists()]
+    strays = writing.left_behind(directory, *names)
+    return strays + writing.left_behind(directory / files.SHARDS)

@@ -27,6 +27,7 @@ from lattice_ml.sampling_units import CORRECTIONS, Samples, Units
 from lattice_ml.session import Progress, provenance, watching, write_config
 from lattice_ml.statistics import kish
 from lattice_ml.storage import Run, open_run
+from lattice_ml.writing import replacing
 
 __all__ = ["sample", "summary"]
 
@@ -298,7 +299,8 @@ def _film(drawer: DiffusionDrawer, job: SamplingJob, directory: Path, n_samples:
     """Keep the first samples on their way from noise, and draw them beside Langevin time."""
     n = job.sampling.snapshots
     frames = draw_film(drawer.network, drawer.theory, drawer.drawing, drawer.key, n)
-    np.save(directory / _SNAPSHOTS, frames[:, :n_samples])
+    with replacing(directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
+        np.save(file, frames[:, :n_samples])
     variances = drawer.drawing.noise_variances(drawer.theory, n)
     write_film(frames, variances, job.action, directory, seed=job.seed)
 

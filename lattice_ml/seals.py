@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lattice_ml.schema import Rule, SchemaError
+from lattice_ml.writing import StorageError
 
-__all__ = ["SEAL", "StorageError", "check", "digest", "image", "parse", "read", "sealed"]
+__all__ = ["SEAL", "check", "digest", "image", "parse", "read", "sealed"]
 
 SEAL = "seal"
 
 _LARGEST = 2**28  # bytes: a manifest of a million shards
-
-
-class StorageError(Exception):
-    """A directory or file that is not what was asked for."""
 
 
 def digest(content: Any) -> str:

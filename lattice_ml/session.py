@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import files
+from lattice_ml import files, interruptions
 from lattice_ml.processes import Team
 
 __all__ = [
@@ -85,13 +85,15 @@ def watching(time_limit: float | None) -> Iterator[Watch]:
     def note(signum: int, frame: FrameType | None) -> None:
         watch.caught.append(signum)
         signal.signal(signum, before[signum])
+        interruptions.promise(signum)
 
     try:
-        before = {int(s): signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {int(s): signal.signal(s, note) for s in interruptions.SIGNALS}
     except ValueError:  # not the main thread: signals are the caller's business
         before = {}
     try:
-        yield watch
+        with interruptions.finishing():
+            yield watch
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -136,7 +138,7 @@ def provenance(command: str) -> dict[str, Any]:
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """The resolved config beside the output."""
     with files.replacing(directory / files.CONFIG) as temporary:
-        temporary.write_text(as_toml(config), encoding="utf-8")
+        temporary.write_text(as_toml(config), encoding="utf-8", errors="backslashreplace")
 
 
 def as_toml(config: Mapping[str, Any]) -> str:
@@ -147,7 +149,7 @@ def as_toml(config: Mapping[str, Any]) -> str:
         if isinstance(table, Mapping):
             lines += ["", f"[{section}]"]
             given = {key: value for key, value in table.items() if value is not None}
-            lines += [f"{key} = {json.dumps(value)}" for key, value in given.items()]
+            lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in given.items()]
     return "\n".join(lines) + "\n"
 
 

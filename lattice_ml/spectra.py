@@ -19,18 +19,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import conventions, files, model_files
+from lattice_ml import conventions, model_files
 from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis import spectrum_figures
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.ensemble import open_ensemble
 from lattice_ml.lattice import Lattice
 from lattice_ml.model_files import open_model
+from lattice_ml.results import check_json, check_page, has_keys, write_json
 from lattice_ml.score_spectrum import NOISE, of_diffusion
+from lattice_ml.writing import make_folder
 
-__all__ = ["of_ensemble", "of_machine", "spectrum", "write"]
+__all__ = ["check", "of_ensemble", "of_machine", "spectrum", "write"]
 
 Found = dict[str, Any]
+
+_TABLE = "spectrum.json"
+_FIGURES = (
+    *("kernel", "ranks", "training", "singular_values"),
+    *("zero_field", "regression", "noise"),
+)
+_SHAPE = has_keys("source", "kind", "what", "eigenvalues", "errors", "exact", "history")
 
 
 def spectrum(
@@ -62,9 +71,11 @@ def spectrum(
         What `spectrum.json` holds.
 
     Raises:
-        StorageError: `path` is neither, or not finished.
+        StorageError: `path` is neither, or not finished; `out` holds something else by the name of
+            a result.
         ValueError: settings that make no sense.
     """
+    check(out)
     if not noise or min(noise) <= 0 or not np.all(np.isfinite(noise)):
         raise ValueError(f"noise must be positive variances in units of C_min, got {tuple(noise)}")
     if n_fields is not None and n_fields < 2:
@@ -87,13 +98,18 @@ def spectrum(
 def write(found: Found, out: str | os.PathLike[str]) -> Found:
     """Write what was found; return it as JSON values, null in the place of NaN and infinity."""
     table: Found = _plain(found)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.replacing(folder / "spectrum.json") as temporary:
-        text = json.dumps(table, indent=1, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    spectrum_figures.write(table, folder)
+    check(out)
+    make_folder(Path(out))
+    text = json.dumps(table, indent=1, allow_nan=False)
+    write_json(Path(out) / _TABLE, text + "\n", _SHAPE)
+    spectrum_figures.write(table, out)
     return table
+
+
+def check(out: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which `write` would replace something else; see `results`."""
+    check_json(Path(out) / _TABLE, _SHAPE)
+    check_page(Path(out) / "index.html", _FIGURES)
 
 
 def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:

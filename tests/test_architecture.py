@@ -21,8 +21,9 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
-    *("schema", "seals", "manifests", "intact", "files", "locks", "shards", "resuming", "storage"),
+    *("_pytree", "interruptions", "distributed", "processes", "randomness", "statistics"),
+    *("arguments", "printable", "writing", "results", "schema", "seals", "manifests", "intact"),
+    *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
     *("analysis", "correction", "models"),
@@ -56,18 +57,23 @@ APART = {
     "statistics": ORDER,
     "arguments": ORDER,
     "integrators": ORDER,
+    "interruptions": ORDER,
+    "printable": ORDER,
+    "writing": ORDER,
+    "results": [name for name in ORDER if name != "writing"],
     "schema": ORDER,
-    "seals": [name for name in ORDER if name != "schema"],
+    "seals": [name for name in ORDER if name not in ("writing", "schema")],
     "shards": [name for name in ORDER if name not in ("intact", "files")],
     "storage": [
         name for name in ORDER if name not in ("processes", "files", "locks", "shards", "resuming")
     ],
     "samplers": ["files", "shards", "storage", "statistics", "conventions"],
     "observables": ["samplers", "conventions"],
-    "chain": ["files", "shards", "storage", "statistics", "conventions", "samplers"],
+    "chain": ["writing", "files", "shards", "storage", "statistics", "conventions", "samplers"],
     "analysis": ["samplers", "engine", "chain", "storage"],
-    "correction": ["files", "storage", "conventions", "ensemble", "analysis"],
+    "correction": ["writing", "files", "storage", "conventions", "ensemble", "analysis"],
     "models": [
+        "writing",
         "files",
         "shards",
         "storage",

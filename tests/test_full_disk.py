@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from lattice_ml import cli, files, generation
 from lattice_ml.ensemble import open_ensemble
+from lattice_ml.writing import TEMPORARY
 
 CONFIG = """
 [lattice]
@@ -52,7 +54,7 @@ def failing(patch, name, nth, code):
         real = getattr(Path, method)
 
         def write(path, data, *args, real=real, **options):
-            if path.name == name + files.TEMPORARY:
+            if re.fullmatch(re.escape(name) + r"\.[0-9a-f]{16}\.tmp", path.name):
                 seen.append(path)
                 if len(seen) == nth:
                     real(path, data[: len(data) // 2], *args, **options)
@@ -94,7 +96,7 @@ def test_generate_says_what_is_safe_and_goes_on(
     full = code in (errno.ENOSPC, errno.EDQUOT)
     assert ("free or find space" if full else "mend that") in said
     assert said.endswith("and the same command goes on from there")
-    assert not list(tmp_path.rglob("*" + files.TEMPORARY))
+    assert not list(tmp_path.rglob("*" + TEMPORARY))
     shards = contents(tmp_path / "run" / files.SHARDS)
     assert len(shards) == on_disk
     assert shards.items() <= contents(job / "run" / files.SHARDS).items(), "byte for byte"

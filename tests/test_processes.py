@@ -185,7 +185,7 @@ def test_a_signal_to_one_stops_all_and_any_number_of_processes_goes_on(one, toml
     assert pair.statuses() == [143, 143]
     done = open_ensemble(out).n_configs
     assert f"SIGTERM: {done} of 40 configurations per chain are safe" in pair.said(0)
-    assert "SIGTERM" not in pair.said(1)
+    assert "are safe" not in pair.said(1)
     three = Processes(toml, out, 3)
     assert three.statuses() == [0, 0, 0], three.said(2)
     assert_same_numbers(one, open_ensemble(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -315,10 +316,10 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Monke
     path = page(tmp_path, ())
     before = path.read_bytes()
 
-    def full(self: Path, target: Path) -> None:
+    def full(old: Path, new: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         write_page(path, title="new")
     assert path.read_bytes() == before

@@ -46,7 +46,9 @@ def test_sigkill_in_the_middle_loses_nothing(tmp_path):
 
 
 def test_stray_temporary_files_are_deleted(run_copy):
-    strays = [run_copy / "manifest.json.tmp", run_copy / "shards" / "c00000006-n0000.h5.tmp"]
+    number = "0123456789abcdef"
+    strays = [run_copy / f"manifest.json.{number}.tmp", run_copy / "manifest.json.tmp"]
+    strays.append(run_copy / "shards" / f"c00000006-n0000.h5.{number}.tmp")
     for stray in strays:
         stray.write_text("half")
     open_run(run_copy, config(), provenance={}).__exit__(None, None, None)
@@ -62,10 +64,10 @@ def test_a_shard_without_an_entry_belongs_to_the_run(run_copy):
 
 
 def test_a_read_only_directory_is_the_systems_error(tmp_path, monkeypatch):
-    def denied(self, *args, **kwargs):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+    def denied(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
     with pytest.raises(PermissionError, match=str(tmp_path)):
         open_run(tmp_path, config(), provenance={})
 

@@ -21,12 +21,13 @@ from lattice_ml.analysis import report
 from lattice_ml.analysis.extrapolation_fit import printed
 from lattice_ml.analysis.figures import BLUE, ORANGE, WIDTH
 from lattice_ml.analysis.report import INK, style
+from lattice_ml.results import check_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["header", "panels", "rows", "warnings_of", "write"]
+__all__ = ["check", "header", "panels", "rows", "warnings_of", "write"]
 
 Found = Mapping[str, Any]
 
@@ -42,6 +43,7 @@ _SYMBOLS = {  # what is drawn, in this order
     "schwinger_dyson": r"$\langle\phi\,\partial S/\partial\phi\rangle$",
 }
 _COLUMNS = 3
+_PAGE, _FIGURE = "index.html", "extrapolation"
 
 
 def header(order: int) -> list[str]:
@@ -103,9 +105,15 @@ def panels(found: Found) -> Figure:
     return figure
 
 
+def check(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which `write` would replace something else; see `results`."""
+    check_page(Path(folder) / _PAGE, [_FIGURE])
+
+
 def write(found: Found, folder: str | os.PathLike[str]) -> Path:
     """Write `index.html` and the PNG file of an extrapolation; returns the page's path."""
-    path = Path(folder) / "index.html"
+    path = Path(folder) / _PAGE
+    check(folder)
     order, warnings = found["order"], warnings_of(found)
     tables = [report.Table("Observables at step size zero", header(order), rows(found))]
     if warnings:
@@ -119,7 +127,7 @@ def write(found: Found, folder: str | os.PathLike[str]) -> Path:
         title="Extrapolation to step size zero",
         summary=_summary(found),
         tables=tables,
-        figures=[("extrapolation", panels(found), caption)],
+        figures=[(_FIGURE, panels(found), caption)],
     )
     return path
 

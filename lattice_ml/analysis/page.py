@@ -11,9 +11,18 @@ from lattice_ml import conventions, statistics
 from lattice_ml.analysis import figures, report
 from lattice_ml.analysis.measurement import stored_series
 from lattice_ml.analysis.two_point import two_point
+from lattice_ml.results import check_page
 from lattice_ml.statistics import Estimate
 
-__all__ = ["write"]
+__all__ = ["check", "write"]
+
+_PAGE = "index.html"
+_FIGURES = ("history", "histogram", "autocorrelation", "two_point", "configurations")
+
+
+def check(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which `write` would replace something else; see `results`."""
+    check_page(Path(folder) / _PAGE, _FIGURES)
 
 
 def write(
@@ -32,8 +41,7 @@ def write(
         folder: made if it does not exist.
         weights: use the ensemble's `log_weight` where it has one, as for the estimates.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check(folder)
     series = stored_series(ensemble)
     magnetisation = series["magnetisation"]
     log_weights = getattr(ensemble, "log_weight", None) if weights else None
@@ -74,10 +82,10 @@ def write(
         (name, str(e), f"{e.tau_int:.2f} +- {e.tau_int_error:.2f}") if e else (name, "-", "-")
         for name, e in estimates.items()
     ]
-    page = folder / "index.html"
+    page = Path(folder) / _PAGE
     report.write_page(
         page,
-        title=f"Ensemble {Path(ensemble.directory).name}",
+        title=f"Ensemble {Path(ensemble.directory).resolve().name}",
         summary=_summary(ensemble),
         tables=[report.Table("Observables", ("observable", "value", "tau_int"), rows)],
         figures=drawn,

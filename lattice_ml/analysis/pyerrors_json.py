@@ -27,10 +27,12 @@ import numpy as np
 
 from lattice_ml.analysis.measurement import of_means, stored_series
 from lattice_ml.ensemble import Ensemble
-from lattice_ml.files import StorageError, replacing
+from lattice_ml.files import StorageError
 from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED, PRIMARIES, Derived
+from lattice_ml.results import check_export
 from lattice_ml.statistics.series import fluctuations
+from lattice_ml.writing import write_once
 
 __all__ = ["SUFFIX", "export_observables"]
 
@@ -54,30 +56,33 @@ def export_observables(
 
     Raises:
         ValueError: too few configurations, or a name that pyerrors would divide.
-        StorageError: the file exists, or its name ends differently.
+        StorageError: the file exists and is not what would be written, or its name ends
+            differently.
     """
     file = Path(file)
     checksum = ensemble.manifest["shards"][0]["sha256"][:8]
     name = name or f"{ensemble.directory.resolve().name}-{checksum}"
     if not file.name.endswith(SUFFIX):
         raise StorageError(f"cannot export observables to {file}: the name must end in {SUFFIX}")
-    if file.exists():
-        raise StorageError(f"{file} exists and is not overwritten; remove it or name another")
+    check_export(file)
     if "|" in name:
         raise ValueError(f"pyerrors separates replicas by |, so no ensemble is called {name!r}")
     trajectories = ensemble.column("trajectory").reshape(-1, ensemble.n_chains)[:, 0].tolist()
     written: list[str] = []
-    with (
-        replacing(file) as temporary,
-        temporary.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
-    ):
-        for tag, value, delta in _quantities(ensemble):
-            packed.write(b",\n" if written else _head(ensemble).encode())
-            for piece in _obs(_opening(ensemble, tag, value), delta, name, trajectories):
-                packed.write(piece.encode())
-            written.append(tag)
-        packed.write(b"]}\n")
+
+    def write(temporary: Path) -> None:
+        with (
+            temporary.open("wb") as raw,
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+        ):
+            for tag, value, delta in _quantities(ensemble):
+                packed.write(b",\n" if written else _head(ensemble).encode())
+                for piece in _obs(_opening(ensemble, tag, value), delta, name, trajectories):
+                    packed.write(piece.encode())
+                written.append(tag)
+            packed.write(b"]}\n")
+
+    write_once(file, write)
     return written
 
 

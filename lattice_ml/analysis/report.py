@@ -21,20 +21,25 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lattice_ml.printable import numbered, shown
+from lattice_ml.results import GENERATOR, check_page, write_result
+from lattice_ml.writing import make_folder
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["INK", "Mark", "Table", "style", "write_page"]
+__all__ = ["INK", "Mark", "Table", "in_figure", "style", "write_page"]
 
 INK = "#1b1f24"
 
 _DPI = 150
+_FONT = "STIXGeneral"
 _DPI_IN_SVG = 110  # of resampled images, so that a page stays near 1 MB
 
 _NUMBER = re.compile("[-+\u2212]?([.]?[0-9]|nan|inf)|\u2013$")  # or the dash of a missing one
 
 _FIGURE_STYLE = {
-    "font.family": "STIXGeneral",
+    "font.family": _FONT,
     "mathtext.fontset": "stix",
     "font.size": 10.5,
     **dict.fromkeys(("text.color", "xtick.color", "ytick.color"), INK),
@@ -105,6 +110,20 @@ def style() -> Iterator[None]:
         yield
 
 
+@style()
+def in_figure(text: object) -> str:
+    """A name as a label of a figure: no formula, in signs that the font has, not hidden.
+
+    Matplotlib leaves labels that begin with `_` out of legends.
+    """
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(_FONT))
+    plain = "".join(c if font.get_char_index(ord(c)) else numbered(c) for c in shown(text))
+    plain = plain.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 class Mark(NamedTuple):
     """A cell that says whether something is good, in words and in colour."""
 
@@ -150,6 +169,7 @@ def write_page(
     Raises:
         ValueError: a row of a table does not fit its header, or figure names are not distinct
             and usable as file names.
+        StorageError: one of the files would replace something that is no such page or figure.
         ImportError: there are figures, and matplotlib is not installed.
     """
     path = Path(path)
@@ -162,11 +182,14 @@ def write_page(
         *(_table(table) for table in appendix),
     ]
     images = {path.with_name(f"{name}.png"): _png(figure) for name, figure, _ in figures}
-    images |= {path.with_name(f"{name}.svg"): drawing for name, drawing in drawings.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    images |= {
+        path.with_name(f"{name}.svg"): _signed(drawing) for name, drawing in drawings.items()
+    }
+    make_folder(path.parent)
+    check_page(path, drawings)
     for file, image in images.items():
-        _replace(file, image)
-    _replace(path, _page(title, content).encode())
+        write_result(file, image)
+    write_result(path, _page(title, content).encode())
 
 
 def _page(title: str, content: Sequence[str]) -> str:
@@ -174,11 +197,11 @@ def _page(title: str, content: Sequence[str]) -> str:
         [
             "<!DOCTYPE html>",
             '<html lang="en-GB">',
-            '<head><meta charset="utf-8"/>',
+            f'<head><meta charset="utf-8"/><meta name="generator" content="{GENERATOR}"/>',
             '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
-            f"<title>{escape(title)}</title>",
+            f"<title>{_escape(title)}</title>",
             f"<style>{_PAGE_STYLE}</style></head>",
-            f"<body><h1>{escape(title)}</h1>",
+            f"<body><h1>{_escape(title)}</h1>",
             *content,
             "</body></html>\n",
         ]
@@ -188,7 +211,7 @@ def _page(title: str, content: Sequence[str]) -> str:
 def _summary(entries: Sequence[tuple[str, object]]) -> str:
     if not entries:
         return ""
-    rows = (f"<dt>{escape(label)}</dt><dd>{_cell(value)}</dd>" for label, value in entries)
+    rows = (f"<dt>{_escape(label)}</dt><dd>{_cell(value)}</dd>" for label, value in entries)
     return "<dl>" + "\n".join(rows) + "</dl>"
 
 
@@ -202,10 +225,10 @@ def _table(table: Table) -> str:
     cells = [[_cell(cell) for cell in row] for row in table.rows]
     columns = zip(*cells, strict=True) if cells else ([] for _ in table.header)
     classes = [' class="number"' if all(map(_NUMBER.match, c)) else "" for c in columns]
-    head = _row("th", [escape(name) for name in table.header], classes)
+    head = _row("th", [_escape(name) for name in table.header], classes)
     body = "\n".join(_row("td", row, classes) for row in cells)
     return (
-        f"<section><table><caption>{escape(table.caption)}</caption>\n"
+        f"<section><table><caption>{_escape(table.caption)}</caption>\n"
         f"<thead>{head}</thead>\n<tbody>{body}</tbody></table></section>"
     )
 
@@ -219,7 +242,7 @@ def _figure(name: str, drawing: bytes, caption: str) -> str:
     svg = _inline(name, drawing).replace(
         "<svg ", f'<svg role="img" aria-labelledby="{name}-caption" ', 1
     )
-    return f'<figure>{svg}<figcaption id="{name}-caption">{escape(caption)}</figcaption></figure>'
+    return f'<figure>{svg}<figcaption id="{name}-caption">{_escape(caption)}</figcaption></figure>'
 
 
 def _inline(name: str, drawing: bytes) -> str:
@@ -241,23 +264,36 @@ def _svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _signed(drawing: bytes) -> bytes:
+    """An SVG file that says in its head whose it is."""
+    declaration, rest = drawing.split(b"\n", 1)
+    return b"\n".join((declaration, f"<!-- {GENERATOR} -->".encode(), rest))
+
+
 @style()
 def _png(figure: Figure) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    figure.savefig(
+        buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": GENERATOR}
+    )
     return buffer.getvalue()
+
+
+def _escape(text: str) -> str:
+    """Text in the page: not markup, and nothing that is no character of XML."""
+    return escape(shown(text))
 
 
 def _cell(value: object) -> str:
     if isinstance(value, Mark):
-        return f'<b class="{"good" if value.good else "bad"}">{escape(value.text)}</b>'
+        return f'<b class="{"good" if value.good else "bad"}">{_escape(value.text)}</b>'
     return _text(value)
 
 
 def _text(value: object) -> str:
     if value is None:
         return "\u2013"
-    return escape(f"{value:.6g}" if isinstance(value, float) else str(value))
+    return _escape(f"{value:.6g}" if isinstance(value, float) else str(value))
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -271,16 +307,3 @@ def _check_names(names: Sequence[str]) -> None:
             raise ValueError(
                 f"figure names must be distinct, got {name!r} {names.count(name)} times"
             )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -198,7 +198,7 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
     path = Path(folder) / "index.html"
     report.write_page(
         path,
-        title=f"Spectrum of {Path(found['source']).name}",
+        title=f"Spectrum of {Path(found['source']).resolve().name}",
         summary=_summary(found),
         tables=_tables(found),
         figures=draw[found["kind"]](found),

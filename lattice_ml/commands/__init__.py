@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lattice_ml.printable import say
 from lattice_ml.storage import StorageError
 
 __all__ = ["run"]
@@ -48,5 +49,5 @@ def run(verb: str, arguments: Sequence[str]) -> int:
 
 
 def _fail(verb: str, error: object, status: int) -> int:
-    print(f"lattice-ml {verb}: {error}", file=sys.stderr)
+    say(f"lattice-ml {verb}: {error}", file=sys.stderr)
     return status

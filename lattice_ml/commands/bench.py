@@ -11,8 +11,10 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.commands.output import write_text
+from lattice_ml.commands.output import RECORDS
 from lattice_ml.distributed import CPU_FLAGS
+from lattice_ml.printable import say
+from lattice_ml.results import check_json, check_page, write_json
 
 __all__ = ["bench_command"]
 
@@ -46,7 +48,7 @@ def bench_command(arguments: list[str]) -> int:
     if not options.names:
         found = plans.available()
         width = max(map(len, found), default=0)
-        print("\n".join(f"{name:<{width}}  {title}" for name, title in found.items()))
+        say(*(f"{name:<{width}}  {title}" for name, title in found.items()))
         return 0
     earlier = _earlier(options.against) if options.against else None
     _use_one_core()
@@ -54,9 +56,14 @@ def bench_command(arguments: list[str]) -> int:
     all_plans = [plans.load(name, options.size) for name in options.names]
     if len({plan.name for plan in all_plans}) < len(all_plans):
         raise ValueError(f"bench needs different benchmarks, got {' '.join(options.names)}")
+    if options.json:
+        check_json(options.json, RECORDS)
     if options.out:
         from lattice_ml.analysis.report import style
 
+        for plan in all_plans:
+            page = Path(options.out) / f"{plan.name}.html"
+            check_page(page, {image.stem for image in page.parent.glob(f"{plan.name}*.[ps][nv]g")})
         with style():  # without matplotlib it ends here, not after hours
             pass
     found_records = {}
@@ -64,7 +71,7 @@ def bench_command(arguments: list[str]) -> int:
         found_records[plan.name] = _run(plan, options, earlier)
         if options.json:  # after each: they take long
             text = json.dumps(found_records, indent=1, allow_nan=False)
-            write_text(options.json, text + "\n")
+            write_json(options.json, text + "\n", RECORDS)
     return 0
 
 
@@ -78,20 +85,20 @@ def _run(plan: Any, options: BenchOptions, earlier: dict[str, Any] | None) -> di
     found = record.record(plan, options.seed, result, time.perf_counter() - begin)
     tables = [record.table(result, plan.title)]
     facts = record.facts(found)
-    print(f"\n{plan.name}: {plan.title}", *map(": ".join, facts), sep="\n")
-    print("", record.markdown(tables[0]), "", *result.notes, sep="\n")
+    say("", f"{plan.name}: {plan.title}", *map(": ".join, facts))
+    say("", *record.markdown(tables[0]).split("\n"), "", *result.notes)
     if earlier is not None and plan.name not in earlier:
-        print(f"{options.against} has no {plan.name}: nothing to compare with")
+        say(f"{options.against} has no {plan.name}: nothing to compare with")
     elif earlier is not None:
         ratios, differences = record.compare(found, earlier[plan.name], result.columns)
-        print("", ratios.caption, record.markdown(ratios), *differences, sep="\n")
+        say("", ratios.caption, *record.markdown(ratios).split("\n"), *differences)
         tables.append(ratios)
     if options.out:
         page = Path(options.out) / f"{plan.name}.html"
         drawn = plan.module.draw(result)  # named by the module, which several plans may share
         figures = [(name.replace(plan.benchmark, plan.name), *rest) for name, *rest in drawn]
         write_page(page, title=plan.title, summary=facts, tables=tables, figures=figures)
-        print(f"page: {page}")
+        say(f"page: {page}")
     return found
 
 

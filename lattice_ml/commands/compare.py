@@ -6,6 +6,7 @@ from typing import Any
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.printable import say
 
 __all__ = ["compare_command"]
 
@@ -50,6 +51,8 @@ def compare_command(arguments: list[str]) -> int:
     from lattice_ml.comparison.references import check_comparable
     from lattice_ml.ensemble import open_ensemble
 
+    if options.out:
+        page.check(options.out)
     exact = not options.reference_values and paths[0] == _EXACT
     ensembles = [open_ensemble(path, verify=options.verify) for path in paths[exact:]]
     if len({ensemble.directory.resolve() for ensemble in ensembles}) < len(ensembles):
@@ -69,8 +72,8 @@ def compare_command(arguments: list[str]) -> int:
             reference, candidate, weights=options.weights, classifier=options.classifier
         )
         reference = comparison.reference  # read once
-        print(comparison)
+        say(*str(comparison).split("\n"))
         found.append(comparison)
     if options.out:
-        print(f"page: {page.write(found, options.out)}")
+        say(f"page: {page.write(found, options.out)}")
     return int(not all(comparison.accepted for comparison in found))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.printable import say
 
 __all__ = ["convert_command", "export_command", "import_command", "info_command"]
 
@@ -52,7 +53,7 @@ def import_command(arguments: list[str]) -> int:
         sample_axis=options.sample_axis,
         n_chains=options.n_chains,
     )
-    print(
+    say(
         f"{ensemble.directory}: {ensemble.n_chains} chains x {ensemble.n_configs} configurations "
         f"of {' x '.join(map(str, ensemble.shape))}"
     )
@@ -82,15 +83,16 @@ def export_command(arguments: list[str]) -> int:
     from lattice_ml.exchange import export_array
 
     ensemble = open_ensemble(options.ensemble, verify=options.verify)
+    known = " was there already, complete and equal" if Path(options.out).exists() else ""
     if options.out.endswith(".json.gz"):
         configure_jax()
         from lattice_ml.analysis.pyerrors_json import export_observables
 
         names = export_observables(ensemble, options.out)
-        print(f"{options.out}: {', '.join(names)}")
+        say(f"{options.out}{known}: {', '.join(names)}")
         return 0
     export_array(ensemble, options.out)
-    print(options.out)
+    say(f"{options.out}{known}")
     return 0
 
 
@@ -133,8 +135,7 @@ def convert_command(arguments: list[str]) -> int:
 
     ensemble = open_ensemble(options.ensemble, verify=options.verify)
     made = convert_ensemble(ensemble, options.out, options.action.convention)
-    print(made.directory)
-    print("\n".join(conventions.describe(made.config["action"], len(made.shape))))
+    say(made.directory, *conventions.describe(made.config["action"], len(made.shape)))
     return 0
 
 
@@ -167,7 +168,7 @@ def info_command(arguments: list[str]) -> int:
         lines = [("sealed anew", ", ".join(new) or "nothing: all seals fit")]
     lines += _model(options.directory) if is_model else _ensemble(options)
     for name, text in lines:
-        print(f"{name:<15} {text}")
+        say(f"{name:<15} {text}")
     return 0
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_ml.commands.output import write_text
+from lattice_ml.commands.output import FORECASTS
+from lattice_ml.printable import say
+from lattice_ml.results import check_json, write_json
 
 __all__ = ["dry_run"]
 
@@ -33,21 +35,23 @@ def dry_run(
     """
     from lattice_ml.forecast import forecasts
 
+    if file is not None:
+        check_json(file, FORECASTS)
     found = []
     for (job, _), forecast in zip(jobs, forecasts(jobs, split), strict=True):
         found.append(forecast)
         if leads:
-            print("\n".join(_lines(job, forecast)))
+            say(*_lines(job, forecast))
     if not leads:
         return
     if len(found) > 1:
-        print(_sum(found))
+        say(_sum(found))
     if time_limit is not None:
-        print(f"with --time-limit: {_calls(found, time_limit)}")
-    print("nothing was run into these directories")
+        say(f"with --time-limit: {_calls(found, time_limit)}")
+    say("nothing was run into these directories")
     if file is not None:
         text = {forecast.directory: dataclasses.asdict(forecast) for forecast in found}
-        write_text(file, json.dumps(text, indent=1) + "\n")
+        write_json(file, json.dumps(text, indent=1) + "\n", FORECASTS)
 
 
 def _lines(job: Any, forecast: Any) -> list[str]:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.commands.output import write_text
+from lattice_ml.commands.output import EXTRAPOLATION
+from lattice_ml.printable import say
+from lattice_ml.results import check_json, write_json
 
 __all__ = ["extrapolate_command", "lines"]
 
@@ -43,14 +45,18 @@ def extrapolate_command(arguments: list[str]) -> int:
     from lattice_ml.ensemble import open_ensemble
     from lattice_ml.extrapolation import as_table, extrapolate
 
+    if options.json:
+        check_json(options.json, EXTRAPOLATION)
+    if options.out:
+        extrapolation_figures.check(options.out)
     ensembles = [open_ensemble(path, verify=options.verify) for path in options.ensembles]
     found = as_table(ensembles, extrapolate(ensembles, order=options.order))
-    print("\n".join(lines(found)))
+    say(*lines(found))
     if options.json:
         text = json.dumps(found, indent=1, allow_nan=False)
-        write_text(options.json, text + "\n")
+        write_json(options.json, text + "\n", EXTRAPOLATION)
     if options.out:
-        print(f"page: {extrapolation_figures.write(found, options.out)}")
+        say(f"page: {extrapolation_figures.write(found, options.out)}")
     return 0
 
 

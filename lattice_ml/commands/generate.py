@@ -14,6 +14,7 @@ from typing import Any
 from lattice_ml import distributed, processes
 from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.printable import say, shown
 
 __all__ = ["generate_command"]
 
@@ -73,25 +74,25 @@ def generate_command(arguments: list[str]) -> int:
             begin = time.monotonic()
             if team.size > 1:
                 lost = _lost(team, directory, options.heartbeat)
-                processes.explain_aborts(lost)
+                processes.explain_aborts(shown(lost))
             quiet = contextlib.nullcontext(lambda progress: None)
             with progress.Reporter(str(directory)) if team.leads else quiet as reporter:
                 ensemble = generation.generate(
                     job, directory, time_limit=left, split=options.split, on_progress=reporter
                 )
             if team.leads:
-                print(_summary(ensemble))
+                say(_summary(ensemble))
             if left is not None:  # a sweep shares its time
                 left = max(1e-9, left - (time.monotonic() - begin))
     except session.Interrupted as stop:
         if team.leads:
-            print(f"lattice-ml generate: {stop}", file=sys.stderr)
+            say(f"lattice-ml generate: {stop}", file=sys.stderr)
         processes.part(team)
         return 128 + stop.signum if stop.signum else 0
     except jax.errors.JaxRuntimeError as error:
         if not lost:
             raise
-        print(f"{error}\n{lost}", file=sys.stderr, flush=True)
+        say(*str(error).split("\n"), lost, file=sys.stderr)
         os._exit(3)  # at its ordinary end it would wait for the lost one
     processes.part(team)
     return 0
@@ -126,6 +127,8 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
             raise ValueError(
                 f"--sweep needs distinct values, got {jobs[job.seed][1].name} and {directory.name}"
             )
+        if directory in (known for _, known in jobs.values()):
+            raise ValueError(f"--sweep: two values would both be run into {directory}")
         jobs[job.seed] = (job, directory)
     return list(jobs.values())
 

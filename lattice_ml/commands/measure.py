@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.commands.output import write_text
+from lattice_ml.commands.output import CERTIFICATES, ESTIMATES
+from lattice_ml.printable import say
+from lattice_ml.results import Shape, check_json, distinct, write_json
 
 __all__ = ["check_command", "measure_command"]
 
@@ -44,27 +46,40 @@ def measure_command(arguments: list[str]) -> int:
     from lattice_ml.analysis import measurement, page
     from lattice_ml.ensemble import open_ensemble
 
+    if options.json:
+        check_json(options.json, ESTIMATES)
+    pages = _pages(options.out, options.ensembles) if options.out else {}
+    for folder in pages.values():
+        page.check(folder)
     found = {}
     opened = {path: open_ensemble(path, verify=options.verify) for path in options.ensembles}
     for path, ensemble in opened.items():
         found[path] = measurement.measure(ensemble, weights=options.weights)
         _print_estimates(path, found[path])
-        if options.out:
-            folder = Path(options.out)
-            folder = folder / Path(path).name if len(options.ensembles) > 1 else folder
-            print(f"page: {page.write(ensemble, found[path], folder, weights=options.weights)}")
+        if path in pages:
+            written = page.write(ensemble, found[path], pages[path], weights=options.weights)
+            say(f"page: {written}")
     if options.json:
         keys = ("value", "error", "tau_int", "tau_int_error")
         table = {
             path: {name: e and {key: getattr(e, key) for key in keys} for name, e in values.items()}
             for path, values in found.items()
         }
-        _write_json(options.json, table)
+        _write_json(options.json, table, ESTIMATES)
     return 0
 
 
+def _pages(out: str, ensembles: Sequence[str]) -> dict[str, Path]:
+    """The folder for the page of each ensemble: below `out` by its name where there are several."""
+    if len(ensembles) == 1:
+        return {ensembles[0]: Path(out)}
+    return {
+        path: Path(out) / name for path, name in zip(ensembles, distinct(ensembles), strict=True)
+    }
+
+
 def _print_estimates(path: str, estimates: Mapping[str, Any]) -> None:
-    print(path)
+    say(path)
     print(f"  {'observable':<26}{'value':>18}{'tau_int':>14}")
     for name, estimate in estimates.items():
         if estimate is None:
@@ -107,20 +122,22 @@ def check_command(arguments: list[str]) -> int:
     from lattice_ml.analysis.certificates import check
     from lattice_ml.ensemble import open_ensemble
 
+    if options.json:
+        check_json(options.json, CERTIFICATES)
     found = {}
     opened = {path: open_ensemble(path, verify=options.verify) for path in options.ensembles}
     for path, ensemble in opened.items():
         found[path] = check(ensemble, weights=options.weights)
         failed = [certificate.name for certificate in found[path] if certificate.verdict == "fail"]
-        print(f"{path}: {'FAILED ' + ', '.join(failed) if failed else 'passed'}")
-        print("".join(f"  {certificate}\n" for certificate in found[path]), end="")
+        say(f"{path}: {'FAILED ' + ', '.join(failed) if failed else 'passed'}")
+        say(*(f"  {certificate}" for certificate in found[path]))
     if options.json:
         table = {path: [dataclasses.asdict(c) for c in found[path]] for path in found}
-        _write_json(options.json, table)
+        _write_json(options.json, table, CERTIFICATES)
     return int(any(c.verdict == "fail" for certificates in found.values() for c in certificates))
 
 
-def _write_json(path: str, table: Any) -> None:
+def _write_json(path: str, table: Any, shape: Shape) -> None:
     """JSON has no NaN or infinity: they become null."""
 
     def clean(value: Any) -> Any:
@@ -130,4 +147,4 @@ def _write_json(path: str, table: Any) -> None:
             return [clean(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    write_text(path, json.dumps(clean(table), indent=1, allow_nan=False) + "\n")
+    write_json(path, json.dumps(clean(table), indent=1, allow_nan=False) + "\n", shape)

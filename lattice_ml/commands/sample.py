@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.distributed import keep_freed_memory, use_all_cores
+from lattice_ml.printable import say
 
 __all__ = ["sample_command"]
 
@@ -58,7 +59,7 @@ def sample_command(arguments: list[str]) -> int:
                 on_progress=reporter,
             )
     except session.Interrupted as stop:
-        print(f"lattice-ml sample: {stop}", file=sys.stderr)
+        say(f"lattice-ml sample: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
     _print(ensemble, sampling.summary(ensemble), time.monotonic() - begin)
     return 0
@@ -66,6 +67,6 @@ def sample_command(arguments: list[str]) -> int:
 
 def _print(ensemble: Any, lines: list[str], seconds: float) -> None:
     shape = " x ".join(map(str, ensemble.shape))
-    print(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
+    say(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
     for line in lines:
-        print(f"  {line}", file=sys.stderr if line.startswith("warning") else sys.stdout)
+        say(f"  {line}", file=sys.stderr if line.startswith("warning") else sys.stdout)

@@ -8,6 +8,7 @@ import tyro
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.distributed import keep_freed_memory, use_all_cores
+from lattice_ml.printable import say
 
 __all__ = ["lines", "spectrum_command"]
 
@@ -59,7 +60,7 @@ def spectrum_command(arguments: list[str]) -> int:
         seed=options.seed,
         verify=options.verify,
     )
-    print("\n".join([*lines(found), f"page: {options.out}/index.html"]))
+    say(*lines(found), f"page: {options.out}/index.html")
     return 0
 
 

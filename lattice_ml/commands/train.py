@@ -6,6 +6,7 @@ from typing import Any
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.distributed import keep_freed_memory, use_all_cores
+from lattice_ml.printable import say
 
 __all__ = ["train_command"]
 
@@ -53,11 +54,11 @@ def train_command(arguments: list[str]) -> int:
                 on_progress=reporter,
             )
     except session.Interrupted as stop:
-        print(f"lattice-ml train: {stop}", file=sys.stderr)
+        say(f"lattice-ml train: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
-    print("\n".join(summary(model)))
+    say(*summary(model))
     if model.report["verdict"] != "passed":
-        print(f"lattice-ml train: {model.report['verdict']}", file=sys.stderr)
+        say(f"lattice-ml train: {model.report['verdict']}", file=sys.stderr)
         return 1
     return 0
 

@@ -10,14 +10,28 @@ from typing import Any
 import numpy as np
 
 from lattice_ml import conventions
-from lattice_ml.analysis.report import Mark, Table, write_page
+from lattice_ml.analysis.report import Mark, Table, in_figure, write_page
 from lattice_ml.comparison import figures, means
 from lattice_ml.comparison.references import Known
 from lattice_ml.comparison.shapes import QUANTITIES
 from lattice_ml.comparison.sides import Side
-from lattice_ml.comparison.verdict import Comparison
+from lattice_ml.comparison.verdict import Comparison, labelled
+from lattice_ml.results import check_json, check_page, has_keys, write_json
 
-__all__ = ["as_table", "write"]
+__all__ = ["as_table", "check", "write"]
+
+_PAGE, _TABLE = "report.html", "report.json"
+_FIGURES = (
+    *("observables", "distributions", "two_point", "schwinger_dyson"),
+    *("classifier", "configurations", "history"),
+)
+_SHAPE = has_keys("reference", "accepted", "candidates")
+
+
+def check(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which `write` would replace something else; see `results`."""
+    check_page(Path(folder) / _PAGE, _FIGURES)
+    check_json(Path(folder) / _TABLE, _SHAPE)
 
 
 def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> Path:
@@ -29,17 +43,19 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
 
     Raises:
         ImportError: matplotlib is not installed.
+        StorageError: one of the files would replace something that is no such result.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {c.candidate.label: c for c in comparisons}
+    check(folder)
+    comparisons = labelled(comparisons)
+    found = {in_figure(c.candidate.label): c for c in comparisons}
     reference = comparisons[0].reference
     sides = [
         *([reference] if isinstance(reference, Side) else []),
         *(c.candidate for c in comparisons),
     ]
     write_page(
-        folder / "report.html",
+        folder / _PAGE,
         title=f"Comparison with {reference.label}",
         summary=_summary(reference, comparisons),
         tables=[_verdicts(comparisons), _observables(comparisons), _distributions(comparisons)],
@@ -52,8 +68,8 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
         ],
     )
     text = json.dumps(as_table(comparisons), indent=1, allow_nan=False) + "\n"
-    (folder / "report.json").write_text(text, encoding="utf-8")
-    return folder / "report.html"
+    write_json(folder / _TABLE, text, _SHAPE)
+    return folder / _PAGE
 
 
 def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -308,10 +324,10 @@ def _figures(
             "seen: candidates recognised against references mistaken for them."
         )
         drawn.append(("classifier", figures.rates(rates), caption))
-    kept = {side.label: side.fields.phi for side in sides if side.fields is not None}
+    kept = {in_figure(side.label): side.fields.phi for side in sides if side.fields is not None}
     if kept:
         drawn.append(("configurations", figures.fields(kept), "Configurations on one scale."))
-    series = {side.label: side.series["magnetisation"] for side in sides}
+    series = {in_figure(side.label): side.series["magnetisation"] for side in sides}
     caption = "History of the magnetisation: the first three chains of each ensemble."
     drawn.append(("history", figures.histories(series), caption))
     return drawn
@@ -322,6 +338,6 @@ def _densities(name: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
     for found in comparisons:
         if name in found.distributions:
             curves = found.distributions[name].densities()
-            shown.setdefault(found.reference.label, curves[0])
-            shown[found.candidate.label] = curves[1]
+            shown.setdefault(in_figure(found.reference.label), curves[0])
+            shown[in_figure(found.candidate.label)] = curves[1]
     return shown

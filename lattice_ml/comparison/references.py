@@ -16,6 +16,7 @@ from lattice_ml import conventions
 from lattice_ml.actions import Phi4
 from lattice_ml.analysis.exact import exact
 from lattice_ml.observables import DERIVED
+from lattice_ml.printable import shown
 
 __all__ = ["Known", "Value", "check_comparable", "exact_reference", "label_of", "read_values"]
 
@@ -100,7 +101,7 @@ def read_values(path: str | os.PathLike[str]) -> Known:
             raise ValueError(f"{path}: {name!r} is no observable; allowed are {', '.join(DERIVED)}")
         if entry is not None:
             values[name] = _value(path, name, entry)
-    return Known(Path(path).name, f"values of {path}", values)
+    return Known(shown(Path(path).name), f"values of {path}", values)
 
 
 def _value(path: str | os.PathLike[str], name: str, entry: Any) -> Value:
@@ -121,7 +122,7 @@ def _value(path: str | os.PathLike[str], name: str, entry: Any) -> Value:
 
 def label_of(ensemble: Any) -> str:
     """How an ensemble is called: by its directory."""
-    return str(getattr(ensemble, "directory", "") or "the ensemble in memory")
+    return shown(getattr(ensemble, "directory", "") or "the ensemble in memory")
 
 
 def check_comparable(reference: Any, candidate: Any) -> None:

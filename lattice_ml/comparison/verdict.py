@@ -16,8 +16,8 @@ where `check` rejects it, which needs no reference and errs with probability 1e-
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from lattice_ml.comparison.shapes import QUANTITIES, Distances, Distribution
 from lattice_ml.comparison.sides import Side, gather_side
 from lattice_ml.comparison.two_sample import FEWEST, ToldApart, tell_apart
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "labelled"]
 
 _FEW = 100.0  # effective configurations
 
@@ -185,6 +185,21 @@ def compare(
         tests=_judged(found, side),
         warnings=_warnings(reference, side),
     )
+
+
+def labelled(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with a label of its own for every candidate, where some are equal."""
+    used, known = {comparisons[0].reference.label}, []
+    for found in comparisons:
+        label, number = found.candidate.label, 1
+        while label in used:
+            number += 1
+            label = f"{found.candidate.label} ({number})"
+        used.add(label)
+        if number > 1:
+            found = replace(found, candidate=replace(found.candidate, label=label))
+        known.append(found)
+    return known
 
 
 def _judged(found: Mapping[str, tuple[str, float] | None], side: Side) -> list[Certificate]:
