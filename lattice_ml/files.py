@@ -30,7 +30,7 @@ import numpy.typing as npt
 __all__ = [
     *("CONFIG", "FORMAT_VERSION", "StorageError", "check_shards", "columns", "create_dataset"),
     *("datasets", "describe_folder", "entry", "make_folder", "manifest_image", "name_file"),
-    *("read_manifest", "read_seconds", "replacing", "shard_image"),
+    *("read_cost", "read_manifest", "read_seconds", "replacing", "shard_image"),
     *("write_manifest", "write_seconds", "write_shard"),
 ]
 
@@ -148,20 +148,29 @@ def shard_image(rows: Mapping[str, Array], state: Mapping[str, Array]) -> memory
 
 
 def read_seconds(directory: Path) -> float | None:
-    """How long an ensemble took to make; None where that was not kept."""
+    """How long an ensemble or a model took to make; None where that was not kept."""
     try:
-        return float(json.loads((directory / COST).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(read_cost(directory)["seconds"])
+    except (ValueError, KeyError, TypeError):
         return None
 
 
-def write_seconds(directory: Path, seconds: float | None) -> None:
-    """Keep how long an ensemble took to make; None where that is not known."""
+def read_cost(directory: Path) -> dict[str, Any]:
+    """What `cost.json` holds, nothing where it is not there or not ours."""
+    try:
+        return dict(json.loads((directory / COST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def write_seconds(directory: Path, seconds: float | None, **parts: Any) -> None:
+    """Keep how long an ensemble or a model took to make, and its parts; None where not known."""
     if seconds is None:
         (directory / COST).unlink(missing_ok=True)
         return
+    cost = {"seconds": round(seconds, 3)} | parts
     with replacing(directory / COST) as temporary:
-        temporary.write_text(json.dumps({"seconds": round(seconds, 3)}) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(cost) + "\n", encoding="utf-8")
 
 
 def create_dataset(

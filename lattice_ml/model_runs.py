@@ -1,11 +1,13 @@
 """A model being trained: its directory goes on from the last checkpoint after any interruption.
 
 A checkpoint remembers how long `metrics.jsonl` was.  A training killed anywhere and begun again
-cuts the metrics to that length, repeats what came after it, and ends with the same bytes.
+cuts the metrics to that length, repeats what came after it, and ends with the same bytes.  When
+and how often states were kept depends on the clock, so a finished model has none.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -97,7 +99,9 @@ class ModelRun:
                 max_to_keep=2, enable_async_checkpointing=False
             ),
         )
-        if not self.finished:
+        if self.finished:
+            self._forget_states()
+        else:
             self._begin(made_by)
 
     def __enter__(self) -> Self:
@@ -170,9 +174,13 @@ class ModelRun:
         network: Any,
         report: Mapping[str, Any],
         history: Mapping[str, np.ndarray] | None = None,
+        cost: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the network and what it is worth; `open_model` reads the directory from now on."""
+        if cost is not None:
+            files.write_seconds(self.directory, **cost)
         self._update(files=model_files.write_network(self.directory, network, report, history))
+        self._forget_states()
 
     def _begin(self, made_by: dict[str, Any]) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""
@@ -183,6 +191,10 @@ class ModelRun:
         if not kept or kept[-1]["made_by"] != made_by:
             kept = [*kept, {"first_step": self.step, "made_by": made_by}]
         self._update(provenance=kept)
+
+    def _forget_states(self) -> None:
+        """Remove what nobody goes on from."""
+        shutil.rmtree(self.directory / _CHECKPOINTS, ignore_errors=True)
 
     def _restored(self, wanted: Any) -> Any:
         try:
