@@ -197,7 +197,7 @@ def measure(name: str, row: Row, seed: int, folder: Path, toy: bool) -> list[dic
                 "kappa": kappa,
                 "n": row.n_samples,
                 "data_seconds": data_seconds,
-                "training_seconds": model.report["training_seconds"],
+                "training_seconds": model.seconds,
                 "evaluations": model.report["evaluations"],
                 "ess": worth.ess,
                 "pareto_k": worth.pareto_k,

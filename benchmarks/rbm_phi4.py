@@ -129,7 +129,7 @@ def one(kappa: float, extent: int, size: Size, folder: Path) -> dict[str, Any]:
         {"kappa": kappa, "extent": extent, "n_configs": data.n_chains * data.n_configs}
         | {key: judged[key] for key in keys}
         | compared
-        | {"training_seconds": model.report["training_seconds"]}
+        | {"training_seconds": model.seconds}
         | {"drawn": _drawn(data, model.network, float(covariance.mean()))}
     )
 

@@ -66,8 +66,12 @@ class Engine:
         return max(1, min(fits, _BLOCK_TRAJECTORIES // thin))
 
     def block_configs(self, forces: int) -> int:
-        """Configurations per chain that take some seconds, at `forces` per configuration."""
-        return max(1, _BLOCK_FORCES // (self.lattice.volume * len(self.slots) * forces))
+        """Configurations per chain that take some seconds, at `forces` per configuration.
+
+        As `buffer_configs` this follows from the job, not from the places that devices leave idle.
+        """
+        chains = min(len(self.slots), self.n_chains)
+        return max(1, _BLOCK_FORCES // (self.lattice.volume * chains * forces))
 
     def start(self, sampler: Any, start: str | np.ndarray) -> Any:
         """State of all chains at their start."""

@@ -33,8 +33,8 @@ __all__ = [
     "make_folder",
     "replacing",
     *("CONFIG", "FORMAT_VERSION", "check_shards", "columns", "create_dataset", "datasets"),
-    *("describe_folder", "entry", "manifest_image", "read_manifest", "read_seconds", "remedy"),
-    *("shard_image", "write_manifest", "write_seconds", "write_shard"),
+    *("describe_folder", "entry", "manifest_image", "read_cost", "read_manifest", "read_seconds"),
+    *("remedy", "shard_image", "write_manifest", "write_seconds", "write_shard"),
 ]
 
 FORMAT_VERSION = 2  # 1 had no seals
@@ -136,25 +136,35 @@ def shard_image(rows: Mapping[str, Array], state: Mapping[str, Array]) -> memory
 
 
 def read_seconds(directory: Path) -> float | None:
-    """How long an ensemble took to make; None where that was not kept.
+    """How long an ensemble or a model took to make; None where that was not kept.
+
+    Raises:
+        StorageError: the file is altered.
+    """
+    seconds: float | None = read_cost(directory).get("seconds")
+    return seconds
+
+
+def read_cost(directory: Path) -> dict[str, Any]:
+    """What `cost.json` holds, nothing where it is not there.
 
     Raises:
         StorageError: the file is altered.
     """
     path = directory / COST
     if not path.is_file():
-        return None
-    removed = "remove it, and what the ensemble cost is not known"
-    return float(seals.read(path, manifests.COST, remedy=removed)["seconds"])
+        return {}
+    return seals.read(path, manifests.COST, remedy="remove it, and the cost is not known")
 
 
-def write_seconds(directory: Path, seconds: float | None) -> None:
-    """Keep how long an ensemble took to make; None where that is not known."""
+def write_seconds(directory: Path, seconds: float | None, **parts: Any) -> None:
+    """Keep how long an ensemble or a model took to make, and its parts; None where not known."""
     if seconds is None:
         (directory / COST).unlink(missing_ok=True)
         return
+    cost = {"seconds": round(seconds, 3)} | parts
     with replacing(directory / COST) as temporary:
-        temporary.write_bytes(seals.image({"seconds": round(seconds, 3)}))
+        temporary.write_bytes(seals.image(cost))
 
 
 def create_dataset(

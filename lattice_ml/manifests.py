@@ -28,7 +28,10 @@ _FEWEST = 16  # bytes of a row: its chain and its trajectory
 
 SHA256 = text("[0-9a-f]{64}", "64 hexadecimal digits")
 VALUES = table({}, others=anything)  # a section that others look at
-COST = table({"seconds": number(0)})
+COST = table(
+    {"seconds": number(0)},
+    {"compile_seconds": number(0), "phases": listed(VALUES)},  # of a model
+)
 
 _ENTRY = table(
     {

@@ -6,10 +6,11 @@
     DIR/theories.npz    what was measured of the data: `models.theory.Theory` of every stage, or
                         `models.moments.Moments` for a Gaussian RBM
     DIR/metrics.jsonl   one line per block of steps: stage, phase, step, losses
-    DIR/checkpoints/    the last two states of the training, sealed
+    DIR/checkpoints/    the last two states of a training that is not finished, sealed
     DIR/weights.npz     the averaged weights, by their path in the network; those of an RBM by name
     DIR/history.npz     of an RBM: the spectrum of its kernel along the training
     DIR/report.json     what the trained model is worth, sealed
+    DIR/cost.json       seconds that it took: all else is the same whenever it was resumed
     DIR/lock            there while a process writes
 
 `model_runs.py` writes it; `open_model` reads it once the training is finished.
@@ -113,6 +114,12 @@ class Model:
     def report(self) -> dict[str, Any]:
         """What the training found out about the model at its end."""
         return read_report(self.directory)
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of the training without compilation; None where unknown."""
+        kept = files.read_seconds(self.directory)
+        return self.report.get("training_seconds") if kept is None else kept  # as once it was kept
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 A checkpoint remembers how long `metrics.jsonl` was, and its sha256.  A training killed anywhere
 and begun again cuts the metrics to that length, repeats what came after it, and ends with the same
-bytes.
+bytes.  When and how often states were kept depends on the clock, so a finished model has none.
 """
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,15 @@ from lattice_ml.session import write_config
 __all__ = ["ModelRun", "open_model_run"]
 
 _METRICS, _CHECKPOINTS = "metrics.jsonl", "checkpoints"
-_FINISHED = (model_files.WEIGHTS, model_files.REPORT, model_files.HISTORY)
+_FILES = (
+    MANIFEST,
+    THEORIES,
+    files.CONFIG,
+    files.COST,
+    WEIGHTS,
+    model_files.REPORT,
+    model_files.HISTORY,
+)
 _FREE = ("training.checkpoint_every", "sampling.")  # what leaves the weights alone and may change
 
 
@@ -96,7 +105,9 @@ class ModelRun:
         self.directory = directory
         self.manifest = manifest
         self._lock = lock
-        if not self.finished:
+        if self.finished:
+            self._forget_states()
+        else:
             earlier = manifest["format_version"] == 1
             self._checkpoints = Checkpoints(directory / _CHECKPOINTS, earlier=earlier)
             self._begin(made_by)
@@ -163,9 +174,13 @@ class ModelRun:
         network: Any,
         report: Mapping[str, Any],
         history: Mapping[str, np.ndarray] | None = None,
+        cost: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the network and what it is worth; `open_model` reads the directory from now on."""
+        if cost is not None:
+            files.write_seconds(self.directory, **cost)
         self._update(files=model_files.write_network(self.directory, network, report, history))
+        self._forget_states()
 
     def _begin(self, made_by: dict[str, Any]) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""
@@ -185,6 +200,10 @@ class ModelRun:
             made = [*made, {"first_step": self.step, "made_by": made_by}]
         theories = {THEORIES: intact.sha256(self.directory / THEORIES)}
         self._update(provenance=made, files=theories)
+
+    def _forget_states(self) -> None:
+        """Remove what nobody goes on from."""
+        shutil.rmtree(self.directory / _CHECKPOINTS, ignore_errors=True)
 
     def _update(self, **entries: object) -> None:
         manifest = self.manifest | entries
@@ -208,7 +227,7 @@ def _check_not_foreign(directory: Path) -> None:
 
 def _strays(directory: Path) -> list[Path]:
     """Return the temporary files that a process left when it died."""
-    return writing.left_behind(directory, MANIFEST, THEORIES, files.CONFIG, *_FINISHED)
+    return writing.left_behind(directory, *_FILES)
 
 
 def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

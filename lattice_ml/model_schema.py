@@ -63,8 +63,9 @@ _ENTRY = {
     "missed_mode": nullable(text()),
     "log_weight_change": table({"rms": _NUMBER, "mean": _NUMBER, "error": _NUMBER}),
 } | _WEIGHTS
-_NEEDED = {"verdict": text(), "n_weights": whole(1), "training_seconds": number(0)}
+_NEEDED = {"verdict": text(), "n_weights": whole(1)}
 _KNOWN = {
+    "training_seconds": number(0),  # these two in reports of earlier versions
     "compile_seconds": number(0),
     "n_steps": whole(),
     "evaluations": number(0),

@@ -98,7 +98,7 @@ def train(
             "log_likelihood": np.asarray(progress.log_likelihood),
         }
         report = rbm_report.report(rbm, moments, data, job)
-        run.finish(rbm, report | rbm_report.cost(job, log.spent), history)
+        run.finish(rbm, report, history, rbm_report.seconds(log.spent))
 
 
 class _Block(NamedTuple):

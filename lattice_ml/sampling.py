@@ -1,12 +1,12 @@
 """`sample`: an ensemble of a model's samples, made exact where that is asked for.
 
 The samples of one chain are made unit by unit (`sampling_units.py`) and stored like those of a
-Markov chain, so that whatever reads an ensemble reads them.  A run goes on from any sample.
+Markov chain, so that whatever reads an ensemble reads them.  A run goes on from any sample, and
+its files are the same wherever it was interrupted.
 """
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,6 @@ __all__ = ["sample", "summary"]
 _DOUBLED = 64  # samples whose steps are doubled
 _DOUBLING_STREAM = 2**32 - 2  # beyond the numbers of batches
 _HONEST = 0.05  # rms change of log w under step doubling
-_BLOCK_SECONDS = 5.0
 _SNAPSHOTS = "snapshots.npy"
 
 
@@ -230,20 +229,19 @@ def _couplings(section: Mapping[str, Any], ndim: int) -> list[float]:
 
 
 def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
-    """The samples that `run` does not hold yet, in blocks that take some seconds."""
-    n_units = 1
+    """The samples that `run` does not hold yet, a shard at a time.
+
+    Shards end at fixed samples, wherever the run was interrupted and however fast the machine is.
+    """
+    per_shard = units.per_shard
     while run.n_done < n_samples:
-        begin = time.monotonic()
         first, skip = divmod(run.n_done, units.size)
-        last = -(-n_samples // units.size)
-        n = min(n_units, units.most, last - first)
+        n = min(per_shard - first % per_shard, -(-n_samples // units.size) - first)
         units = replace(units, tuned=_sampler_settings(run))
         made = units.make(first, n, run.state() or {})
         whole = n_samples >= (first + n) * units.size
         stop = None if whole else n_samples - first * units.size
         yield _cut(made, slice(skip, stop), made.states[-1 if whole else -2])
-        seconds = max(1e-3, time.monotonic() - begin)
-        n_units = max(1, min(2 * n_units, int(n * _BLOCK_SECONDS / seconds)))
 
 
 def _cut(made: Samples, part: slice, state: dict[str, np.ndarray]) -> Samples:

@@ -7,8 +7,11 @@ unit before it ended: that is the state.
     reweight     also log_weight = -S - log_prob, or the weight of a path
     metropolis   a Markov chain with the samples as proposals; no weights
     hmc          samples moved by HMC, with the weights that they came with
+
+How many units a shard holds follows from the job, never from the clock: equal jobs, equal files.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -29,6 +32,8 @@ CORRECTIONS = ("none", "reweight", "metropolis", "hmc")
 
 _REFINED = 256  # samples that HMC moves together
 _HMC_STREAM = 2**32 - 1  # beyond the numbers of batches
+_SHARD_WORK = {"cpu": 1 << 26}  # of `Drawer.work`: some seconds of a core
+_MUCH_WORK = 1 << 34  # the same on a GPU or TPU
 
 State = dict[str, np.ndarray]
 
@@ -79,6 +84,18 @@ class Units:
     def most(self) -> int:
         """Units that are made together, at most."""
         return max(1, self.drawer.most // self.batches)
+
+    @property
+    def work(self) -> float:
+        """Of a unit, in the measure of `Drawer.work`."""
+        moving = self.n_updates * self.size * math.prod(self.drawer.shape)
+        return self.batches * self.drawer.work + (moving if self.correct == "hmc" else 0)
+
+    @property
+    def per_shard(self) -> int:
+        """Units of a shard: a power of two, which devices share evenly."""
+        fits = _SHARD_WORK.get(jax.default_backend(), _MUCH_WORK) // self.work
+        return 1 << max(0, min(self.most, int(fits)).bit_length() - 1)
 
     @property
     def key(self) -> jax.Array:

@@ -135,7 +135,8 @@ def _train(
     log.commit()
     data = data_sets[-1] if data_sets else None
     report = training_report.report(network, stages[-1], data, job)
-    run.finish(network, report | training_report.cost(phases, log.spent))
+    report |= training_report.cost(phases)
+    run.finish(network, report, cost=training_report.seconds(phases, log.spent))
 
 
 @dataclass

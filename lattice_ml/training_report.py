@@ -21,7 +21,7 @@ from lattice_ml.statistics import estimate
 from lattice_ml.training_data import Data, Source
 from lattice_ml.training_phases import Phase
 
-__all__ = ["cost", "judge", "report"]
+__all__ = ["cost", "judge", "report", "seconds"]
 
 SITES = 1 << 20  # of the samples that judge a theory, in all
 SAMPLES = 2048  # of them at most
@@ -62,23 +62,34 @@ def report(network: Any, stage: Stage, data: Data | None, job: TrainingJob) -> d
     }
 
 
-def cost(phases: Sequence[Phase], spent: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Seconds of every phase, compilation apart, and evaluations of the network."""
+def cost(phases: Sequence[Phase]) -> dict[str, Any]:
+    """Steps and evaluations of the network, of every phase and in all."""
     entries: list[dict[str, Any]] = [
         {
             "phase": phase.name,
             "n_steps": phase.settings.total,
-            "seconds": round(seconds - compiling, 3),
-            "compile_seconds": round(compiling, 3),
             "evaluations": _evaluations(phase),
         }
-        for phase, (seconds, compiling) in zip(phases, spent, strict=True)
+        for phase in phases
     ]
-    return {
-        "phases": entries,
-        "training_seconds": round(sum(entry["seconds"] for entry in entries), 3),
-        "evaluations": sum(entry["evaluations"] for entry in entries),
+    return {"phases": entries, "evaluations": sum(entry["evaluations"] for entry in entries)}
+
+
+def seconds(phases: Sequence[Phase], spent: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Seconds of the training and of every phase, compilation apart: what `cost.json` has."""
+    entries: list[dict[str, Any]] = [
+        {
+            "phase": phase.name,
+            "seconds": round(taken - compiling, 3),
+            "compile_seconds": round(compiling, 3),
+        }
+        for phase, (taken, compiling) in zip(phases, spent, strict=True)
+    ]
+    totals = {
+        name: round(sum(entry[name] for entry in entries), 3)
+        for name in ("seconds", "compile_seconds")
     }
+    return totals | {"phases": entries}
 
 
 def _evaluations(phase: Phase) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from lattice_ml import HMC, Lattice, chain
 from lattice_ml.conventions import action
+from lattice_ml.engine import Engine
 
 LATTICE = Lattice((4, 4))
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)
@@ -101,6 +102,18 @@ def test_blocks_follow_each_other(whole):
     assert parts[-1].tuned == {"trajectory_length": 1.2, "n_steps": 4, "step_size": 0.3}
     assert {x.dtype for x in parts[0].history.values()} == {np.dtype(np.float64)}
     assert fields(whole).shape == (12, 128, 4, 4) and fields(whole).dtype == np.float32
+
+
+def test_blocks_end_where_the_job_says_on_any_number_of_devices(monkeypatch):
+    def spans():
+        engine = Engine(jax.random.key(1), LATTICE, 3, "float32")  # a place stays idle on two
+        program, _ = chain.programs(engine, 4000, 0, 1, save_configs=True)
+        return chain.block_spans(program, 0, 4000, forces=1 << 18)
+
+    two, devices = spans(), jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    assert spans() == two
+    assert len(two) > 1
 
 
 @pytest.mark.parametrize("block_configs", [1, 5, 100])

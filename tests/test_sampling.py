@@ -1,7 +1,9 @@
 """`sample`: units of samples, whatever corrects them and whatever interrupts them."""
 
+import itertools
 import json
 import logging
+import time
 from dataclasses import replace
 
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from trained_models import as_words, make_ensemble
 
-from lattice_ml import cli, config, correction, sampling, session, training
+from lattice_ml import cli, config, correction, sampling, sampling_units, session, training
 from lattice_ml.arguments import as_arguments
 from lattice_ml.ensemble import open_ensemble
 from lattice_ml.files import StorageError
@@ -139,6 +141,39 @@ def test_cut_anywhere_and_lengthened_the_numbers_are_the_same(model, tmp_path, c
             sample(model, cut, correct=correct, n_samples=n_samples, time_limit=limit)
         raise session.Interrupted("time limit: 70 of 70 samples are safe in", None)
     assert_same_numbers(sample(model, cut, correct=correct, n_samples=70), whole)
+
+
+def files_of(directory):
+    """Every byte but those that say how long it took."""
+    paths = (p for p in directory.rglob("*") if p.is_file() and p.name != "cost.json")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("correct", ["none", "metropolis", "hmc"])
+def test_shards_end_where_the_job_says_whatever_the_clock_and_whatever_interrupts(
+    model, tmp_path, monkeypatch, correct
+):
+    monkeypatch.setattr(sampling_units, "_SHARD_WORK", {})
+    per_unit = 256 if correct == "hmc" else UNIT
+    monkeypatch.setattr(sampling_units, "_MUCH_WORK", 3 * unit_work(model, tmp_path, correct))
+    wanted = [2 * per_unit, 2 * per_unit, per_unit + 3]  # a power of two units fits
+    asked = {"correct": correct, "n_samples": sum(wanted)}
+    whole = sample(model, tmp_path / "whole", **asked)
+    assert [entry["n_configs"] for entry in whole.manifest["shards"]] == wanted
+    for at in (2 * per_unit, 4 * per_unit):
+        with pytest.raises(session.Interrupted, match=f"{at} of {sum(wanted)} samples are safe"):
+            sample(model, tmp_path / "cut", time_limit=1e-9, **asked)
+    ticks = itertools.count(0, 1000)  # seconds: as slow as a machine can be
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    sample(model, tmp_path / "cut", **asked)
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def unit_work(model, folder, correct):
+    """What a unit of `sample`'s costs by its own measure."""
+    words = [*as_arguments(model.defaults), "--sampling.batch-size", str(UNIT)]
+    job = config.parse_sampling([*words, "--sampling.n-steps", "2"])
+    return sampling._prepare(job, model, 1, correct).work
 
 
 def test_a_complete_run_is_left_alone(model, tmp_path):

@@ -1,10 +1,13 @@
 """`train`: whatever ends it, the same command goes on and the weights do not know."""
 
+import json
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import storage_runs
 import trained_models
 from trained_models import make_ensemble, metrics, train
 
@@ -35,9 +38,8 @@ def files(model, *names):
 
 
 def assert_same(model, other):
-    """Equal weights and metrics, byte for byte."""
-    names = ("weights.npz", "theories.npz", "metrics.jsonl", "model.json", "config.toml")
-    assert files(model, *names) == files(other, *names)
+    """Equal files, byte for byte, but for the seconds."""
+    assert storage_runs.contents(model.directory) == storage_runs.contents(other.directory)
 
 
 # What a training leaves behind.
@@ -56,6 +58,17 @@ def test_training_lowers_the_loss_and_reports_what_the_model_is_worth(uninterrup
     assert max(report["equivariance"].values()) < 1e-5
     assert report["evaluations"] == 40 * 16 + 20 * 8 * 2 * 3
     assert [phase["n_steps"] for phase in report["phases"]] == [40, 20]
+    assert uninterrupted.seconds > 0
+    assert not (uninterrupted.directory / "checkpoints").exists(), "nobody goes on from them"
+
+
+def test_seconds_that_an_older_version_kept_in_the_report_are_found(uninterrupted, tmp_path):
+    old = Path(shutil.copytree(uninterrupted.directory, tmp_path / "old"))
+    (old / "cost.json").unlink()
+    assert open_model(old).seconds is None
+    report = open_model(old).report | {"training_seconds": 1.5}
+    (old / "report.json").write_text(json.dumps(report))
+    assert open_model(old).seconds == 1.5
 
 
 def test_metrics_have_a_line_per_block_of_either_phase(uninterrupted):

@@ -120,7 +120,7 @@ class Workshop:
         made = [self.data(extent) for extent in extents]
         job = config.parse_training(as_arguments({"seed": self.seed, **table}))
         model = train(job, self.folder / name, data=[path for path, _ in made])
-        return model, sum(s for _, s in made) + float(model.report["training_seconds"])
+        return model, sum(s for _, s in made) + float(model.seconds or 0.0)
 
     def sell(self, drawer: Drawer, seconds: float, n_samples: int) -> Learned:
         """Samples of a trained model, timed and judged."""

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import config
+from lattice_ml import config, files
 from lattice_ml.arguments import as_arguments
 from lattice_ml.exchange import import_array
 from lattice_ml.models.rbm import gaussian_kl
@@ -112,8 +112,8 @@ def judge(model: Any, kappa: np.ndarray, best: np.ndarray, images: np.ndarray) -
         "kl": float(_kl(rbm, best)),
         "kl_exact": float(0.5 * np.sum(MU_SQUARED / rest - 1 - np.log(MU_SQUARED / rest))),
         "n_steps": model.report["n_steps"],
-        "seconds": model.report["training_seconds"],
-        "compile_seconds": model.report["compile_seconds"],
+        "seconds": model.seconds,
+        "compile_seconds": files.read_cost(model.directory)["compile_seconds"],
     }
 
 

@@ -83,10 +83,9 @@ def _no_file(arguments: list[str]) -> bool:
 def summary(model: Any) -> list[str]:
     """Lines on what a model is worth."""
     report = model.report
-    lines = [
-        f"{model.directory}: {report['n_weights']} weights, {report['training_seconds']:.1f} s of "
-        f"training"
-    ]
+    lines = [f"{model.directory}: {report['n_weights']} weights"]
+    if model.seconds is not None:
+        lines[0] += f", {model.seconds:.1f} s of training"
     if "evaluations" in report:
         lines[0] += f", {report['evaluations']:.3g} evaluations of the network"
     for entry in report["theories"]:

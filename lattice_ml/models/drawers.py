@@ -23,6 +23,8 @@ __all__ = ["DiffusionDrawer", "Drawer", "RBMDrawer"]
 
 _ROOM_SITES = 1 << 22  # of an RBM's fields in one compiled call
 _BATCH_SITES = 1 << 16
+_SMALL_NETWORK = 1 << 15  # weights: a U-Net of six times as many is seven times as slow per site
+_PRODUCTS = 1 << 8  # numbers of a matrix product that take as long as a site of a network
 
 
 class Drawer(Protocol):
@@ -32,6 +34,8 @@ class Drawer(Protocol):
         shape: of one sample.
         batch_size: samples drawn together.
         most: batches drawn together, at most.
+        work: of a batch, about, in sites at which a small network is evaluated; 10^7 are a second
+            of a core.
         density: whether samples come with log_prob.
         weighted: whether they come with log_prob or log_weight, so that they can be made exact.
         settings: how they are drawn, for the config of an ensemble.
@@ -43,6 +47,8 @@ class Drawer(Protocol):
     def batch_size(self) -> int: ...
     @property
     def most(self) -> int: ...
+    @property
+    def work(self) -> float: ...
     @property
     def density(self) -> bool: ...
     @property
@@ -79,6 +85,14 @@ class DiffusionDrawer:
     @property
     def most(self) -> int:
         return self.drawing.room(self.theory.modes.volume)
+
+    @property
+    def work(self) -> float:
+        n_weights = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.network)))
+        volume, drawing = self.theory.modes.volume, self.drawing
+        derivatives = drawing.n_probes or (1 if self.network.exact_trace else volume)
+        sites = drawing.batch_size * volume * drawing.n_evaluations
+        return sites * (derivatives if drawing.density else 1) * (1 + n_weights / _SMALL_NETWORK)
 
     @property
     def density(self) -> bool:
@@ -160,6 +174,11 @@ class RBMDrawer:
     @property
     def most(self) -> int:
         return max(1, _ROOM_SITES // (self.batch_size * self.rbm.n_visible))
+
+    @property
+    def work(self) -> float:
+        fields = self.batch_size * (2 * self.n_steps if self.method == "gibbs" else 2)
+        return (fields + self.rbm.n_hidden) * self.rbm.w.size / _PRODUCTS
 
     @property
     def settings(self) -> Mapping[str, Any]:
