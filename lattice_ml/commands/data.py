@@ -37,7 +37,9 @@ def import_command(arguments: list[str]) -> int:
     """Make an ensemble of an array in a file."""
     from lattice_ml import config, exchange
 
-    file, words = config.split_file(arguments, "import", ImportOptions, ("action",))
+    file, words = config.split_file(
+        arguments, "import", ImportOptions, ("action",), is_config=False
+    )
     options = config.options(words, ImportOptions, names=("action",))
     sections = config.parse_sections(words, ("action",), options=ImportOptions)
     ensemble = exchange.import_array(
