@@ -2,6 +2,9 @@
 
 A schema is a list of (name, type, default) as `dataclasses.make_dataclass` takes it; a section is
 a field whose type is a dataclass.  Knows nothing of physics; `config.py` says which keys exist.
+
+The arguments of a table end with `--`, after which only a key may follow: a stray word that a user
+puts behind the file does not lengthen the last list in it.
 """
 
 import contextlib
@@ -27,6 +30,7 @@ __all__ = [
     "parameters",
     "print_help",
     "read_file",
+    "read_toml",
     "seconds",
     "type_arguments",
     "unknown",
@@ -36,6 +40,9 @@ __all__ = [
 
 Fields = list[tuple[str, Any, Any]]
 _TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False; see `_complete`
+_END = "--"  # of the values of a key
+_WORD = 1 << 63  # whole numbers of a machine are below it
+_LONGEST = 10**9  # seconds, some thirty years
 
 
 class ConfigError(ValueError):
@@ -52,19 +59,52 @@ def read_file(file: str | Path, skip: Collection[str] = ()) -> list[str]:
     Raises:
         ConfigError: the file cannot be read or is not TOML.
     """
-    try:
-        with open(file, "rb") as stream:
-            table = tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    table = read_toml(file)
     return as_arguments({key: value for key, value in table.items() if key not in skip})
 
 
+def read_toml(file: str | Path, what: str = "the config") -> dict[str, Any]:
+    """The tables of a TOML file, with the byte order mark that some editors write or without.
+
+    Args:
+        file: its path.
+        what: it is, for the message.
+
+    Raises:
+        ConfigError: the file cannot be read or is not TOML.
+    """
+    try:
+        text = Path(file).read_bytes().decode("utf-8-sig")
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {what} {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML, which is UTF-8: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file} is not a config: its values are nested too deep") from error
+
+
 def as_arguments(table: Mapping[str, Any]) -> list[str]:
-    """Command-line arguments of nested tables."""
-    return [word for key, value in _flatten(table) for word in (f"--{key}", *_words(value))]
+    """Command-line arguments of nested tables, ended so that no word behind them is one of theirs.
+
+    Raises:
+        ConfigError: what no words can say: tables in a list, keys and values that look like keys.
+    """
+    flat = list(_flatten(table))
+    for key, value in flat:
+        if any(isinstance(item, Mapping) for item in _listed(value)):
+            raise ConfigError(f"{key} must be one table, [{key}], got a list of {len(value)}")
+        if any(isinstance(item, list) for item in _listed(value)):
+            raise ConfigError(f"{key} must be a list of values, got a list of lists, {value}")
+        if not key or any(mark in key for mark in "= \t\n") or key.startswith("-"):
+            raise ConfigError(f"a key consists of letters, figures, . _ and -, got {key!r}")
+    seen: dict[str, str] = {}
+    for key, _ in flat:
+        if (other := seen.setdefault(key.replace("-", "_"), key)) is not key:
+            raise ConfigError(f"{other} and {key} are one key, given twice")
+    return [*_spelt({key: _words(value) for key, value in flat}), *[_END] * bool(flat)]
 
 
 def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
@@ -75,10 +115,18 @@ def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
     """
     schema = _schema(fields)
     arguments = _complete(schema, arguments)
+    for key, words in _group(arguments).items():
+        if "" in words:
+            option = f"--{key.replace('_', '-')}"
+            raise ConfigError(f"{key} must not be empty: say {option} VALUE, or leave it out")
     try:
-        return _parse(schema, arguments)
+        typed = _parse(schema, arguments)
     except SystemExit as stop:
         raise ConfigError(_explain(schema, arguments)) from stop
+    for name, value in _numbers(dataclasses.asdict(typed)):
+        if not -_WORD <= value < _WORD:
+            raise ConfigError(f"{name} must be below 2^63 in size, got {value}")
+    return typed
 
 
 def print_help(fields: Fields, prog: str) -> None:
@@ -118,13 +166,18 @@ def seconds(text: str, key: str = "--time-limit") -> float:
     if not match or not any(int(part or 0) for part in match.groups()):
         raise ConfigError(f"{key} must look like 90s, 30m, 3h or 1h30m, got {text!r}")
     hours, minutes, rest = (int(part or 0) for part in match.groups())
-    return float(3600 * hours + 60 * minutes + rest)
+    total = 3600 * hours + 60 * minutes + rest
+    if total > _LONGEST:
+        raise ConfigError(f"{key} must be at most {_LONGEST} seconds, got {text}")
+    return float(total)
 
 
 def unknown(what: str, got: str, allowed: Iterable[str]) -> str:
     """The sentence for a name that does not exist: what was got, the nearest, what is allowed."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(got, allowed, n=1, cutoff=0.5)
+    _, dot, leaf = got.rpartition(".")  # the right name in a wrong section is the nearest
+    near = [name for name in allowed if dot and name.rpartition(".")[2] == leaf]
+    near = near or difflib.get_close_matches(got, allowed, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     section = got.partition(".")[0] + "."
     shown = [a for a in allowed if a.startswith(section)] or allowed
@@ -183,9 +236,7 @@ def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
         name for name, field in _leaves(schema).items() if field.type in (bool, bool | None)
     }
     grouped = _group(arguments)
-    return as_arguments(
-        {key: words or ["True"] * (key in switches) for key, words in grouped.items()}
-    )
+    return _spelt({key: words or ["True"] * (key in switches) for key, words in grouped.items()})
 
 
 def _explain(schema: Any, arguments: Sequence[str]) -> str:
@@ -228,17 +279,28 @@ def _describe(kind: Any) -> str:
 def _group(arguments: Sequence[str]) -> dict[str, list[str]]:
     """Dotted key to its words, the last occurrence winning."""
     grouped: dict[str, list[str]] = {}
-    key = None
+    key, said = None, ""
     for word in arguments:
-        if word.startswith("--"):
+        if word == _END:
+            key, said = None, ""
+        elif word.startswith("--"):
             key, equals, value = word[2:].partition("=")
             key = key.replace("-", "_")
             grouped[key] = [value] if equals else []
+            if equals:  # says its value, and only that
+                key, said = None, f" after {word}"
         elif key is None:
-            raise ConfigError(f"expected --section.key VALUE, got {word}")
+            raise ConfigError(f"expected --section.key VALUE, got {word}{said}")
         else:
             grouped[key].append(word)
     return grouped
+
+
+def _numbers(table: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+    """The whole numbers in nested tables by their dotted keys."""
+    for key, value in _flatten(table):
+        items = value if isinstance(value, list | tuple) else [value]
+        yield from ((key, item) for item in items if isinstance(item, int))
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -249,5 +311,22 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def _spelt(grouped: Mapping[str, Sequence[str]]) -> list[str]:
+    """The inverse of `_group`; a value that begins as a key does is tied to its own."""
+    spelt: list[str] = []
+    for key, words in grouped.items():
+        if any(word.startswith("--") for word in words):
+            if len(words) > 1:
+                raise ConfigError(f"the values of {key} must not begin with --, got {words}")
+            spelt.append(f"--{key}={words[0]}")
+        else:
+            spelt += [f"--{key}", *words]
+    return spelt
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _words(value: Any) -> list[str]:
-    return [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return [str(item) for item in _listed(value)]

@@ -1,25 +1,29 @@
-"""The array of configurations in a file of another program: which one, and which axis is which.
+"""The array of configurations in a file of another program: which one, and how it is read.
 
 Files name their axes in one of two orders.  NumPy's files and what h5py writes are in the order of
 C, the sample first by custom.  Julia stores column-major, so that HDF5, and so h5py, shows the axes
 of its arrays reversed: `cfgs[x, y, sample]` of Julia has the shape (N, Ly, Lx) in the file.  The
 order "julia" undoes that, and everything said of axes is then said in Julia's: the configuration is
 (Lx, Ly), the sample by custom the last axis.  JLD and JLD2 files are HDF5 behind a block of 512
-bytes that says so, and are read in that order unless told otherwise.
+bytes that says so, and are read in that order unless told otherwise.  Which axis is which, says
+`array_axes.py`; which of several arrays, `array_names.py`.
 """
 
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import files
+from lattice_ml.array_axes import Axes, Reading, read_axes
+from lattice_ml.array_names import choose, joined
 from lattice_ml.files import StorageError
 
 __all__ = ["ORDERS", "Source", "open_source"]
@@ -32,38 +36,36 @@ _MNIST = "mnist"
 _HDF5 = (".h5", ".hdf5", ".jld", ".jld2")
 _SUFFIXES = (".npy", ".npz", *_HDF5)
 _JULIA = (b"HDF5-based Julia Data Format", b"Julia data file (HDF5)")  # how JLD2 and JLD begin
-_ASPECT = 8  # an axis so many times longer than all others counts samples
+_PICKLE = b"\x80"  # how pickles begin
 
 
 @dataclass(frozen=True)
 class Source:
-    """Configurations in an open file.
+    """Configurations in an open file, the chains of one configuration together.
 
     Attributes:
         file: where they are.
         array: the array as NumPy or h5py shows it.
         order: "c", or "julia" where the axes are to be reversed.
-        sample_axis: the axis that counts samples, in that order and not negative.
+        reading: of its axes, in that order.
+        attributes: of the file, where an ensemble of ours was written to it.
     """
 
     file: Path
     array: Any
     order: str
-    sample_axis: int
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """The extents of the array, in `order`."""
-        return _in_order(self.array.shape, self.order)
+    reading: Reading
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one configuration."""
-        return _without(self.axes, self.sample_axis)
+        return self.reading.shape
 
     @property
     def n_samples(self) -> int:
-        return self.axes[self.sample_axis]
+        """Of all chains."""
+        return self.reading.n_configs * self.reading.n_chains
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -72,27 +74,49 @@ class Source:
         return dtype
 
     def blocks(self, rows: int, start: int = 0) -> Iterator[tuple[int, Array]]:
-        """Yield (first sample, (n, *shape)) from `start` on, n at most `rows`."""
-        reverse = self.order == "julia"
-        part: list[slice] = [slice(None)] * len(self.axes)
-        for first in range(start, self.n_samples, rows):
-            part[self.sample_axis] = slice(first, first + rows)
-            fields = self.array[tuple(_in_order(part, self.order))]
-            fields = np.moveaxis(fields.T if reverse else fields, self.sample_axis, 0)
-            yield first, np.ascontiguousarray(fields, self.dtype)
+        """Yield (first sample, (n, *shape)) from `start` on, n at most `rows`.
 
-    def check_finite(self, fields: Array, first: int) -> None:
-        """Refuse samples `(n, *shape)` that hold a number which is not finite.
+        Args:
+            rows: a multiple of the chains, as is `start`.
+            start: the first sample.
+
+        Raises:
+            StorageError: the file is damaged there.
+        """
+        reading, n_chains = self.reading, self.reading.n_chains
+        part: list[slice] = [slice(None)] * len(reading.extents)
+        counting = [axis for axis in (reading.sample, reading.chain) if axis is not None]
+        for first in range(start, self.n_samples, rows):
+            if reading.sample is not None:
+                part[reading.sample] = slice(first // n_chains, (first + rows) // n_chains)
+            try:
+                fields = self.array[tuple(_in_order(part, self.order))]
+            except (OSError, RuntimeError) as error:
+                last = min(first + rows, self.n_samples) - 1
+                raise StorageError(
+                    f"{self.file} is damaged: samples {first} to {last} cannot be read ({error})"
+                ) from error
+            fields = fields.T if self.order == "julia" else fields
+            fields = np.moveaxis(fields, counting, range(len(counting)))
+            yield first, np.ascontiguousarray(fields.reshape(-1, *self.shape), self.dtype)
+
+    def check_fields(self, fields: Array, first: int) -> None:
+        """Refuse samples `(n, *shape)` with a number that is not finite or has no fourth power.
 
         Raises:
             StorageError: naming the first one; `first` is the number of the first sample.
         """
-        if not np.isfinite(fields).all():
-            sample, *site = np.argwhere(~np.isfinite(fields))[0].tolist()
-            raise StorageError(
-                f"{self.file}: sample {first + sample} is {fields[sample, *site]} at site "
-                f"{tuple(site)}"
-            )
+        largest = float(np.finfo(self.dtype).max / fields[0].size) ** 0.25
+        good = np.abs(fields) <= largest  # false of NaN too
+        if good.all():
+            return
+        sample, *site = np.argwhere(~good)[0].tolist()
+        value = fields[sample, *site]
+        overflows = f", whose fourth power overflows {self.dtype}: no field of a lattice action"
+        raise StorageError(
+            f"{self.file}: sample {first + sample} is {value} at site {tuple(site)}"
+            f"{overflows if np.isfinite(value) else ''}"
+        )
 
 
 def open_source(
@@ -101,7 +125,8 @@ def open_source(
     *,
     dataset: str | None = None,
     order: str | None = None,
-    sample_axis: int | None = None,
+    sample_axis: int | Literal["none"] | None = None,
+    chain_axis: int | None = None,
     shape: Sequence[int] | None = None,
 ) -> Source:
     """Open the array in a file, on disk where the format allows, until `stack` is closed.
@@ -109,76 +134,39 @@ def open_source(
     Args:
         file: its name says the format; or "mnist".
         stack: closes what was opened.
-        dataset: which array of a file with names; by default `cfgs`, or the only one.
+        dataset: which array of a file with names, or a pattern of several to be joined; by default
+            `cfgs`, or the only one.
         order: "c" or "julia"; by default that of the format.
-        sample_axis: in that order. By default the customary one, unless it would leave a lattice
-            of unequal extents and another one would not: see `_choose_axis`.
+        sample_axis: in that order, or "none" of a single configuration. By default the customary
+            one, where that is clear.
+        chain_axis: in that order, where chains have an axis of their own.
         shape: what a configuration must be, where that is known.
 
     Raises:
         StorageError: there is no such file or array, it holds other than float32 or float64, or
-            its axes are not what was asked for or can be read in two ways.
+            its axes are not what was asked for or can be read in several ways.
     """
-    array, natural = _open_array(file, dataset, stack)
     if order not in (None, *ORDERS):
         raise StorageError(f"the order of axes must be one of {', '.join(ORDERS)}, got {order!r}")
-    if order == "julia" and file.suffix not in _HDF5:
+    array, natural, attributes = _open_array(file, dataset, stack)
+    if order == "julia" and file.suffix.lower() not in _HDF5:
         raise StorageError(
             f"order julia is about {', '.join(_HDF5)}; {file} names its axes as the program that "
             f"wrote it does, in any language: say which counts samples with the sample axis"
         )
     order = order or natural
+    if array.shape is None:
+        raise StorageError(f"{file} holds nothing where its array should be (a null dataspace)")
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise StorageError(f"{file} holds {array.dtype}; a field is float32 or float64: cast it")
-    axes = _in_order(array.shape, order)
-    said = f"{file} has shape {axes}{' in the order of Julia' if order == 'julia' else ''}"
-    if not 2 <= len(axes) <= 5:
-        raise StorageError(f"{said}; asked for one axis of samples and 1 to 4 of space")
-    if sample_axis is None:
-        sample_axis = _choose_axis(said, axes, order, shape)
-    if not -len(axes) <= sample_axis < len(axes):
-        raise StorageError(f"{said}, so no sample axis {sample_axis}")
-    source = Source(file, array, order, sample_axis % len(axes))
-    if shape is not None and source.shape != tuple(shape):
-        fitting = _fitting(axes, shape)
-        remedy = f"sample axis {fitting[0]} would fit" if fitting else "no other sample axis fits"
-        raise StorageError(
-            f"{said}: with sample axis {sample_axis} a configuration is {source.shape}, but "
-            f"lattice.shape asks for {tuple(shape)}; {remedy}"
-        )
-    return source
-
-
-def _choose_axis(said: str, axes: tuple[int, ...], order: str, shape: Sequence[int] | None) -> int:
-    """Return the axis that counts samples, where there is no doubt.
-
-    Known extents decide. Else it is the customary axis, the first in C's order and the last in
-    Julia's, unless only another one leaves equal extents; that one is taken where it is so long
-    that it can be no side of a lattice.
-    """
-    customary = 0 if order == "c" else len(axes) - 1
-    if shape is not None:
-        fitting = _fitting(axes, shape)
-        if len(fitting) <= 1:
-            return fitting[0] if fitting else customary
-    else:
-        cubes = [i for i in range(len(axes)) if len(set(_without(axes, i))) == 1]
-        if len(axes) == 2 or cubes in ([], [customary]):
-            return customary
-        if len(cubes) == 1 and axes[cubes[0]] > _ASPECT * max(_without(axes, cubes[0])):
-            return cubes[0]
-        fitting = sorted({customary, *cubes})
-    ways = "; ".join(f"{i}: {axes[i]} samples of {_without(axes, i)}" for i in fitting)
-    raise StorageError(f"{said}, which can be read in several ways; choose a sample axis ({ways})")
-
-
-def _fitting(axes: tuple[int, ...], shape: Sequence[int]) -> list[int]:
-    """Axes that leave configurations of a shape."""
-    return [axis for axis in range(len(axes)) if _without(axes, axis) == tuple(shape)]
-
-
-def _without(axes: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return axes[:axis] + axes[axis + 1 :]
+    extents = _in_order(array.shape, order)
+    said = f"{file} has shape {extents}{' in the order of Julia' if order == 'julia' else ''}"
+    wanted = None if shape is None else tuple(shape)
+    free = wanted is None and sample_axis is None and chain_axis is None
+    if free and order == "c" and "shape" in attributes:  # a file of `export` may say it
+        wanted = extents[1:] if extents[1:] == tuple(attributes["shape"]) else None
+    known = Axes(sample_axis, chain_axis, wanted, last=order == "julia")
+    return Source(file, array, order, read_axes(said, extents, known), attributes)
 
 
 def _in_order(axes: Sequence[Any], order: str) -> tuple[Any, ...]:
@@ -186,45 +174,75 @@ def _in_order(axes: Sequence[Any], order: str) -> tuple[Any, ...]:
     return tuple(axes) if order == "c" else tuple(axes)[::-1]
 
 
-def _open_array(file: Path, dataset: str | None, stack: ExitStack) -> tuple[Any, str]:
-    """Return the array in a file and the order in which such files name their axes."""
+def _open_array(
+    file: Path, dataset: str | None, stack: ExitStack
+) -> tuple[Any, str, dict[str, Any]]:
+    """The array in a file, the order in which such files name their axes, and its attributes."""
     if str(file) == _MNIST and not file.exists():
-        return _mnist(), "c"
+        return _mnist(), "c", {}
     if not file.is_file():
         raise StorageError(f"cannot import {file}: there is no such file")
-    if file.suffix not in _SUFFIXES:
+    suffix = file.suffix.lower()
+    if suffix not in _SUFFIXES:
         allowed = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
         raise StorageError(f"cannot import {file}: the name must end in {allowed}")
     try:
-        if file.suffix == ".npy":
-            return np.lib.format.open_memmap(file, mode="r"), "c"
-        if file.suffix == ".npz":
+        if suffix == ".npy":
+            return np.lib.format.open_memmap(file, mode="r"), "c", {}
+        if suffix == ".npz":
             archive = np.lib.npyio.NpzFile(stack.enter_context(file.open("rb")))
-            return archive[_choose(file, archive.files, dataset)], "c"
+            names = choose(file, archive.files, dataset)
+            return joined(file, names, [archive[name] for name in names]), "c", {}
         opened = stack.enter_context(h5py.File(file))
         order = "julia" if _start(file).startswith(_JULIA) else "c"
-        return _dataset(file, opened, dataset), order
+        attributes = dict(opened.attrs) if "format_version" in opened.attrs else {}
+        return _dataset(file, opened, dataset), order, attributes
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(
-            f"cannot read {file}: {error} (only plain numbers are read; pickled Python objects "
-            f"are refused, because reading them can run any code)"
-        ) from error
+        raise StorageError(f"cannot read {file}: {error}{_about_pickles(file, error)}") from error
+
+
+def _about_pickles(file: Path, error: Exception) -> str:
+    """Why pickles are not read, where the file has them."""
+    if _start(file).startswith(_PICKLE) or re.search("[Oo]bject|pickle", str(error)):
+        return (
+            " (only plain numbers are read; pickled Python objects are refused, because reading "
+            "them can run any code)"
+        )
+    return ""
 
 
 def _dataset(file: Path, opened: h5py.File, dataset: str | None) -> Any:
-    """Return a dataset, without looking at others where its name is known."""
+    """A dataset, without looking at others where its name is known, or several as one."""
     name = "cfgs" if dataset is None else dataset
     try:
-        if name not in opened or not isinstance(opened[name], h5py.Dataset):
-            name = _choose(file, list(files.datasets(opened)), dataset)
-        found = opened[name]
+        if name in opened and isinstance(opened[name], h5py.Dataset):
+            names = [name]
+        else:
+            names = choose(file, list(files.datasets(opened)), dataset)
+        found = [opened[name] for name in names]
     except (KeyError, RuntimeError) as error:
         raise StorageError(
             f"cannot read {file}: {error} (HDF5 cannot read the chunked arrays of some versions of "
             f"JLD2: write it without chunk=, or name an array that can be read)"
         ) from error
+    for part in found:
+        _check_shards(file, part)
     # what JLD2 compresses is one chunk, of which no part can be read without the rest
-    return found[()] if found.chunks == found.shape else found
+    return joined(file, names, [part[()] if part.chunks == part.shape else part for part in found])
+
+
+def _check_shards(file: Path, found: h5py.Dataset) -> None:
+    """Refuse an index without the files that it shows: HDF5 would read NaN."""
+    if not found.is_virtual:
+        return
+    sources = {source.file_name for source in found.virtual_sources()} - {"."}
+    missing = sorted(name for name in sources if not (file.parent / name).is_file())
+    if missing:
+        raise StorageError(
+            f"{file} is an index that shows other files as one, and {len(missing)} of its "
+            f"{len(sources)} are missing, such as {missing[0]}: copy the whole directory, or write "
+            f"one file with lattice-ml export"
+        )
 
 
 def _start(file: Path) -> bytes:
@@ -243,12 +261,3 @@ def _mnist() -> Array:
         ) from error
     images = np.asarray(mnist_data()[0], np.float32).reshape(-1, 28, 28) / 255
     return images[np.random.default_rng(0).permutation(len(images))]  # they come sorted by digit
-
-
-def _choose(file: Path, names: Sequence[str], dataset: str | None) -> str:
-    """Return the name of the array to import."""
-    default = "cfgs" if "cfgs" in names or len(names) != 1 else names[0]
-    name = default if dataset is None else dataset
-    if name not in names:
-        raise StorageError(f"{file} has no array {name!r}; name one of {', '.join(names)}")
-    return name

@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 
+_TRAJECTORIES = "chain.n_thermalise + chain.n_configs x chain.thin"
+_COUNTED = 1 << 31  # chains, and trajectories of each, have numbers below it
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
 _SMALL = 1 << 22  # bytes that a call may clear without being felt
 
@@ -144,8 +146,12 @@ def check(sampler: Any, lattice: Lattice, *, n_chains: int, split: int = 1, **co
     """
     for name, value in {"n_chains": n_chains, **counts}.items():
         least = 0 if name == "n_thermalise" else 1
-        if value < least or value != int(value):
+        if not _whole(value) or value < least:
             raise ValueError(f"chain.{name} must be a whole number >= {least}, got {value}")
+    total = counts.get("n_thermalise", 0) + counts.get("n_configs", 1) * counts.get("thin", 1)
+    for name, size in {"chain.n_chains": n_chains, _TRAJECTORIES: total}.items():
+        if size >= _COUNTED:
+            raise ValueError(f"{name} must be below 2^31, which random numbers count, got {size}")
     if problem := getattr(sampler, "incomplete", ""):
         raise ValueError(problem)
     getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
@@ -301,6 +307,11 @@ class _Watch:
         means["n_samples"] = self.count * history["action"].shape[1]
         if problem := self.sampler.diagnose(means):
             raise RunError(f"up to trajectory {trajectory[-1]}: {problem}; {self.sampler.remedy()}")
+
+
+def _whole(value: Any) -> bool:
+    """Whether a value counts something: 3 or np.int64(3), not 3.0 and not True."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_splits(sampler: Any) -> None:

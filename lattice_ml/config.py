@@ -182,15 +182,24 @@ def options(
 
 
 def split_file(
-    arguments: Sequence[str], verb: str, options: type, names: Names = SECTIONS
+    arguments: Sequence[str],
+    verb: str,
+    options: type,
+    names: Names = SECTIONS,
+    *,
+    is_config: bool = True,
 ) -> tuple[str, list[str]]:
-    """The file that comes first, and all arguments: those of a TOML before the user's own.
+    """The file that comes first, and all arguments: those of a config before the user's own.
 
+    Without a config what comes first is what the verb works on, and all arguments are the user's.
     `--help` prints every key with its default and exits.
+
+    Raises:
+        ConfigError: no file, one that is no config, or a word behind it that belongs to no key.
     """
     if arguments and not arguments[0].startswith("-"):
         file, rest = arguments[0], list(arguments[1:])
-        words = [*(read_arguments(file, names) if file.endswith(".toml") else []), *rest]
+        words = [*(read_arguments(file, names) if is_config else []), *rest]
     else:
         file, rest, words = "FILE", list(arguments), list(arguments)
     if {"-h", "--help"} & set(rest):

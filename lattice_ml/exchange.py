@@ -7,14 +7,14 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import files, shards, writing
-from lattice_ml.array_files import open_source
+from lattice_ml.array_files import Source, open_source
 from lattice_ml.ensemble import BLOCK_BYTES, Ensemble, open_ensemble, rows_in
 from lattice_ml.files import StorageError
 from lattice_ml.results import check_export
@@ -33,8 +33,9 @@ def import_array(
     provenance: Mapping[str, Any] | None = None,
     dataset: str | None = None,
     order: str | None = None,
-    sample_axis: int | None = None,
-    n_chains: int = 1,
+    sample_axis: int | Literal["none"] | None = None,
+    chain_axis: int | None = None,
+    n_chains: int | None = None,
 ) -> Ensemble:
     """Make an ensemble of the configurations in a .npy, .npz or HDF5 file, Julia's JLD2 included.
 
@@ -49,12 +50,17 @@ def import_array(
         config: sections `action` and so on. `lattice.shape` is checked where given and taken from
             the file otherwise; the sizes in `chain` and the `output` are those of the file.
         provenance: what is to be kept on where the file comes from.
-        dataset: which array of an .npz or HDF5 file; by default `cfgs`, or the only one.
+        dataset: which array of an .npz or HDF5 file; by default `cfgs`, or the only one.  A
+            pattern such as `cfg_*/phi` joins several along a new first axis, by the numbers in
+            their names.
         order: "julia" where the axes of an HDF5 file are to be reversed, as Julia has them, or "c";
             by default "julia" for .jld and .jld2 files, whatever they are called.
-        sample_axis: axis that counts samples, in that order. By default the first one, in the order
-            of Julia the last, or the one that is left out by equal extents; refused where unclear.
-        n_chains: number of chains; samples are configuration-major, all chains together.
+        sample_axis: axis that counts samples, in that order, or "none" of a single configuration.
+            By default the first one, in the order of Julia the last, where that is clear from the
+            extents or from `lattice.shape`; refused with all readings otherwise.
+        chain_axis: axis that counts chains, where they have one of their own.
+        n_chains: number of chains where they have not: samples are configuration-major, all chains
+            together. By default 1, or what a file of `export_array` says.
 
     Raises:
         StorageError: the file is not such an array, or holds a number that is not finite.
@@ -63,23 +69,24 @@ def import_array(
     from lattice_ml import conventions  # imports JAX, which reading an array does not need
 
     with ExitStack() as stack:
+        asked = config.get("lattice", {}).get("shape")
         source = open_source(
             file,
             stack,
             dataset=dataset,
             order=order,
             sample_axis=sample_axis,
-            shape=config.get("lattice", {}).get("shape"),
+            chain_axis=chain_axis,
+            shape=None if asked is None else _lattice(file, asked),
         )
-        shape, n_samples = source.shape, source.n_samples
+        shape, n_samples = _lattice(file, source.shape), source.n_samples
         if "action" in config:  # refuse couplings that define no theory before writing anything
             conventions.from_config(config["action"], len(shape))
-        if n_chains < 1 or not n_samples or n_samples % n_chains:
-            raise StorageError(f"{file}: {n_samples} samples cannot be {n_chains} chains")
+        n_chains = _n_chains(source, n_chains)
         rows = n_chains * rows_in(BLOCK_BYTES // n_chains, shape, source.dtype)
         digest = hashlib.sha256()
         for first, fields in source.blocks(rows):
-            source.check_finite(fields, first)
+            source.check_fields(fields, first)
             digest.update(fields.data)
         sizes: dict[str, dict[str, Any]] = {
             "lattice": {"shape": shape},
@@ -87,8 +94,7 @@ def import_array(
             "output": {"dtype": source.dtype.name, "save_configs": True},
         }
         full = dict(config) | {name: {**config.get(name, {}), **sizes[name]} for name in sizes}
-        read_as = {"order": source.order, "sample_axis": source.sample_axis}
-        made_by = {"imported": file.name} | read_as | dict(provenance or {})
+        made_by = {"imported": file.name} | _read_as(source, config) | dict(provenance or {})
         with open_run(out, full, provenance=made_by, parent=digest.hexdigest()) as run:
             for first, fields in source.blocks(rows, run.n_done * n_chains):
                 cfgs = fields.reshape(-1, n_chains, *shape)
@@ -96,6 +102,54 @@ def import_array(
             run.finish()
             files.write_seconds(run.directory, None)
     return open_ensemble(out)
+
+
+def _lattice(file: Path, shape: Any) -> tuple[int, ...]:
+    """A shape that a lattice can have."""
+    from lattice_ml.lattice import Lattice
+
+    try:
+        return Lattice(tuple(shape)).shape
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"{file}: {error}") from error
+
+
+def _n_chains(source: Source, asked: int | None) -> int:
+    """The chains of a source: of its own axis, or as asked, or as a file of ours says."""
+    n_samples, apart = source.n_samples, source.reading.n_chains
+    said = source.attributes
+    if source.reading.chain is not None:
+        if asked not in (None, apart):
+            raise StorageError(
+                f"{source.file}: the chain axis {source.reading.chain} counts {apart} chains, "
+                f"asked {asked}"
+            )
+        return apart
+    if asked is None and n_samples == said.get("n_chains", 0) * said.get("n_configs", 0):
+        return int(said["n_chains"])
+    n_chains = 1 if asked is None else asked
+    if n_chains < 1 or n_samples % n_chains:
+        raise StorageError(f"{source.file}: {n_samples} samples cannot be {n_chains} chains")
+    return n_chains
+
+
+def _read_as(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What provenance keeps of how an array was read, and of couplings that its file says."""
+    reading = source.reading
+    action = config.get("action", {})
+    said = {key: source.attributes.get(key, value) for key, value in action.items()}
+    other = {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in said.items()
+        if value != action[key]
+    }
+    return {
+        "order": source.order,
+        "sample_axis": reading.sample,
+        **({} if reading.chain is None else {"chain_axis": reading.chain}),
+        **({"dropped_axes": list(reading.dropped)} if reading.dropped else {}),
+        **({"file_says": other} if other else {}),
+    }
 
 
 def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention: str) -> Ensemble:

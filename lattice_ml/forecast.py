@@ -117,6 +117,7 @@ def forecasts(
     known: dict[str, Calibration] = {}
     for job, out in jobs:
         manifest = storage.look(out, job.config)
+        _check(job, split)
         state = shards.read_state(Path(out), manifest) if manifest else None
         begun = (state, manifest["tuned"]) if manifest and state else None
         shape = _shape(job) + str(manifest is None)
@@ -124,6 +125,12 @@ def forecasts(
         if not shared:
             known[shape] = calibrate(job, begun, split)
         yield _forecast(job, Path(out), manifest, known[shape], shared)
+
+
+def _check(job: Job, split: int) -> None:
+    """Refuse what `generate` would."""
+    counts = {name: getattr(job.chain, name) for name in ("n_configs", "n_thermalise", "thin")}
+    chain.check(job.sampler, job.lattice, n_chains=job.chain.n_chains, split=split, **counts)
 
 
 def _shape(job: Job) -> str:

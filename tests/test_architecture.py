@@ -25,7 +25,16 @@ ORDER = [
     *("arguments", "printable", "writing", "results", "schema", "seals", "manifests", "intact"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
-    *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
+    *(
+        "observables",
+        "engine",
+        "chain",
+        "ensemble",
+        "array_axes",
+        "array_names",
+        "array_files",
+        "exchange",
+    ),
     *("analysis", "correction", "models"),
     *(
         "model_sections",

@@ -13,6 +13,7 @@ ACTION = {"action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.27, "lam"
 JLD2 = b"HDF5-based Julia Data Format, version 0.1.1\x00 (Julia 1.10.0 64-bit) on x86_64-linux-gnu"
 JLD = b"Julia data file (HDF5), version 0.1.3\x00 (Julia 1.10.0 64-bit, x86_64-linux-gnu)"
 LX, LY, N = 4, 3, 12
+KNOWN = ACTION | {"lattice": {"shape": (LX, LY)}}  # unequal extents have to be said
 
 
 def field(x, y, sample):
@@ -41,7 +42,7 @@ def test_fields_of_julia_are_indexed_as_in_julia(tmp_path, axis, dtype, header):
     with h5py.File(file) as stored:
         assert stored["cfgs"].shape == in_julia.shape[::-1]
     options = {} if axis == 2 else {"sample_axis": axis}
-    ensemble = import_array(file, tmp_path / "out", config=ACTION, **options)
+    ensemble = import_array(file, tmp_path / "out", config=KNOWN, **options)
     assert ensemble.shape == (LX, LY) and ensemble.cfgs.dtype == dtype
     assert np.array_equal(ensemble.cfgs, BY_SAMPLE.astype(dtype))
     assert ensemble.cfgs[7, 3, 1] == np.dtype(dtype).type(field(3, 1, 7))
@@ -56,12 +57,12 @@ def test_the_order_is_that_of_the_file_unless_said(tmp_path):
         file["cfgs"] = BY_SAMPLE.transpose(1, 2, 0).T
 
     def read(name, file, **options):
-        return import_array(file, tmp_path / name, config=ACTION, **options)
+        return import_array(file, tmp_path / name, config=ACTION, **options).cfgs
 
-    assert np.array_equal(read("a", jld2).cfgs, BY_SAMPLE)
-    assert np.array_equal(read("b", plain, order="julia").cfgs, BY_SAMPLE)
-    assert np.array_equal(read("c", plain).cfgs, BY_SAMPLE.swapaxes(1, 2))
-    assert np.array_equal(read("d", jld2, order="c").cfgs, BY_SAMPLE.swapaxes(1, 2))
+    assert np.array_equal(read("a", jld2, sample_axis=-1), BY_SAMPLE)
+    assert np.array_equal(read("b", plain, order="julia", sample_axis=-1), BY_SAMPLE)
+    assert np.array_equal(read("c", plain, sample_axis=0), BY_SAMPLE.swapaxes(1, 2))
+    assert np.array_equal(read("d", jld2, order="c", sample_axis=0), BY_SAMPLE.swapaxes(1, 2))
 
 
 def test_files_of_julia_are_read_in_blocks(tmp_path, monkeypatch):
@@ -99,9 +100,13 @@ def test_the_public_layouts_are_read_without_a_word(tmp_path, kind, last):
 @pytest.mark.parametrize(
     ("shape", "order", "ways"),
     [
-        ((4, 4, 12), "c", "0: 4 samples of (4, 12); 2: 12 samples of (4, 4)"),
-        ((12, 4, 4), "julia", "0: 12 samples of (4, 4); 2: 4 samples of (12, 4)"),
-        ((4, 4, 4), "c", "0: 4 samples of (4, 4); 1: 4 samples of (4, 4); 2: 4 samples of (4, 4)"),
+        ((4, 4, 12), "c", ["4 samples of 4 x 12, 0", "12 samples of 4 x 4, 2"]),
+        ((12, 4, 4), "julia", ["12 samples of 4 x 4, 0", "4 samples of 12 x 4, 2"]),
+        (
+            (4, 4, 4),
+            "c",
+            ["4 samples of 4 x 4, 0", "4 samples of 4 x 4, 1", "4 samples of 4 x 4, 2"],
+        ),
     ],
 )
 def test_an_axis_in_doubt_is_refused_with_all_readings(tmp_path, shape, order, ways, capsys):
@@ -116,7 +121,11 @@ def test_an_axis_in_doubt_is_refused_with_all_readings(tmp_path, shape, order, w
     words += ["--action.lam", "0.022"]
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert "several ways; choose a sample axis" in said and ways in " ".join(said.split())
+    assert "can be read in several ways: " in said and "or the lattice with --shape" in said
+    for way in ways:
+        samples, _, rest = way.partition(" of ")
+        lattice, axis = rest.split(", ")
+        assert f"{samples} of a 2d lattice {lattice} (--sample-axis {axis})" in said
     assert ("in the order of Julia" in said) == (order == "julia")
     assert not (tmp_path / "out").exists()
     assert cli.main([*words, "--sample-axis", "0"]) == 0
@@ -126,23 +135,15 @@ def test_known_extents_decide(tmp_path):
     np.save(tmp_path / "phi.npy", np.ones((4, 12, 4)))
     asked = ACTION | {"lattice": {"shape": (4, 4)}}
     assert import_array(tmp_path / "phi.npy", tmp_path / "a", config=asked).n_configs == 12
-    for shape, match in [((4, 5), "no other sample axis fits"), ((4, 12), r"\(0: 4 .*; 2: 4 ")]:
-        other = ACTION | {"lattice": {"shape": shape}}
-        array = tmp_path / "phi.npy"
-        if shape == (4, 12):
-            np.save(array, np.ones((4, 4, 12)))
-            match = r"\(0: 4 samples of \(4, 12\); 1: 4 samples of \(4, 12\)\)"
-        with pytest.raises(StorageError, match=match):
-            import_array(array, tmp_path / "b", config=other)
-
-
-def test_unequal_extents_and_lines_have_the_samples_where_they_are_by_custom(tmp_path):
-    for shape, n in [((5, 4, 3), 5), ((7, 30), 7), ((5, 8, 4, 4), 5)]:
-        np.save(tmp_path / "phi.npy", np.ones(shape))
-        julia(tmp_path / "phi.jld2", np.ones(shape[::-1]))
-        for kind in ("npy", "jld2"):
-            out = tmp_path / f"{kind}{len(shape)}{n}"
-            assert import_array(tmp_path / f"phi.{kind}", out, config=ACTION).n_configs == n
+    other = ACTION | {"lattice": {"shape": (4, 5)}}
+    with pytest.raises(StorageError, match="no other sample axis fits"):
+        import_array(tmp_path / "phi.npy", tmp_path / "b", config=other)
+    np.save(tmp_path / "phi.npy", np.ones((4, 4, 12)))
+    other = ACTION | {"lattice": {"shape": (4, 12)}}
+    with pytest.raises(
+        StorageError, match=r"\(--sample-axis 1\); .*\(--sample-axis 0\); say which$"
+    ):
+        import_array(tmp_path / "phi.npy", tmp_path / "b", config=other)
 
 
 def test_an_order_that_says_nothing_is_refused(tmp_path):

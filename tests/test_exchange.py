@@ -14,6 +14,7 @@ from lattice_ml.storage import StorageError, open_run
 
 SUFFIXES = [".npy", ".npz", ".h5"]
 ACTION = {"action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.27, "lam": 0.022}}
+KNOWN = ACTION | {"lattice": {"shape": SHAPE}}  # unequal extents have to be said
 SAMPLES = np.random.default_rng(0).normal(size=(12, *SHAPE))
 
 
@@ -43,7 +44,7 @@ def npy(tmp_path):
 def test_import_keeps_the_numbers_and_their_precision(tmp_path, suffix, dtype):
     array = SAMPLES.astype(dtype)
     file = save(tmp_path / f"fields{suffix}", array)
-    ensemble = import_array(file, tmp_path / "out", config=ACTION)
+    ensemble = import_array(file, tmp_path / "out", config=KNOWN)
     assert ensemble.cfgs.dtype == array.dtype.newbyteorder("=")
     assert np.array_equal(ensemble.cfgs, array)
     assert (ensemble.shape, ensemble.n_chains, ensemble.n_configs) == (SHAPE, 1, 12)
@@ -59,13 +60,12 @@ def test_import_keeps_the_numbers_and_their_precision(tmp_path, suffix, dtype):
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_import_takes_the_samples_from_any_axis(tmp_path, suffix, axis):
     file = save(tmp_path / f"fields{suffix}", np.moveaxis(SAMPLES, 0, axis))
-    asked = ACTION | {"lattice": {"shape": SHAPE}}
-    ensemble = import_array(file, tmp_path / "out", config=asked, sample_axis=axis)
+    ensemble = import_array(file, tmp_path / "out", config=KNOWN, sample_axis=axis)
     assert np.array_equal(ensemble.cfgs, SAMPLES)
 
 
 def test_import_of_several_chains_is_configuration_major(npy, tmp_path):
-    ensemble = import_array(npy, tmp_path / "out", config=ACTION, n_chains=3)
+    ensemble = import_array(npy, tmp_path / "out", config=KNOWN, n_chains=3)
     assert (ensemble.n_chains, ensemble.n_configs) == (3, 4)
     assert np.array_equal(ensemble.cfgs, SAMPLES)
     assert ensemble.column("chain").tolist() == [0, 1, 2] * 4
@@ -76,7 +76,7 @@ def test_import_of_several_chains_is_configuration_major(npy, tmp_path):
 def test_import_reads_and_writes_in_blocks(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(exchange, "BLOCK_BYTES", 5 * SAMPLES[0].nbytes)
     file = save(tmp_path / f"fields{suffix}", SAMPLES)
-    ensemble = import_array(file, tmp_path / "out", config=ACTION, n_chains=2)
+    ensemble = import_array(file, tmp_path / "out", config=KNOWN, n_chains=2)
     assert [s["n_configs"] for s in ensemble.manifest["shards"]] == [2, 2, 2]
     assert np.array_equal(ensemble.cfgs, SAMPLES)
 
@@ -86,20 +86,20 @@ def test_the_parent_is_the_hash_of_the_numbers_whatever_the_file(tmp_path):
         import_array(
             save(tmp_path / f"fields{suffix}", np.moveaxis(SAMPLES, 0, axis)),
             tmp_path / f"out{axis}{suffix}",
-            config=ACTION,
+            config=KNOWN,
             sample_axis=axis,
         ).parent
         for axis, suffix in enumerate(SUFFIXES)
     }
     other = import_array(
-        save(tmp_path / "other.npy", SAMPLES + 1), tmp_path / "other", config=ACTION
+        save(tmp_path / "other.npy", SAMPLES + 1), tmp_path / "other", config=KNOWN
     )
     assert len(parents) == 1 and other.parent not in parents
 
 
 def test_import_goes_on_where_it_was_interrupted(npy, tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "BLOCK_BYTES", 5 * SAMPLES[0].nbytes)
-    import_array(npy, tmp_path / "whole", config=ACTION)
+    import_array(npy, tmp_path / "whole", config=KNOWN)
     class_append, calls = exchange.open_run, []
 
     def interrupted(*args, **kwargs):
@@ -116,36 +116,36 @@ def test_import_goes_on_where_it_was_interrupted(npy, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(exchange, "open_run", interrupted)
-        import_array(npy, tmp_path / "out", config=ACTION)
+        import_array(npy, tmp_path / "out", config=KNOWN)
     assert open_ensemble(tmp_path / "out").n_configs == 5
-    import_array(npy, tmp_path / "out", config=ACTION)
+    import_array(npy, tmp_path / "out", config=KNOWN)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_import_does_not_mix_two_files(npy, tmp_path):
-    import_array(npy, tmp_path / "out", config=ACTION)
+    import_array(npy, tmp_path / "out", config=KNOWN)
     other = save(tmp_path / "other.npy", SAMPLES + 1)
     with pytest.raises(StorageError, match=r"parent: the run in .* was made with"):
-        import_array(other, tmp_path / "out", config=ACTION)
+        import_array(other, tmp_path / "out", config=KNOWN)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_import_chooses_an_array_by_name(tmp_path, suffix):
     file = save(tmp_path / f"two{suffix}", SAMPLES, other=SAMPLES + 1)
-    assert np.array_equal(import_array(file, tmp_path / "a", config=ACTION).cfgs, SAMPLES)
-    named = import_array(file, tmp_path / "b", config=ACTION, dataset="other")
+    assert np.array_equal(import_array(file, tmp_path / "a", config=KNOWN).cfgs, SAMPLES)
+    named = import_array(file, tmp_path / "b", config=KNOWN, dataset="other")
     assert np.array_equal(named.cfgs, SAMPLES + 1)
     only = save(tmp_path / f"one{suffix}", SAMPLES, name="phi")
-    assert np.array_equal(import_array(only, tmp_path / "c", config=ACTION).cfgs, SAMPLES)
+    assert np.array_equal(import_array(only, tmp_path / "c", config=KNOWN).cfgs, SAMPLES)
     unclear = save(tmp_path / f"unclear{suffix}", SAMPLES, name="phi", other=SAMPLES)
     with pytest.raises(StorageError, match=r"has no array 'cfgs'; name one of .*other"):
-        import_array(unclear, tmp_path / "d", config=ACTION)
+        import_array(unclear, tmp_path / "d", config=KNOWN)
 
 
 def refused(file, match, **options):
     out = file.parent / "out"
     with pytest.raises(StorageError, match=match):
-        import_array(file, out, config=options.pop("config", ACTION), **options)
+        import_array(file, out, config=options.pop("config", KNOWN), **options)
     assert not out.exists(), "nothing is written before the file is checked"
 
 
@@ -192,10 +192,20 @@ def test_other_numbers_than_float32_and_float64_are_refused(tmp_path, dtype):
     refused(file, f"holds {np.dtype(dtype)}; a field is float32 or float64: cast it")
 
 
-@pytest.mark.parametrize("shape", [(), (12,), (2, 2, 2, 2, 2, 2)])
-def test_too_few_and_too_many_axes_are_refused(tmp_path, shape):
+@pytest.mark.parametrize(
+    ("shape", "match"),
+    [
+        ((), "one axis of samples and 1 to 4 of space$"),
+        ((12,), "1 to 4 of space, or one configuration of a 1d lattice 12"),
+        ((2,) * 6, "2 chains x 2 samples of a 4d lattice"),
+        ((2,) * 7, "one axis of samples and 1 to 4 of space$"),
+        ((12, 1), "1 to 4 of space, or one configuration of a 1d lattice 12"),
+        ((1, 1), "one axis of samples and 1 to 4 of space$"),
+    ],
+)
+def test_too_few_and_too_many_axes_are_refused(tmp_path, shape, match):
     file = save(tmp_path / "fields.npy", np.ones(shape))
-    refused(file, "one axis of samples and 1 to 4 of space")
+    refused(file, match, config=ACTION)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -214,7 +224,7 @@ def test_chains_of_unequal_length_are_refused(npy, n_chains):
 
 
 def test_no_samples_are_refused(tmp_path):
-    refused(save(tmp_path / "fields.npy", SAMPLES[:0]), "0 samples cannot be 1 chains")
+    refused(save(tmp_path / "fields.npy", SAMPLES[:0]), "and so holds no numbers")
 
 
 # Export.
@@ -235,7 +245,7 @@ def ensemble(tmp_path_factory):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_exported_imports_to_the_same_configurations(ensemble, tmp_path, suffix):
     export_array(ensemble, tmp_path / f"fields{suffix}")
-    back = import_array(tmp_path / f"fields{suffix}", tmp_path / "out", config=ACTION)
+    back = import_array(tmp_path / f"fields{suffix}", tmp_path / "out", config=KNOWN)
     assert back.cfgs.dtype == ensemble.cfgs.dtype
     assert np.array_equal(back.cfgs, ensemble.cfgs)
     assert sorted(tmp_path.iterdir()) == [tmp_path / f"fields{suffix}", tmp_path / "out"]

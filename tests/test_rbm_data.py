@@ -35,9 +35,8 @@ def images(tmp_path):
     values = np.random.default_rng(0).uniform(size=(200, 4, 5)).astype(np.float32)
     values[:, 0] = 0
     np.save(tmp_path / "images.npy", values)
-    return import_array(
-        tmp_path / "images.npy", tmp_path / "images", config={"action": {"kind": "none"}}
-    )
+    config_ = {"action": {"kind": "none"}, "lattice": {"shape": (4, 5)}}
+    return import_array(tmp_path / "images.npy", tmp_path / "images", config=config_)
 
 
 def test_images_are_learned_and_sampled_without_an_action(images, tmp_path):
@@ -112,7 +111,9 @@ def test_data_that_do_not_fit_are_refused(free, model, images, tmp_path):
     with pytest.raises(ValueError, match=r"one distribution on one lattice"):
         np.save(tmp_path / "other.npy", np.random.default_rng(0).normal(size=(40, 8)))
         action = {"kind": FREE["action.kind"], "mass_squared": FREE["action.mass_squared"]}
-        other = import_array(tmp_path / "other.npy", tmp_path / "e", config={"action": action})
+        other = import_array(
+            tmp_path / "other.npy", tmp_path / "e", config={"action": action}, sample_axis=0
+        )
         training.train(job(), tmp_path / "m", data=[free, other.directory])
     with pytest.raises(ValueError, match=r"auto needs data that vary in every direction"):
         train(tmp_path / "m2", images.directory, model_mu_squared="auto")
@@ -133,6 +134,6 @@ def test_data_that_do_not_fit_are_refused(free, model, images, tmp_path):
 def test_fields_that_are_all_zero_teach_nothing(tmp_path):
     np.save(tmp_path / "zero.npy", np.zeros((20, 4)))
     config_ = {"action": {"kind": "none"}}
-    data = import_array(tmp_path / "zero.npy", tmp_path / "e", config=config_)
+    data = import_array(tmp_path / "zero.npy", tmp_path / "e", config=config_, sample_axis=0)
     with pytest.raises(ValueError, match=r"all zero or do not vary"):
         train(tmp_path / "m", data.directory)

@@ -8,7 +8,6 @@ key = value                of the module's `Settings`
 
 import dataclasses
 import importlib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lattice_ml.arguments import (
     Fields,
     as_arguments,
     check_keys,
+    read_toml,
     type_arguments,
     unknown,
 )
@@ -109,12 +109,7 @@ def _folder() -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the benchmark {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    return read_toml(file, "the benchmark")
 
 
 def _fields(kind: Any) -> Fields:

@@ -53,6 +53,9 @@ def bench_command(arguments: list[str]) -> int:
     earlier = _earlier(options.against) if options.against else None
     _use_one_core()
     configure_jax()
+    from lattice_ml.sections import check_values
+
+    check_values({"seed": options.seed})
     all_plans = [plans.load(name, options.size) for name in options.names]
     if len({plan.name for plan in all_plans}) < len(all_plans):
         raise ValueError(f"bench needs different benchmarks, got {' '.join(options.names)}")

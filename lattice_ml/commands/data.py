@@ -1,6 +1,7 @@
 """`lattice-ml import`, `export`, `convert` and `info`."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +20,20 @@ class ImportOptions:
 
     Args:
         out: directory of the ensemble.
-        sample_axis: axis that counts samples; the first, in the order of Julia the last, if clear.
-        n_chains: samples are configuration-major, all chains of one configuration together.
-        dataset: which array of an .npz or HDF5 file.
+        sample_axis: axis that counts samples, none of a single configuration; the first, in the
+            order of Julia the last, if that is clear.
+        chain_axis: axis that counts chains, where they have one of their own.
+        n_chains: where they have not, samples are configuration-major, all chains of one
+            configuration together; 1, or what a file of `export` says.
+        dataset: which array of an .npz or HDF5 file; a pattern such as 'cfg_*/phi' joins several.
         order: of the axes in an HDF5 file: c, or julia (reversed), as of .jld2 files by default.
         shape: extents of the lattice, to be compared with the file's.
     """
 
     out: str
-    sample_axis: int | None = None
-    n_chains: int = 1
+    sample_axis: int | Literal["none"] | None = None
+    chain_axis: int | None = None
+    n_chains: int | None = None
     dataset: str | None = None
     order: Literal["c", "julia"] | None = None
     shape: tuple[int, ...] = ()
@@ -38,9 +43,10 @@ def import_command(arguments: list[str]) -> int:
     """Make an ensemble of an array in a file."""
     from lattice_ml import config, exchange
 
-    file, words = config.split_file(arguments, "import", ImportOptions, ("action",))
-    options = config.options(words, ImportOptions, names=("action",))
-    sections = config.parse_sections(words, ("action",), options=ImportOptions)
+    names = ("action",)
+    file, words = config.split_file(arguments, "import", ImportOptions, names, is_config=False)
+    options = config.options(words, ImportOptions, names=names)
+    sections = config.parse_sections(words, names, options=ImportOptions)
     ensemble = exchange.import_array(
         file,
         options.out,
@@ -51,12 +57,19 @@ def import_command(arguments: list[str]) -> int:
         dataset=options.dataset,
         order=options.order,
         sample_axis=options.sample_axis,
+        chain_axis=options.chain_axis,
         n_chains=options.n_chains,
     )
     say(
         f"{ensemble.directory}: {ensemble.n_chains} chains x {ensemble.n_configs} configurations "
         f"of {' x '.join(map(str, ensemble.shape))}"
     )
+    read_as = ensemble.manifest["provenance"][0]["made_by"]
+    if "dropped_axes" in read_as:
+        print(f"  axes of length 1 were left out: {', '.join(map(str, read_as['dropped_axes']))}")
+    if "file_says" in read_as:
+        other = ", ".join(f"{key} = {value}" for key, value in read_as["file_says"].items())
+        print(f"  warning: {file} was made with {other}", file=sys.stderr)
     return 0
 
 

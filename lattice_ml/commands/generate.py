@@ -13,7 +13,7 @@ from typing import Any
 
 from lattice_ml import distributed, processes
 from lattice_ml.commands.dry_run import dry_run
-from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.environment import configure_jax, find_devices
 from lattice_ml.printable import say, shown
 
 __all__ = ["generate_command"]
@@ -52,7 +52,7 @@ def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
     distributed.use_all_cores()
     distributed.keep_freed_memory()
-    configure_jax()
+    configure_jax(devices=False)
     import jax
 
     from lattice_ml import config, generation, progress, session
@@ -62,6 +62,7 @@ def generate_command(arguments: list[str]) -> int:
     options = config.options(words, GenerateOptions, file)
     left = None if options.time_limit is None else seconds(options.time_limit)
     team, lost = processes.join(options.distributed, seconds(options.heartbeat, "--heartbeat")), ""
+    find_devices()
     out = Path(options.out or Path("runs") / Path(file).stem)
     jobs = _sweep(words, options.sweep, file, out)
     if options.json and not options.dry_run:

@@ -40,7 +40,7 @@ def sample_command(arguments: list[str]) -> int:
     named = bool(arguments) and not arguments[0].startswith("-")
     kind = model_files.kind_of(arguments[0]) if named else "Diffusion"
     names = config.sampling_names(kind)
-    path, given = config.split_file(arguments, "sample", SampleOptions, names)
+    path, given = config.split_file(arguments, "sample", SampleOptions, names, is_config=False)
     model = model_files.open_model(path)
     given = [*words.as_arguments(model.defaults), *given]
     options = config.options(given, SampleOptions, names=names)

@@ -48,8 +48,10 @@ def spectrum_command(arguments: list[str]) -> int:
     use_all_cores()
     keep_freed_memory()
     configure_jax()
+    from lattice_ml.sections import check_values
     from lattice_ml.spectra import spectrum
 
+    check_values({"seed": options.seed})
     found = spectrum(
         options.source,
         options.out,
