@@ -27,6 +27,7 @@ from lattice_ml.ensemble import open_ensemble
 from lattice_ml.lattice import Lattice
 from lattice_ml.model_files import open_model
 from lattice_ml.score_spectrum import NOISE, of_diffusion
+from lattice_ml.statistics import doubt_of
 
 __all__ = ["of_ensemble", "of_machine", "spectrum", "write"]
 
@@ -115,6 +116,7 @@ def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:
         },
         "n_configurations": ensemble.n_chains * ensemble.n_configs,
         "weighted": weights and getattr(ensemble, "log_weight", None) is not None,
+        "doubt": doubt_of(getattr(ensemble, "log_weight", None)) if weights else None,
     }
 
 

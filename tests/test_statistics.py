@@ -221,7 +221,7 @@ def test_weights_that_leave_a_handful_are_marked_and_their_errors_uncertain():
     rng = np.random.default_rng(37)
     x = rng.normal(size=(1, 2000))
     found = estimate(x, log_weights=6 * rng.normal(size=(1, 2000)))
-    assert found.worth < 20 and found.degenerate and not found.short
+    assert found.worth < 20 and found.doubt and not found.short
     assert not found.error_error < found.error / 5
     light = estimate(x, log_weights=0.3 * x)
     assert light.worth > 1500 and light.pareto_k < 0.5 and light.marks == ()

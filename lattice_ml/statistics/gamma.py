@@ -56,14 +56,14 @@ class Estimate:
         return self.n / self.n_chains < 50 * self.tau_int / self.thin
 
     @property
-    def degenerate(self) -> bool:
-        """Whether the weights are worth too little to rely on value or error: see `doubt`."""
-        return doubt(self.n, self.worth, self.pareto_k) is not None
+    def doubt(self) -> str | None:
+        """Why the weights are worth too little to rely on value or error: `weights.doubt`."""
+        return doubt(self.n, self.worth, self.pareto_k)
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What makes the error uncertain: "short", "weights"."""
-        found = {"short": self.short, "weights": self.degenerate}
+        found = {"short": self.short, "weights": self.doubt is not None}
         return tuple(name for name, holds in found.items() if holds)
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ def estimate(
     tau_m; `jackknife` over bins of many configurations finds the smaller one.
 
     With weights, errors of errors count what w^2 leaves of the configurations, and the error is NaN
-    where w leaves less than two; `Estimate.degenerate` says where it leaves too little.
+    where w leaves less than two; `Estimate.doubt` says where it leaves too little.
 
     Args:
         series: As in the module's docstring, like `function` and `log_weights`.

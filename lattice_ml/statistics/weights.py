@@ -20,8 +20,8 @@ import numpy.typing as npt
 from lattice_ml.statistics.series import Array, as_numbers
 
 __all__ = [
-    *("FEW_DRAWS", "MIN_DRAWS", "RELIABLE_K", "LogMean", "doubt", "kish", "log_mean"),
-    "pareto_k",
+    *("FEW_DRAWS", "MIN_DRAWS", "RELIABLE_K", "LogMean", "doubt", "doubt_of", "kish"),
+    *("log_mean", "pareto_k"),
 ]
 
 RELIABLE_K = 0.7  # arXiv:1507.02646
@@ -76,6 +76,13 @@ def doubt(n: int, worth: float, pareto_k: float) -> str | None:
         f"weighted averages, their errors and log Z are not reliable: {n} samples are worth "
         f"{worth:.3g}, and {reason}; draw more, or train the model further"
     )
+
+
+def doubt_of(log_weights: npt.ArrayLike | None) -> str | None:
+    """Return the `doubt` about log weights of any shape; None where there are none."""
+    if log_weights is None:
+        return None
+    return doubt(np.size(log_weights), kish(log_weights), pareto_k(log_weights))
 
 
 def log_mean(log_weights: npt.ArrayLike) -> LogMean:
