@@ -38,7 +38,6 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-_RELIABLE_K = 0.7  # arXiv:1507.02646
 _BLOCKS = 16  # at least so many for a jackknife error
 _SIGNIFICANT, _FACTOR = 4.5, 10  # standard errors, and ratio: see `missed_mode`
 _TUNING_CHAINS, _TUNING_UPDATES = 64, 200
@@ -57,14 +56,7 @@ class Reweighting:
     @property
     def warning(self) -> str | None:
         """Why weighted averages may be wrong by more than their errors, or None."""
-        if self.pareto_k < _RELIABLE_K:
-            return None
-        if math.isnan(self.pareto_k):
-            return f"{self.n} samples are too few to judge the tail of the weights: draw more"
-        return (
-            f"weighted averages and log Z are not reliable: the tail of the weights has Pareto "
-            f"k = {self.pareto_k:.2f}, allowed is k < {_RELIABLE_K}; train the model further"
-        )
+        return statistics.doubt(self.n, self.n * self.ess, self.pareto_k)
 
     def __str__(self) -> str:
         text = (

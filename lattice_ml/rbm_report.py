@@ -15,11 +15,12 @@ from lattice_ml.models.moments import Moments
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm_fit import log_likelihood
 from lattice_ml.training_data import Data, Source
-from lattice_ml.training_report import SAMPLES, SITES, judge
+from lattice_ml.training_report import SAMPLES, SITES, judge, verdict
 
 __all__ = ["eigenvalue_errors", "report", "seconds"]
 
 _HELD_OUT = 4096  # fields
+_FAR_BELOW = 2.0  # log density per site: a mu_squared too small by a factor of 150
 
 _likelihood, _gaussian_kl = jax.jit(log_likelihood), jax.jit(gaussian_kl)
 
@@ -34,17 +35,22 @@ def report(rbm: GaussianRBM, moments: Moments, data: Data, job: TrainingJob) -> 
         job: of the training.
 
     Returns:
-        JSON values: `verdict` is "passed", or the sentence of `correction.missed_mode`.
+        JSON values; `verdict` is that of `training_report.verdict`, or "useless: " with the reason
+        where the data have a far lower density than under noise of their own variance.
     """
     key = jax.random.fold_in(jax.random.key(job.seed), 2**31)
     drawer = RBMDrawer.choose(rbm, data.shape, key)
     held_out = data.held_out(_HELD_OUT)
+    doubts = [source.doubt for source in data.sources if source.doubt]
     entry: dict[str, Any] = {
         "shape": list(data.shape),
         "action": dict(data.actions[0]),
         "log_likelihood": float(_likelihood(rbm, moments)),
+        "log_likelihood_of_noise": _of_noise(moments),
         "kl_gaussian": _kl(rbm, moments),
     }
+    if doubts:
+        entry["data_doubt"] = doubts[0]
     if held_out is not None:
         logs = drawer.log_prob(held_out.reshape(-1, *data.shape))
         entry["validation_log_likelihood"] = float(logs.mean())
@@ -53,7 +59,7 @@ def report(rbm: GaussianRBM, moments: Moments, data: Data, job: TrainingJob) -> 
         n_samples = max(64, min(SAMPLES, SITES // rbm.n_visible))
         entry |= judge(drawer, action, data.sources[0], n_samples)
     return {
-        "verdict": entry.get("missed_mode") or "passed",
+        "verdict": _worse_than_noise(entry, rbm.n_visible) or verdict([entry]),
         "theories": [entry],
         "n_weights": int(rbm.w.size + np.size(rbm.mu_squared) + rbm.eta.size),
         "n_steps": job.training.n_steps,
@@ -105,6 +111,27 @@ def eigenvalue_errors(rbm: GaussianRBM, sources: tuple[Source, ...]) -> np.ndarr
     learned = (np.arange(len(values)) < rbm.n_hidden) & (mean * regulator > 1)
     errors: np.ndarray = np.where(learned, values * relative, 0.0)
     return errors
+
+
+def _of_noise(moments: Moments) -> float | None:
+    """Mean log density of the data under independent Gaussian sites of their mean and variance.
+
+    None of data that do not vary.
+    """
+    second, mean = (np.asarray(x, np.float64) for x in (moments.second, moments.mean))
+    variance = float(np.mean(np.diagonal(second) - mean**2))
+    return -0.5 * len(mean) * (1 + math.log(2 * math.pi * variance)) if variance > 0 else None
+
+
+def _worse_than_noise(entry: dict[str, Any], n_visible: int) -> str | None:
+    """Say that a machine knows less of the data than their variance, or return None."""
+    found, noise = entry["log_likelihood"], entry["log_likelihood_of_noise"]
+    if noise is None or found > noise - _FAR_BELOW * n_visible:
+        return None
+    return (
+        f"useless: the mean log density of the data is {found:.6g}, and {noise:.6g} under noise of "
+        f"their variance; look at model.mu_squared, or train it further"
+    )
 
 
 def _kl(rbm: GaussianRBM, moments: Moments) -> float | None:

@@ -37,6 +37,7 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.models.denoiser import Denoiser
 from lattice_ml.models.drawing import Drawing, draw
 from lattice_ml.models.theory import Theory
+from lattice_ml.statistics import doubt_of
 
 __all__ = ["NOISE", "of_diffusion", "score_of"]
 
@@ -123,6 +124,7 @@ def of_diffusion(
         "noise": [{"over_c_min": o} | level for o, level in zip(noise, levels, strict=True)],
         "n_fields": n,
         "fields": "the model's own samples" if source is None else str(source.directory),
+        "doubt": None if source is None else doubt_of(source.log_weight),
     }
 
 

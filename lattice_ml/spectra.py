@@ -28,6 +28,7 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.model_files import open_model
 from lattice_ml.results import check_json, check_page, has_keys, write_json
 from lattice_ml.score_spectrum import NOISE, of_diffusion
+from lattice_ml.statistics import doubt_of
 from lattice_ml.writing import make_folder
 
 __all__ = ["check", "of_ensemble", "of_machine", "spectrum", "write"]
@@ -133,6 +134,7 @@ def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:
         },
         "n_configurations": ensemble.n_chains * ensemble.n_configs,
         "weighted": weights and getattr(ensemble, "log_weight", None) is not None,
+        "doubt": doubt_of(getattr(ensemble, "log_weight", None)) if weights else None,
     }
 
 

@@ -18,8 +18,11 @@ from lattice_ml.files import StorageError
 from lattice_ml.model_files import Stage, digest
 from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.moments import Moments, measure_moments
+from lattice_ml.statistics import doubt_of, kish
 
 __all__ = ["Data", "Source", "check_agreement", "identify", "open_data"]
+
+_FEWEST_WORTH = 10  # of weighted data; `statistics.doubt` says where more are too few to trust
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ class Source:
         """Of all configurations, `(n_configs, n_chains)`, the largest 1; None without weights."""
         log_weight = self.ensemble.log_weight
         return None if log_weight is None else np.exp(log_weight - log_weight.max()).T
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the weights of the fields to train on leave too few of them, or None."""
+        log_weight = self.ensemble.log_weight
+        trained = slice(self.n_chains), slice(self.n_configs)
+        return None if log_weight is None else doubt_of(log_weight[trained])
 
     def read(self, first: int, n: int, chains: slice) -> np.ndarray:
         """Consecutive configurations of some chains, `(n, chains, *L)`."""
@@ -169,7 +179,10 @@ def open_data(ensembles: Sequence[Ensemble], validation: float) -> list[Data]:
 
     Raises:
         StorageError: fields or couplings that cannot be learned together, or too few of them.
+        ValueError: weights that leave less than 10 configurations of an ensemble.
     """
+    for ensemble in ensembles:
+        _check_weights(ensemble)
     for ensemble in ensembles:
         _check_normalisation(ensembles[0], ensemble)
     groups: dict[tuple[int, ...], list[Source]] = {}
@@ -211,6 +224,19 @@ def check_agreement(config: Mapping[str, Any], ensembles: Sequence[Ensemble]) ->
                 f"[{section}] of the config is {_listed(asked)}, the data have "
                 f"{' and '.join(map(_listed, found))}: leave it out, or make it that of the data"
             )
+
+
+def _check_weights(ensemble: Ensemble) -> None:
+    """Refuse data of which weights leave a handful: what is learned of them is no distribution."""
+    log_weight = ensemble.log_weight
+    if log_weight is None or (worth := kish(log_weight)) >= _FEWEST_WORTH:
+        return
+    if doubt_of(log_weight):
+        raise ValueError(
+            f"the {log_weight.size} configurations of {ensemble.directory} are worth {worth:.2g} "
+            f"by their weights, at least {_FEWEST_WORTH} are needed to learn from: draw more, or "
+            f"train on configurations without weights"
+        )
 
 
 def _listed(table: Mapping[str, Any]) -> str:

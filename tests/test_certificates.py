@@ -52,7 +52,8 @@ def verdicts(ensemble, **options):
     """Names by verdict; every certificate is there once."""
     found = check(ensemble, **options)
     assert [c.name for c in found] == list(dict.fromkeys(c.name for c in found))
-    assert {c.name for c in found} == NAMES
+    assert {c.name for c in found} == NAMES | {"weights"}
+    found = [c for c in found if c.meaning != "all configurations count alike"]
     return {
         v: {c.name for c in found if c.verdict == v} for v in ("pass", "fail", "not applicable")
     }
@@ -122,6 +123,43 @@ def test_a_reweighted_ensemble_passes_with_its_weights_alone(tmp_path, symmetric
     ensemble = store(tmp_path, plain, target, log_weight=log_weight)
     assert not verdicts(ensemble)["fail"]
     assert verdicts(ensemble, weights=False)["fail"] == {"schwinger_dyson"}
+
+
+def of_free_sites(n, mass_squared, told):
+    """Independent Gaussian sites, weighted to a free field of the mass squared `told`."""
+    free = FreeField(told, 2)
+    cfgs = np.random.default_rng(5).normal(size=(n, 2, 2)) / math.sqrt(mass_squared)
+    density = 2 * math.log(mass_squared / (2 * math.pi)) - mass_squared / 2 * np.sum(
+        cfgs**2, axis=(1, 2)
+    )
+    action = evidence.measure_configurations(free, cfgs)["action"]
+    made = Chains(free, (2, 2), 1, cfgs, {"action": action[None]}, {})
+    object.__setattr__(made, "log_weight", (-action - density)[None])
+    object.__setattr__(made, "log_prob", density[None])
+    return made
+
+
+def test_weights_that_leave_a_handful_are_undecided():
+    """Narrow draws of a wide field: what is averaged rests on few, whatever the other tests say."""
+    wide, narrow = (of_free_sites(2000, m, 4.0) for m in (6.0, 60.0))
+    passed, undecided = one(wide, "weights"), one(narrow, "weights")
+    assert passed.verdict == "pass" and "2000 samples are worth 1" in passed.value
+    assert undecided.verdict == "undecided" and math.isnan(undecided.p_value)
+    assert "2000 samples are worth" in undecided.meaning and "k < 0.7" in undecided.meaning
+    ignored = next(c for c in check(narrow, weights=False) if c.name == "weights")
+    assert (ignored.verdict, ignored.meaning) == (
+        "not applicable",
+        "all configurations count alike",
+    )
+
+
+def test_weights_that_are_not_those_of_the_density_fail():
+    made = of_free_sites(500, 6.0, 4.0)
+    changed = made.log_weight.copy()
+    changed[0, 7] += 0.5
+    object.__setattr__(made, "log_weight", changed)
+    found = one(made, "weights")
+    assert found.verdict == "fail" and "; 1 of them differ from -S - log q" in found.value
 
 
 def test_an_import_passes_without_histories(tmp_path, symmetric):

@@ -142,6 +142,20 @@ def test_weights_count(weighted, pair):
     assert 1000 < size < 0.95 * 8192
 
 
+def test_weights_that_leave_a_handful_are_never_accepted(weighted):
+    """A hundred times the width of the right weights: one configuration has them all."""
+    logs = 100 * (weighted.log_weight - weighted.log_weight.mean())
+    few = replace(weighted, log_weight=logs)
+    side = gather_side(few)
+    assert side.effective_size < 10 and "k < 0.7" in side.doubt
+    for reference, candidate in ((exact_reference(few), few), (few, weighted)):
+        found = compare(reference, candidate, classifier=False)
+        assert not found.accepted and "k < 0.7" in found.doubts[0]
+        assert found.rejected_by or found.verdict.startswith("undecided: the ensemble in memory:")
+        assert "  weights\n" in str(found) and found.warnings
+    assert not compare(few, weighted, classifier=False, weights=False).doubts
+
+
 def test_a_sample_agrees_with_the_exact_solution_and_not_with_another(pair):
     found = compare(exact_reference(pair[1]), pair[0])
     assert found.accepted

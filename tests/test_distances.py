@@ -178,3 +178,25 @@ def test_vectors_of_different_length_are_refused():
     for function in BOTH:
         with pytest.raises(ValueError, match="vectors of one length, got 3 and 2 numbers"):
             function(vectors(x), vectors(x[..., :2]))
+
+
+def test_vectors_that_are_masked_or_not_finite_are_refused():
+    x = np.ones((8, 2, 3))
+    masked = np.ma.masked_array(x, np.arange(48).reshape(x.shape) == 5)
+    for function in BOTH:
+        with pytest.raises(ValueError, match="vectors must have no mask, got 1 masked"):
+            function(vectors(masked), vectors(x))
+        with pytest.raises(ValueError, match="vectors must be finite, got 1 of 96 numbers"):
+            function(vectors(x), vectors(masked.filled(np.nan)))
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_distances_of_huge_and_tiny_vectors(unit):
+    x, y = np.random.default_rng(20).normal(size=(2, 9, 4, 3))
+    energy = energy_distance(vectors(x), vectors(y))
+    found = energy_distance(vectors(unit * x), vectors(unit * y))
+    assert_allclose(found, (unit * energy.value, unit * energy.expected, energy.p_value))
+    assert_allclose(
+        maximum_mean_discrepancy(vectors(unit * x), vectors(unit * y)),
+        maximum_mean_discrepancy(vectors(x), vectors(y)),
+    )

@@ -231,6 +231,14 @@ def test_numbers_without_a_slope_are_not_flagged(seed):
     assert "far" not in marks and len(marks) < 15
 
 
+def test_weights_that_leave_too_little_are_named():
+    given = noisy(3)
+    given[1] = dataclasses.replace(given[1], worth=1.8, pareto_k=2.0)
+    found = fit(STEPS, given, 1)
+    assert found.marks == ("weights",)
+    assert found.warnings[0].startswith("at step size 0.05 weighted averages, their errors and")
+
+
 def test_short_chains_are_named():
     given = points(1 - STEPS, 0.01)
     given[1] = dataclasses.replace(given[1], tau_int=30.0)

@@ -1,5 +1,7 @@
 """`measure` on chains in memory and on ensembles on disk, with and without their histories."""
 
+import json
+import math
 from dataclasses import replace
 
 import jax
@@ -7,17 +9,25 @@ import numpy as np
 import pytest
 from test_two_point import Ensemble
 
-from lattice_ml import chain
-from lattice_ml.actions import Phi4
-from lattice_ml.analysis.measurement import measure, remeasured_series, stored_series
+from lattice_ml import chain, cli
+from lattice_ml.actions import FreeField, Phi4
+from lattice_ml.analysis.measurement import (
+    OF_WEIGHTS,
+    describe_weights,
+    measure,
+    remeasured_series,
+    stored_series,
+)
 from lattice_ml.ensemble import open_ensemble
 from lattice_ml.lattice import Lattice
-from lattice_ml.observables import DERIVED, PRIMARIES
+from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations
 from lattice_ml.samplers import HMC
 from lattice_ml.storage import open_run
 
 SHAPE, N_CHAINS, N_CONFIGS, THIN = (4, 3), 4, 60, 2
 ACTION = Phi4(0.5, 0.75, 0.125)
+FREE = FreeField(16.0, 2)
+NARROW, WIDE = 0.02, 0.26  # beside the widths of its modes, from 0.20 to 0.25
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +139,113 @@ def test_weights_lead_to_another_action(chains):
         assert abs(found.value - exact) < 4.5 * found.error and found.error < 0.02
     response = measure(samples)["schwinger_dyson"]
     assert abs(response.value - 1) < 4.5 * response.error
+
+
+def drawn(directory, width, n=2000, seed=2):
+    """Independent sites of a width, with the weights that make them a free field."""
+    rng = np.random.default_rng(seed)
+    config = {
+        "lattice": {"shape": [2, 2]},
+        "action": {"kind": "FreeField", "mass_squared": FREE.mass_squared},
+        "chain": {"n_chains": 1, "n_configs": n},
+        "output": {"dtype": "float64", "save_configs": True},
+    }
+    cfgs = width * rng.normal(size=(n, 1, 2, 2))
+    with open_run(directory, config, provenance={}) as run:
+        history = measure_configurations(FREE, cfgs[:, 0])
+        log_prob = np.sum(-0.5 * (cfgs / width) ** 2, axis=(2, 3)) - 2 * math.log(
+            2 * math.pi * width**2
+        )
+        columns = {name: series[:, None] for name, series in history.items()}
+        log_weight = -columns["action"] - log_prob
+        run.append(np.arange(n), cfgs, columns, {}, log_prob=log_prob, log_weight=log_weight)
+    return open_ensemble(directory)
+
+
+def test_weights_have_their_exact_ess_and_log_z(tmp_path):
+    """Per mode, of variance s^2 and weighted to G: ESS/n = sqrt(2 r - 1) / r with r = s^2 / G."""
+    found = measure(drawn(tmp_path / "weighted", WIDE))
+    assert set(found) == {*DERIVED, *OF_WEIGHTS}
+    propagator = FREE.propagator(Lattice((2, 2)))
+    ratio = WIDE**2 / propagator
+    ess = np.prod(np.sqrt(2 * ratio - 1) / ratio)
+    for name, exact in (("ess", ess), ("log_z", 0.5 * np.sum(np.log(2 * np.pi * propagator)))):
+        assert abs(found[name].value - exact) < 4.5 * found[name].error, name
+        assert found[name].error < 0.03 and found[name].marks == ()
+    assert describe_weights(found).startswith("2000 samples are worth ")
+    assert set(measure(open_ensemble(tmp_path / "weighted"), weights=False)) == set(DERIVED)
+
+
+def test_log_z_is_known_where_the_weights_have_their_constant(tmp_path):
+    made = drawn(tmp_path, WIDE)
+
+    class Bare:
+        """The ensemble without the density, or made by `sample` where that has none."""
+
+        def __init__(self, **changes):
+            self.changes = changes
+
+        def __getattr__(self, name):
+            return self.changes[name] if name in self.changes else getattr(made, name)
+
+    assert measure(made)["log_z"] is not None
+    assert measure(Bare(log_prob=None))["log_z"] is None
+    assert measure(Bare(log_prob=made.log_prob + 3))["log_z"] is None
+    sampled = made.config | {"sampling": {"correct": "hmc"}}
+    assert measure(Bare(log_prob=None, config=sampled))["log_z"] == measure(made)["log_z"]
+    words = describe_weights(measure(Bare(log_prob=None)))
+    assert words.endswith("log Z not known: the weights have no fixed constant")
+
+
+def test_every_line_of_weights_that_leave_a_handful_is_marked(tmp_path, capsys):
+    """Draws a hundredth as wide as they should be, and right ones: in print, JSON and page."""
+    drawn(tmp_path / "narrow", NARROW), drawn(tmp_path / "wide", WIDE)
+    words = [str(tmp_path / name) for name in ("narrow", "wide")]
+    file, page = tmp_path / "values.json", tmp_path / "page"
+    assert cli.main(["measure", *words, "--json", str(file)]) == 0
+    narrow, wide = capsys.readouterr().out.split(words[1] + "\n")[:2]
+    lines = [line for line in narrow.splitlines() if line.split()[:1] in [[n] for n in DERIVED]]
+    assert len(lines) == len(DERIVED)
+    assert all(line.endswith("  weights") or line.endswith("-") for line in lines)
+    assert "\n  weights: weighted averages, their errors and log Z are not reliable" in narrow
+    assert "with weights: 2000 samples are worth " in narrow and "Pareto k" in narrow
+    assert "log Z" in wide and "  weights" not in wide.replace("with weights", "")
+    table = json.loads(file.read_text())
+    for name in ("phi2", *OF_WEIGHTS):
+        assert "not reliable" in table[words[0]][name]["doubt"]
+        assert "doubt" not in table[words[1]][name]
+        assert table[words[1]][name]["error"] > 0
+    assert table[words[1]]["ess"]["pareto_k"] < 0.7 < table[words[0]]["ess"]["pareto_k"]
+    assert cli.main(["measure", words[0], "--out", str(page)]) == 0
+    shown = (page / "index.html").read_text()
+    assert "<td>weights</td>" in shown and "not reliable" in shown and "samples are worth" in shown
+
+
+def test_info_export_and_check_speak_of_the_weights(tmp_path, capsys):
+    drawn(tmp_path / "narrow", NARROW), drawn(tmp_path / "wide", WIDE)
+    for name, status in (("narrow", 1), ("wide", 0)):
+        assert cli.main(["info", str(tmp_path / name)]) == 0
+        said = capsys.readouterr().out
+        assert "weights         2000 samples are worth " in said
+        assert ("not reliable" in said) == (name == "narrow")
+        observables = str(tmp_path / f"{name}.json.gz")
+        assert cli.main(["export", str(tmp_path / name), "--out", observables]) == 0
+        assert ("warning: weighted averages" in capsys.readouterr().err) == bool(status)
+        spectrum = ["spectrum", str(tmp_path / name), "--out", str(tmp_path / f"{name}-spectrum")]
+        assert cli.main(spectrum) == 0
+        assert ("warning: weighted averages" in capsys.readouterr().out) == bool(status)
+
+
+def test_values_measured_with_such_weights_are_no_reference(tmp_path, capsys):
+    for name, status in (("narrow", 2), ("wide", 0)):
+        drawn(tmp_path / name, {"narrow": NARROW, "wide": WIDE}[name])
+        file = str(tmp_path / f"{name}.json")
+        assert cli.main(["measure", str(tmp_path / name), "--json", file]) == 0
+        words = ["compare", str(tmp_path / "plain"), "--reference-values", file, "--no-classifier"]
+        if name == "narrow":
+            drawn(tmp_path / "plain", WIDE, seed=3)
+        assert cli.main(words) == status
+        assert ("is no reference: weighted" in capsys.readouterr().err) == (name == "narrow")
 
 
 def test_too_few_configurations_are_refused(chains):

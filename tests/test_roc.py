@@ -104,3 +104,14 @@ def test_what_makes_no_sense_is_refused(scores, message):
             function(scores, Scores([1.0]))
         with pytest.raises(ValueError, match=f"negative .*{message}"):
             function(Scores([1.0]), scores)
+
+
+def test_masks_and_text_are_no_scores():
+    masked = np.ma.masked_array([1.0, 2.0], [True, False])
+    for function in (auc, roc_curve):
+        with pytest.raises(ValueError, match="positive scores must have no mask, got 1 masked"):
+            function(Scores(masked), Scores([1.0]))
+        with pytest.raises(ValueError, match="negative weights must have no mask"):
+            function(Scores([1.0]), Scores([1.0, 2.0], weights=masked))
+        with pytest.raises(TypeError, match="positive scores must be real numbers, got an array"):
+            function(Scores(["1.0"]), Scores([1.0]))

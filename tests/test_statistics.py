@@ -18,6 +18,8 @@ from lattice_ml.statistics import (
     estimate,
     jackknife,
     kish,
+    log_mean,
+    pareto_k,
     r_hat,
 )
 
@@ -153,8 +155,20 @@ def test_series_of_any_type_are_averaged_in_double(dtype):
         (12.34, 4.46, "12.3(4.5)"),
         (1234.5, 56.7, "1234(57)"),
         (7.0, 0.0, "7(0)"),
+        (0.516557019203901, 0.0, "0.5165570192(0)"),
         (1.5e-7, 2.3e-8, "0.000000150(23)"),
+        (-1.5e-8, 2.3e-9, "-1.50(23)e-08"),
+        (9.96e-12, 9.96e-12, "10(10)e-12"),
+        (1e44, 3e42, "1.000(30)e+44"),
+        (1e-3, 1e44, "0.0(1.0)e+44"),
+        (1.234567e137, 9.9e136, "1.23(99)e+137"),
+        (0.5, 1e-80, "0.5(1.0e-80)"),
+        (-123456.789, 1e-9, "-123456.79(1.0e-09)"),
+        (5e-324, 5e-324, "4.9(4.9)e-324"),
         (math.nan, math.nan, "nan(nan)"),
+        (0.516557019203901, math.nan, "0.5165570192(nan)"),
+        (1.0, math.inf, "1(inf)"),
+        (math.inf, 1.0, "inf(1)"),
     ],
 )
 def test_estimate_prints_two_digits_of_its_error(value, error, text):
@@ -187,6 +201,70 @@ def test_constant_weights_change_nothing():
     assert estimate(primaries, binder, log_weights=constant) == estimate(primaries, binder)
     assert jackknife(primaries, binder, log_weights=constant) == jackknife(primaries, binder)
     assert chain_agreement(primaries[0], constant) == chain_agreement(primaries[0])
+
+
+def one_large_weight(n, above):
+    """Log weights of `n` draws, one of which outweighs the others by so much."""
+    return np.where(np.arange(n) == n // 3, above, 0.0)[None]
+
+
+def test_one_configuration_that_has_all_the_weight_has_no_error():
+    x = ar1(36, (1, 900), 0.0)
+    found = estimate(x, log_weights=one_large_weight(900, 50))
+    assert found.value == pytest.approx(x[0, 300])
+    assert math.isnan(found.error) and math.isnan(found.error_error)
+    assert found.worth == pytest.approx(1) and found.pareto_k == math.inf
+    assert found.marks == ("weights",) and len(str(found)) < 20
+
+
+def test_weights_that_leave_a_handful_are_marked_and_their_errors_uncertain():
+    rng = np.random.default_rng(37)
+    x = rng.normal(size=(1, 2000))
+    found = estimate(x, log_weights=6 * rng.normal(size=(1, 2000)))
+    assert found.worth < 20 and found.doubt and not found.short
+    assert not found.error_error < found.error / 5
+    light = estimate(x, log_weights=0.3 * x)
+    assert light.worth > 1500 and light.pareto_k < 0.5 and light.marks == ()
+
+
+def test_errors_of_weighted_errors_are_their_spread():
+    """Weights e^{x'/2} that do not know of x: the squares of w count, 1/<w^4>/<w^2>^2 of them."""
+    rng = np.random.default_rng(38)
+    x, log_w = rng.normal(size=(2, 400, 1, 1000))
+    found = [estimate(x, log_weights=0.5 * w) for x, w in zip(x, log_w, strict=True)]
+    expected = np.mean([e.error_error / math.sqrt(e.window + 0.5) for e in found])
+    gamma_0 = [e.error / math.sqrt(2 * e.tau_int) for e in found]
+    kurtosis = 3 * math.exp(1) / 2 - 0.5  # of w x about that of x: (3 <w^4>/<w^2>^2 - 1) / 2
+    assert np.std(gamma_0) / np.mean(gamma_0) == pytest.approx(math.sqrt(kurtosis / 2000), rel=0.2)
+    assert expected / np.mean([e.error for e in found]) == pytest.approx(
+        math.sqrt(math.exp(1) / 1000), rel=0.1
+    )
+
+
+def test_anticorrelated_series_have_errors_that_are_too_large_but_not_of_the_jackknife():
+    """tau = 1/2 (1 + a) / (1 - a): documented, and the way out with it."""
+    ensembles = ar1(39, (60, 1, 4000), -0.9)
+    honest = math.sqrt(2 * exact_tau(-0.9) / 4000)
+    errors = np.mean([estimate(series).error for series in ensembles])
+    assert errors / honest == pytest.approx(1 / math.sqrt(2 * exact_tau(-0.9)), rel=0.05)  # 4.4
+    binned = np.mean([jackknife(series, bin_size=100).error for series in ensembles])
+    assert binned == pytest.approx(honest, rel=0.1)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-300, 1e200, 1e300])
+def test_huge_and_tiny_numbers_have_their_errors(unit):
+    x = ar1(40, (4, 200), 0.5)
+    one, other = estimate(x), estimate(unit * x)
+    assert other.value == pytest.approx(unit * one.value)
+    assert (other.error, other.tau_int) == pytest.approx((unit * one.error, one.tau_int))
+    for resampled in (jackknife, lambda series: bootstrap(1, series, n_resamples=20)):
+        assert resampled(unit * x) == pytest.approx(unit * np.array(resampled(x)))
+    assert chain_agreement(unit * x) == pytest.approx(chain_agreement(x))
+    assert r_hat(unit * x) == pytest.approx(r_hat(x))
+    np.testing.assert_allclose(autocorrelation(unit * x).rho, autocorrelation(x).rho)
+    squares = np.stack([unit * x, x**2])
+    ratio, expected = (estimate(s, lambda m: m[0] / m[1]) for s in (squares, moments(x) * 0 + x))
+    assert ratio.value == pytest.approx(unit * x.mean() / np.mean(x**2)) and expected.value == 1
 
 
 def test_kish_counts_equal_weights_and_a_dominant_one():
@@ -241,9 +319,57 @@ def test_bad_series_are_refused(function, series, message):
         function(series)
 
 
-def test_complex_series_are_refused():
-    with pytest.raises(TypeError, match="series must be real, got complex128"):
-        estimate(np.zeros((2, 10), dtype=complex))
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (np.zeros((2, 10), complex), "must be real, got complex128"),
+        (np.full((2, 10), "1.5"), "must be real numbers, got an array of <U3"),
+        (np.full((2, 10), 1, object), "must be real numbers, got an array of object"),
+        (np.zeros((2, 10), "m8[s]"), "must be real numbers, got an array of timedelta64"),
+        (
+            [[1.0] * 10, [1.0] * 9],
+            "must be an array of real numbers, got list: rows of unequal length",
+        ),
+    ],
+)
+def test_what_is_no_number_is_refused(numbers, message):
+    series = np.zeros((2, 10))
+    for refuse in (estimate, autocorrelation, jackknife, chain_agreement, r_hat):
+        with pytest.raises(TypeError, match=f"series {message}"):
+            refuse(numbers)
+    for refuse in (kish, log_mean, pareto_k, lambda w: estimate(series, log_weights=w)):
+        with pytest.raises(TypeError, match=f"log_weights {message}"):
+            refuse(numbers)
+
+
+def test_masks_are_refused_and_not_forgotten():
+    x = ar1(41, (2, 30), 0.0)
+    masked = np.ma.masked_where(x > 1, x)
+    count = int(np.sum(x > 1))
+    for function in (estimate, autocorrelation, jackknife, chain_agreement, r_hat):
+        with pytest.raises(ValueError, match=f"series must have no mask, got {count} masked"):
+            function(masked)
+    with pytest.raises(ValueError, match=f"series must have no mask, got {count} masked"):
+        estimate([masked, x], lambda m: m[0])
+    for function in (kish, log_mean, pareto_k, lambda w: estimate(x, log_weights=w)):
+        with pytest.raises(ValueError, match="log_weights must have no mask"):
+            function(masked)
+    assert estimate(np.ma.masked_array(x)) == estimate(x), "nothing is masked"
+    assert estimate(x > 0).value == np.mean(x > 0)
+
+
+def test_tracing_is_refused_where_it_takes_the_numbers_away_and_else_harmless():
+    x = ar1(42, (2, 30), 0.0)
+    with pytest.raises(
+        TypeError, match="series must be an array of real numbers, got DynamicJaxprTracer"
+    ):
+        jax.jit(lambda x: estimate(x).value)(x)
+    with pytest.raises(TypeError, match="log_weights must be an array of real numbers"):
+        jax.grad(lambda w: estimate(x, log_weights=w).value)(x)
+    with pytest.raises(TypeError, match="function must give a number, but depends on a value"):
+        jax.jit(lambda k: estimate(x[None], lambda m: k * m[0]).value)(2.0)
+    inside = jax.jit(lambda k: k * estimate(moments(x), binder).value)(1.0)
+    assert float(inside) == pytest.approx(estimate(moments(x), binder).value)
 
 
 def test_bad_primaries_and_functions_are_refused():
@@ -259,7 +385,7 @@ def test_bad_weights_are_refused():
         estimate(series, log_weights=np.zeros(10))
     with pytest.raises(ValueError, match="log_weights must be finite, got nan in chain 1"):
         estimate(series, log_weights=a_nan_at(1, 3))
-    with pytest.raises(ValueError, match=r"finite and not empty, got shape \(0,\)"):
+    with pytest.raises(ValueError, match="finite and not empty, got 0 with 0 not finite"):
         kish([])
     with pytest.raises(ValueError, match="log_weights must be finite"):
         kish([0.0, math.inf])
@@ -269,8 +395,9 @@ def test_bad_numbers_are_refused():
     series = ar1(34, (2, 10), 0.0)
     with pytest.raises(ValueError, match=r"thin must be at least 1.*got thin=0"):
         estimate(series, thin=0)
-    with pytest.raises(ValueError, match=r"window_parameter must be positive, got.*-1"):
-        estimate(series, window_parameter=-1.0)
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"window_parameter must be positive, got.*{bad}"):
+            estimate(series, window_parameter=bad)
     with pytest.raises(ValueError, match=r"at least two bins.*got bin_size=0 for n_chains=2"):
         jackknife(series, bin_size=0)
     with pytest.raises(ValueError, match=r"at least two bins.*got bin_size=6 for n_chains=1"):

@@ -3,6 +3,8 @@ r"""`check`: does an ensemble follow the action that it claims, and did its chai
 No reference is needed.  A certificate is a number whose expectation is known exactly in
 equilibrium, or that has to be the same in all parts of an ensemble:
 
+* `weights`: weights are exp(-S) over the density that was stored, and leave enough configurations
+  to judge by the rest;
 * `schwinger_dyson`: <Re[phi(p)* (dS/dphi)(p)]>/V = 1 at every momentum, for any action (alpha for
   ensembles of exp(-S/alpha));
 * `exp_minus_dh`, `acceptance`: <exp(-dH)> = 1 and <min(1, exp(-dH))> = 2 P(dH < 0), at any volume;
@@ -33,7 +35,7 @@ import numpy.typing as npt
 
 from lattice_ml import statistics
 from lattice_ml.analysis import judging
-from lattice_ml.analysis.evidence import Evidence, Missing, gather
+from lattice_ml.analysis.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.judging import Mean, judge, stretches
 
 __all__ = ["FALSE_ALARM_RATE", "Certificate", "certify", "check"]
@@ -58,7 +60,7 @@ class Certificate:
     """
 
     name: str
-    verdict: Literal["pass", "fail", "not applicable"]
+    verdict: Literal["pass", "fail", "undecided", "not applicable"]
     value: str
     p_value: float
     meaning: str
@@ -102,6 +104,8 @@ class _Test(NamedTuple):
 def _certify(name: str, test: _Test, evidence: Evidence) -> Certificate:
     try:
         value, p_value = test.judge(evidence)
+    except Undecided as reason:
+        return Certificate(name, "undecided", "", math.nan, str(reason))
     except Missing as reason:
         return Certificate(name, "not applicable", "", math.nan, str(reason))
     failed = p_value < FALSE_ALARM_RATE / len(_TESTS)
@@ -143,6 +147,23 @@ def _worst(p_values: Mapping[str, float]) -> tuple[str, float]:
 
 
 # ------------------------------------------------------------------------------ the tests
+
+
+def _weights(evidence: Evidence) -> tuple[str, float]:
+    if evidence.log_weights is None:
+        raise Missing("all configurations count alike")
+    n, tail = evidence.log_weights.size, statistics.pareto_k(evidence.log_weights)
+    worth = statistics.kish(evidence.log_weights)
+    value = f"{n} samples are worth {worth:.4g}, Pareto k {tail:.2f}"
+    if evidence.log_prob is not None:
+        expected = -evidence.primary("action") - evidence.log_prob
+        if bad := int(
+            np.sum(np.abs(evidence.log_weights - expected) > 1e-3 + 1e-5 * abs(expected))
+        ):
+            return f"{value}; {bad} of them differ from -S - log q", 0.0
+    if reason := statistics.doubt(n, worth, tail):
+        raise Undecided(reason)
+    return value, 1.0
 
 
 def _schwinger_dyson(evidence: Evidence) -> tuple[str, float]:
@@ -273,6 +294,11 @@ def _chains_independent(evidence: Evidence) -> tuple[str, float]:
 
 
 _TESTS = {
+    "weights": _Test(
+        _weights,
+        "the weights leave enough configurations to judge by",
+        "the weights are not those of this action and density: one of them was changed",
+    ),
     "schwinger_dyson": _Test(
         _schwinger_dyson,
         "at every momentum the fields answer to this action as they must",

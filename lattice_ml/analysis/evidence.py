@@ -21,7 +21,10 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.layout import single
 from lattice_ml.observables import measure_configurations
 
-__all__ = ["Evidence", "Missing", "Momenta", "by_chain", "gather", "pieces", "require_finite"]
+__all__ = [
+    *("Evidence", "Missing", "Momenta", "Undecided"),
+    *("by_chain", "gather", "pieces", "require_finite"),
+]
 
 _PIECE_BYTES = 8 * 2**20
 _ALL = "all momenta"
@@ -31,7 +34,11 @@ Array = npt.NDArray[Any]
 
 
 class Missing(Exception):
-    """The ensemble does not hold what a test needs; the message says what."""
+    """The ensemble is not of the kind that a test is for; the message says what it lacks."""
+
+
+class Undecided(Missing):
+    """The test is for it, but the ensemble is too little to tell; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Evidence:
         z2: whether the action declares the symmetry phi -> -phi.
         thin: trajectories between configurations.
         log_weights: not normalised; None where all configurations count alike.
+        log_prob: log density of what made the configurations, where it was stored.
         stored: histories by name.
         measured: primaries of the configurations by name; empty where none were kept.
         schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
@@ -58,6 +66,7 @@ class Evidence:
     schwinger_dyson: Mapping[str, Array]
     two_point: Mapping[str, Array]
     digests: Array | None
+    log_prob: Array | None = None
 
     @property
     def weights(self) -> Array | float:
@@ -102,6 +111,7 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
         z2=getattr(ensemble.action, "z2", False),
         thin=ensemble.thin,
         log_weights=getattr(ensemble, "log_weight", None) if weights else None,
+        log_prob=getattr(ensemble, "log_prob", None),
         stored=stored,
         two_point=_by_name(names, measured.pop("power", None)),
         digests=measured.pop("digests", None),

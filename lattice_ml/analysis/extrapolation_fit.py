@@ -9,6 +9,7 @@ by weighted least squares.  A straight line hides what it leaves out; it is doub
     far      c is significant, and at the smallest step c eps^n exceeds a tenth of O(0), or of the
              spread of O from one configuration to the next where that is larger
     short    chains are shorter than 50 tau_int, so that the errors are themselves uncertain
+    weights  weights leave too few configurations to know value or error
 
 Significant is what has a false-alarm rate of `LEVEL`, per observable and test, corrected for
 nothing.  A slope that is compatible with zero is never doubted for its size.
@@ -131,7 +132,9 @@ def fit(step_sizes: Sequence[float], points: Sequence[Estimate], order: int) -> 
         step_sizes=steps,
         points=estimates,
     )
-    return found.doubted([*_poor(found), *_moved(found), *_far(found), *_short(found)])
+    return found.doubted(
+        [*_poor(found), *_moved(found), *_far(found), *_short(found), *_weighted(found)]
+    )
 
 
 def listed(steps: Sequence[float]) -> str:
@@ -215,6 +218,11 @@ def _far(found: Extrapolated) -> Doubts:
         "scaling window; add smaller ones"
     )
     return [("far", sentence)]
+
+
+def _weighted(found: Extrapolated) -> Doubts:
+    pairs = zip(found.step_sizes, found.points, strict=True)
+    return [("weights", f"at step size {step:g} {p.doubt}") for step, p in pairs if p.doubt][:1]
 
 
 def _short(found: Extrapolated) -> Doubts:

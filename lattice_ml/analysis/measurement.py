@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,15 +11,20 @@ import numpy as np
 
 from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED, Derived, known_primaries, measure_configurations
-from lattice_ml.statistics import Estimate, estimate
+from lattice_ml.statistics import Estimate, estimate, kish, pareto_k
 
-__all__ = ["estimate_derived", "measure", "of_means", "stored_series"]
+__all__ = [
+    *("OF_WEIGHTS", "describe_weights", "estimate_derived", "estimate_weights", "explain"),
+    *("measure", "of_means", "stored_series"),
+]
+
+OF_WEIGHTS = ("ess", "log_z")  # measured of weighted ensembles beside `observables.DERIVED`
 
 Function = Callable[[jax.Array], jax.Array]
 
 
 def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None]:
-    """Estimate all of `observables.DERIVED`.
+    """Estimate all of `observables.DERIVED`, and what weights are worth where there are some.
 
     Args:
         ensemble: from `open_ensemble` or `run`.
@@ -26,7 +32,8 @@ def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None
 
     Returns:
         Name to estimate (tau_int in trajectories), or to None where the quantity is not defined:
-        no acceptance in an imported ensemble, a correlation length with chi2 < G(p_min).
+        no acceptance in an imported ensemble, a correlation length with chi2 < G(p_min). With
+        weights also those of `estimate_weights`.
 
     Raises:
         ValueError: too few configurations.
@@ -34,10 +41,61 @@ def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None
     series = stored_series(ensemble)
     log_weights = getattr(ensemble, "log_weight", None) if weights else None
     lattice = Lattice(ensemble.shape)
-    return {
+    found = {
         name: estimate_derived(observable, series, lattice, log_weights, ensemble.thin)
         for name, observable in DERIVED.items()
     }
+    return found if log_weights is None else found | estimate_weights(ensemble)
+
+
+def estimate_weights(ensemble: Any) -> dict[str, Estimate | None]:
+    """Estimate what the weights of an ensemble say, with errors that know tau_int.
+
+    Returns:
+        `ess`, Kish's number over n, (sum w)^2 / (n sum w^2); and `log_z`, log <w>, of the action
+        in (h, a, b), or None where the weights are only known up to a constant.
+    """
+    logs = np.asarray(ensemble.log_weight, np.float64)
+    largest = float(logs.max())
+    weights = np.exp(logs - largest)
+    ess = estimate(np.stack([weights, weights**2]), lambda m: m[0] ** 2 / m[1], thin=ensemble.thin)
+    log_mean = estimate(weights[None], lambda m: jnp.log(m[0]), thin=ensemble.thin)
+    log_z = replace(log_mean, value=largest + log_mean.value)
+    found = {"ess": ess, "log_z": log_z if _normalised(ensemble) else None}
+    worth, tail = kish(logs), pareto_k(logs)
+    return {n: e and replace(e, worth=worth, pareto_k=tail) for n, e in found.items()}
+
+
+def describe_weights(estimates: Mapping[str, Estimate | None]) -> str | None:
+    """What the weights of measured quantities are worth, in words; None without weights."""
+    ess, log_z = (estimates.get(name) for name in OF_WEIGHTS)
+    if ess is None:
+        return None
+    known = f"log Z {log_z}" if log_z else "log Z not known: the weights have no fixed constant"
+    return f"{ess.n} samples are worth {ess.worth:.4g}, Pareto k {ess.pareto_k:.2f}, {known}"
+
+
+def explain(estimates: Mapping[str, Estimate | None]) -> dict[str, str]:
+    """The marks of any of these estimates, with what they mean."""
+    found = [estimate for estimate in estimates.values() if estimate is not None]
+    said = {
+        "short": "the chains have fewer than 50 tau_int of these configurations; their errors are "
+        "themselves uncertain",
+        "weights": next((e.doubt for e in found if e.doubt), ""),
+    }
+    return {mark: said[mark] for mark in said if any(mark in e.marks for e in found)}
+
+
+def _normalised(ensemble: Any) -> bool:
+    """Whether <w> = Z: the weights of `sample` are, and those that are -S - log_prob."""
+    made = getattr(ensemble, "config", {}).get("sampling") or {}
+    if made.get("correct") in ("reweight", "hmc"):
+        return True
+    log_prob = getattr(ensemble, "log_prob", None)
+    if log_prob is None or "action" not in ensemble.history:
+        return False
+    expected = -np.asarray(ensemble.series("action")) - log_prob
+    return bool(np.allclose(ensemble.log_weight, expected, rtol=1e-6, atol=1e-3))
 
 
 def stored_series(ensemble: Any) -> Mapping[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lattice_ml import conventions, statistics
 from lattice_ml.analysis import figures, report
-from lattice_ml.analysis.measurement import stored_series
+from lattice_ml.analysis.measurement import describe_weights, explain, stored_series
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.results import check_page
 from lattice_ml.statistics import Estimate
@@ -79,18 +79,30 @@ def write(
         figure = figures.configurations(np.asarray(ensemble.cfgs[np.unique(shown)]))
         drawn.append(("configurations", figure, "Configurations along the run."))
     rows = [
-        (name, str(e), f"{e.tau_int:.2f} +- {e.tau_int_error:.2f}") if e else (name, "-", "-")
+        (name, str(e), f"{e.tau_int:.2f} +- {e.tau_int_error:.2f}", " ".join(e.marks))
+        if e
+        else (name, "-", "-", "")
         for name, e in estimates.items()
     ]
+    marks = list(explain(estimates).items())
+    header = ("observable", "value", "tau_int", "mark")
     page = Path(folder) / _PAGE
     report.write_page(
         page,
         title=f"Ensemble {Path(ensemble.directory).resolve().name}",
-        summary=_summary(ensemble),
-        tables=[report.Table("Observables", ("observable", "value", "tau_int"), rows)],
+        summary=[*_summary(ensemble), *_worth(estimates)],
+        tables=[
+            report.Table("Observables", header, rows),
+            *([report.Table("Marks", ("mark", "meaning"), marks)] if marks else []),
+        ],
         figures=drawn,
     )
     return page
+
+
+def _worth(estimates: Mapping[str, Estimate | None]) -> list[tuple[str, str]]:
+    worth = describe_weights(estimates)
+    return [] if worth is None else [("with weights", worth)]
 
 
 def _summary(ensemble: Any) -> list[tuple[str, str]]:

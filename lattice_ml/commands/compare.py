@@ -15,7 +15,10 @@ _EXACT = "exact"
 
 @dataclasses.dataclass(frozen=True)
 class CompareOptions:
-    """Judge whether candidates sample the distribution of a reference; exit 1 if one does not.
+    """Judge whether candidates sample the distribution of a reference.
+
+    Exit 0 if all do, 1 if one does not, 4 if none is rejected but weights leave too little of one
+    to tell.
 
     Args:
         ensembles: directories, the reference first; `exact` stands for the exact solution of the
@@ -38,7 +41,7 @@ class CompareOptions:
 
 
 def compare_command(arguments: list[str]) -> int:
-    """Print the comparison of each candidate; 1 where one is rejected."""
+    """Print the comparison of each candidate; 1 where one is rejected, 4 where undecided."""
     options = tyro.cli(CompareOptions, args=arguments, prog="lattice-ml compare")
     paths = list(options.ensembles)
     if len(paths) < 2 - bool(options.reference_values):
@@ -76,4 +79,6 @@ def compare_command(arguments: list[str]) -> int:
         found.append(comparison)
     if options.out:
         say(f"page: {page.write(found, options.out)}")
-    return int(not all(comparison.accepted for comparison in found))
+    if any(comparison.rejected_by for comparison in found):
+        return 1
+    return 0 if all(comparison.accepted for comparison in found) else 4

@@ -100,9 +100,12 @@ def export_command(arguments: list[str]) -> int:
     if options.out.endswith(".json.gz"):
         configure_jax()
         from lattice_ml.analysis.pyerrors_json import export_observables
+        from lattice_ml.statistics import doubt_of
 
         names = export_observables(ensemble, options.out)
         say(f"{options.out}{known}: {', '.join(names)}")
+        if reason := doubt_of(ensemble.log_weight):
+            say(f"warning: {reason}", file=sys.stderr)
         return 0
     export_array(ensemble, options.out)
     say(f"{options.out}{known}")
@@ -203,6 +206,7 @@ def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
         *((name, _listed(config[name])) for name in made if name in config),
         ("tuned", _listed(manifest["tuned"]) or "nothing"),
         ("histories", ", ".join(ensemble.history) or "none"),
+        *(("weights", text) for text in _weights(ensemble)),
         *([("exchange", text)] if (text := swaps(ensemble)) else []),
         *(
             (f"made from {entry['first_config']}", _listed(entry["made_by"]))
@@ -211,6 +215,17 @@ def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
         *([("parent", ensemble.parent)] if ensemble.parent else []),
         *_unsealed(manifest, "manifest.json"),
     ]
+
+
+def _weights(ensemble: Any) -> list[str]:
+    """What the weights of an ensemble are worth, and why that is too little where it is."""
+    from lattice_ml.analysis.measurement import describe_weights, estimate_weights
+    from lattice_ml.statistics import MIN_CONFIGS, doubt_of
+
+    said = [doubt_of(ensemble.log_weight)]
+    if ensemble.log_weight is not None and ensemble.n_configs >= MIN_CONFIGS:
+        said.insert(0, describe_weights(estimate_weights(ensemble)))
+    return [text for text in said if text]
 
 
 def _model(directory: str) -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ from lattice_ml.results import Shape, check_json, distinct, write_json
 
 __all__ = ["check_command", "measure_command"]
 
+_KEYS = ("value", "error", "tau_int", "tau_int_error")
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasureOptions:
@@ -60,9 +62,8 @@ def measure_command(arguments: list[str]) -> int:
             written = page.write(ensemble, found[path], pages[path], weights=options.weights)
             say(f"page: {written}")
     if options.json:
-        keys = ("value", "error", "tau_int", "tau_int_error")
         table = {
-            path: {name: e and {key: getattr(e, key) for key in keys} for name, e in values.items()}
+            path: {name: e and _entry(name, e) for name, e in values.items()}
             for path, values in found.items()
         }
         _write_json(options.json, table, ESTIMATES)
@@ -78,7 +79,17 @@ def _pages(out: str, ensembles: Sequence[str]) -> dict[str, Path]:
     }
 
 
+def _entry(name: str, estimate: Any) -> dict[str, Any]:
+    """One estimate as JSON values; `doubt` says why weights leave too little to rely on it."""
+    entry = {key: getattr(estimate, key) for key in _KEYS}
+    if name == "ess":
+        entry["pareto_k"] = estimate.pareto_k
+    return entry | ({"doubt": estimate.doubt} if estimate.doubt else {})
+
+
 def _print_estimates(path: str, estimates: Mapping[str, Any]) -> None:
+    from lattice_ml.analysis.measurement import describe_weights, explain
+
     say(path)
     print(f"  {'observable':<26}{'value':>18}{'tau_int':>14}")
     for name, estimate in estimates.items():
@@ -86,13 +97,12 @@ def _print_estimates(path: str, estimates: Mapping[str, Any]) -> None:
             print(f"  {name:<26}{'-':>18}")
             continue
         tau = f"{estimate.tau_int:.2f} +- {estimate.tau_int_error:.2f}"
-        print(f"  {name:<26}{estimate!s:>18}{tau:>18}{'  short' if estimate.short else ''}")
-    short = [name for name, e in estimates.items() if e is not None and e.short]
-    if short:
-        print(
-            "  short: the chains have fewer than 50 tau_int of these configurations; "
-            "their errors are themselves uncertain"
-        )
+        marks = "".join(f"  {mark}" for mark in estimate.marks)
+        print(f"  {name:<26}{estimate!s:>18}{tau:>18}{marks}")
+    if worth := describe_weights(estimates):
+        print(f"  with weights: {worth}")
+    for mark, sentence in explain(estimates).items():
+        print(f"  {mark}: {sentence}")
 
 
 @dataclasses.dataclass(frozen=True)

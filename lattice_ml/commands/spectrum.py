@@ -92,7 +92,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         text += _read(f"curvature at zero field{far}", zero["couplings"])
     if (fit := found.get("renormalised")) and fit["n_fitted"]:
         text += _read(f"lowest {fit['n_fitted']} shells above zero", fit)
-    return text
+    return text + ([f"  warning: {found['doubt']}"] if found.get("doubt") else [])
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> list[str]:

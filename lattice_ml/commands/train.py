@@ -31,12 +31,12 @@ class TrainOptions:
 
 
 def train_command(arguments: list[str]) -> int:
-    """Train a model; 1 where it misses a part of the data's distribution."""
+    """Train a model; 1 where it is useless or misses a mode, 4 where it cannot be told."""
     use_all_cores()
     keep_freed_memory()
     configure_jax()
     from lattice_ml import arguments as words
-    from lattice_ml import config, progress, session, training
+    from lattice_ml import config, progress, session, training, training_report
 
     file, given = _split(arguments)
     options = config.options(given, TrainOptions, file, config.training_names(given))
@@ -57,10 +57,11 @@ def train_command(arguments: list[str]) -> int:
         say(f"lattice-ml train: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
     say(*summary(model))
-    if model.report["verdict"] != "passed":
-        say(f"lattice-ml train: {model.report['verdict']}", file=sys.stderr)
-        return 1
-    return 0
+    verdict = model.report["verdict"]
+    if verdict == "passed":
+        return 0
+    say(f"lattice-ml train: {verdict}", file=sys.stderr)
+    return 4 if verdict.startswith(training_report.UNDECIDED) else 1
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -101,6 +102,8 @@ def summary(model: Any) -> list[str]:
 def _worth(entry: dict[str, Any]) -> list[str]:
     """What one theory's samples are worth, in words."""
     words = []
+    if "n_not_finite" in entry:
+        words.append(f"{entry['n_not_finite']} of {entry['n_samples']} samples are not finite")
     if "log_likelihood" in entry:
         words.append(f"mean log density of the data {entry['log_likelihood']:.6g}")
     if "validation_log_likelihood" in entry:

@@ -89,6 +89,7 @@ def _candidate(found: Comparison) -> dict[str, Any]:
         "label": found.candidate.label,
         "accepted": found.accepted,
         "rejected_by": found.rejected_by,
+        "doubts": found.doubts,
         **_worth(found.candidate),
         "observables": {
             name: {
@@ -160,7 +161,7 @@ def _summary(
     action = conventions.describe(section, side.lattice.ndim) if section else []
     known = [("source", reference.source)] if isinstance(reference, Known) else []
     return [
-        ("verdict", _mark(all(c.accepted for c in comparisons))),
+        ("verdict", _mark(*comparisons)),
         ("reference", reference.label),
         *known,
         ("lattice", " x ".join(map(str, side.lattice.shape))),
@@ -168,8 +169,12 @@ def _summary(
     ]
 
 
-def _mark(accepted: bool) -> Mark:
-    return Mark("\u2713 accepted" if accepted else "\u2717 rejected", accepted)
+def _mark(*comparisons: Comparison) -> Mark:
+    if any(c.rejected_by for c in comparisons):
+        return Mark("\u2717 rejected", False)
+    if any(c.doubts for c in comparisons):
+        return Mark("? undecided", False)
+    return Mark("\u2713 accepted", True)
 
 
 def _verdicts(comparisons: Sequence[Comparison]) -> Table:
@@ -177,9 +182,7 @@ def _verdicts(comparisons: Sequence[Comparison]) -> Table:
     for found in comparisons:
         said = "; ".join([", ".join(found.rejected_by) or "no difference found", *found.warnings])
         worth = _worth(found.candidate)
-        rows.append(
-            (found.candidate.label, _mark(found.accepted), said, f"{worth['n_effective']:.0f}")
-        )
+        rows.append((found.candidate.label, _mark(found), said, f"{worth['n_effective']:.0f}"))
     header = ("candidate", "verdict", "rejected by", "n_eff")
     return Table("Verdict", header, rows)
 

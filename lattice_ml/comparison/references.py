@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lattice_ml import conventions
 from lattice_ml.actions import Phi4
 from lattice_ml.analysis.exact import exact
+from lattice_ml.analysis.measurement import OF_WEIGHTS
 from lattice_ml.observables import DERIVED
 from lattice_ml.printable import shown
 
@@ -80,7 +81,8 @@ def read_values(path: str | os.PathLike[str]) -> Known:
     `measure --json` writes for one ensemble.
 
     Raises:
-        ValueError: it is not such a table, naming the entry.
+        ValueError: it is not such a table, naming the entry, or a value was measured with weights
+            that are worth too little for its error to be known.
     """
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -97,6 +99,8 @@ def read_values(path: str | os.PathLike[str]) -> Known:
         )
     values = {}
     for name, entry in table.items():
+        if name in OF_WEIGHTS:
+            continue
         if name not in DERIVED:
             raise ValueError(f"{path}: {name!r} is no observable; allowed are {', '.join(DERIVED)}")
         if entry is not None:
@@ -106,6 +110,8 @@ def read_values(path: str | os.PathLike[str]) -> Known:
 
 def _value(path: str | os.PathLike[str], name: str, entry: Any) -> Value:
     if isinstance(entry, Mapping):
+        if "doubt" in entry:
+            raise ValueError(f"{path}: {name} is no reference: {entry['doubt']}")
         entry = [entry.get("value"), entry.get("error", 0.0)]
     numbers = entry if isinstance(entry, list) else [entry]
     try:

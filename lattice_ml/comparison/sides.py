@@ -4,6 +4,7 @@ Of every configuration only numbers are kept; of the field itself a histogram an
 stretch of the chains, and some 1,000 configurations to look at and to compare as such.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from lattice_ml.comparison.references import label_of
 from lattice_ml.ensemble import rows_in
 from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED
-from lattice_ml.statistics import Estimate, estimate
+from lattice_ml.statistics import Estimate, doubt_of, estimate
 from lattice_ml.statistics.series import as_weights
 
 __all__ = ["Fields", "Side", "gather_side"]
@@ -120,6 +121,11 @@ class Side:
         return min(self._effective_size(magnetisation**power) for power in (1, 2))
 
     @cached_property
+    def doubt(self) -> str | None:
+        """Why its weights are worth too little to be judged by, or None."""
+        return doubt_of(self.log_weights)
+
+    @cached_property
     def certificates(self) -> list[Certificate]:
         """What `check` says of it; nothing where the action is not known."""
         return certify(self.evidence) if self.ensemble.action is not None else []
@@ -148,6 +154,8 @@ class Side:
 
     def _effective_size(self, series: Array) -> float:
         found = estimate(series, log_weights=self.log_weights)
+        if math.isnan(found.error):
+            return found.worth
         variance = float(np.mean(self.weights * (series - found.value) ** 2))
         return variance / found.error**2 if found.error > 0 else float(series.size)
 

@@ -2,7 +2,9 @@ r"""`compare`: all tests of a candidate against a reference, and one verdict.
 
 Every test has a p-value that is honest for correlated and weighted data, nan where the data cannot
 tell.  With k tests judged, the candidate is rejected where one has p < 1e-3 / k (Bonferroni), or
-where `check` rejects it, which needs no reference and errs with probability 1e-3 too:
+where `check` rejects it, which needs no reference and errs with probability 1e-3 too.  It is
+undecided where nothing rejects it, but the weights of either leave too few configurations to see
+anything by (`statistics.doubt`):
 
 * `observables`: the means of `measure`, judged by stretches of the chains (`analysis.judging`); the
   worst of them, with its p-value times their number;
@@ -30,6 +32,7 @@ from lattice_ml.comparison.references import Known, check_comparable
 from lattice_ml.comparison.shapes import QUANTITIES, Distances, Distribution
 from lattice_ml.comparison.sides import Side, gather_side
 from lattice_ml.comparison.two_sample import FEWEST, ToldApart, tell_apart
+from lattice_ml.statistics import Estimate
 
 __all__ = ["Comparison", "compare", "labelled"]
 
@@ -107,8 +110,15 @@ class Comparison:
         return [test.name for test in self.tests if test.verdict == "fail"]
 
     @property
+    def doubts(self) -> list[str]:
+        """What keeps the tests from seeing anything: weights that leave too few configurations."""
+        sides = [s for s in (self.reference, self.candidate) if isinstance(s, Side)]
+        return [f"{side.label}: {side.doubt}" for side in sides if side.doubt]
+
+    @property
     def accepted(self) -> bool:
-        return not self.rejected_by
+        """Whether nothing rejects the candidate, and nothing is in doubt."""
+        return not self.rejected_by and not self.doubts
 
     @property
     def verdict(self) -> str:
@@ -116,6 +126,8 @@ class Comparison:
         judged = sum(test.verdict != "not applicable" for test in self.tests)
         if self.accepted:
             return f"accepted: none of {judged} tests finds a difference"
+        if not self.rejected_by:
+            return f"undecided: {'; '.join(self.doubts)}"
         return f"REJECTED by {len(self.rejected_by)} of {judged} tests: " + ", ".join(
             self.rejected_by
         )
@@ -125,7 +137,9 @@ class Comparison:
         lines.append(f"  {'observable':<26}{'reference':>22}{'candidate':>18}{'z':>9}")
         for name, (known, found, z, _) in self.observables.items():
             shown = f"{'-' if math.isnan(z) else f'{z:+.2f}':>9}"
-            lines.append(f"  {name:<26}{known or '-'!s:>22}{found or '-'!s:>18}{shown}")
+            doubted = any(isinstance(e, Estimate) and e.doubt for e in (known, found))
+            mark = "  weights" if doubted else ""
+            lines.append(f"  {name:<26}{known or '-'!s:>22}{found or '-'!s:>18}{shown}{mark}")
         lines += [f"  {test}" for test in self.tests]
         return "\n".join(lines + [f"  warning: {warning}" for warning in self.warnings])
 
@@ -261,6 +275,8 @@ def _warnings(reference: Side | Known, candidate: Side) -> list[str]:
     said = []
     sides = [candidate, *([reference] if isinstance(reference, Side) else [])]
     for side in sides:
+        if side.doubt:
+            said.append(f"{side.label}: {side.doubt}")
         if (worth := side.effective_size) < _FEW:
             said.append(
                 f"{side.label} is worth {worth:.0f} independent configurations: only large "

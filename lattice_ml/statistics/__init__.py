@@ -16,8 +16,10 @@ The same arguments everywhere:
     function: Map of the means (n_primaries,) to a number, differentiable, in JAX operations,
         such as ``lambda m: 1 - m[1] / (3 * m[0] ** 2)``.
     log_weights: (n_chains, n_configs), up to a constant.
-Wrong shapes, values that are not finite and fewer than 4 configurations per chain are refused
-with a ValueError. Where `function` is not finite at the means, the result is NaN.
+Wrong shapes, masks, values that are not finite (a configuration of weight zero is to be left out)
+and fewer than 4 configurations per chain are refused with a ValueError; what is no real number
+(complex, text, traced by JAX) with a TypeError. Numbers may be as large as 1e200 or as small as
+1e-200. Where `function` is not finite at the means, the result is NaN.
 """
 
 from lattice_ml.statistics.agreement import ChainAgreement, chain_agreement, r_hat
@@ -27,16 +29,27 @@ from lattice_ml.statistics.gamma import (
     autocorrelation,
     effective_sample_size,
     estimate,
-    kish,
 )
 from lattice_ml.statistics.resampling import Resampled, bootstrap, jackknife
 from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
 from lattice_ml.statistics.series import MIN_CONFIGS
-from lattice_ml.statistics.weights import MIN_DRAWS, LogMean, log_mean, pareto_k
+from lattice_ml.statistics.weights import (
+    FEW_DRAWS,
+    MIN_DRAWS,
+    RELIABLE_K,
+    LogMean,
+    doubt,
+    doubt_of,
+    kish,
+    log_mean,
+    pareto_k,
+)
 
 __all__ = [
+    "FEW_DRAWS",
     "MIN_CONFIGS",
     "MIN_DRAWS",
+    "RELIABLE_K",
     "Area",
     "Autocorrelation",
     "ChainAgreement",
@@ -49,6 +62,8 @@ __all__ = [
     "autocorrelation",
     "bootstrap",
     "chain_agreement",
+    "doubt",
+    "doubt_of",
     "effective_sample_size",
     "estimate",
     "jackknife",

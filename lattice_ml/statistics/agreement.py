@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.gamma import autocovariance, summation_window
-from lattice_ml.statistics.series import as_primaries, fluctuations
+from lattice_ml.statistics.series import as_primaries, fluctuations, in_safe_units
 
 __all__ = ["ChainAgreement", "chain_agreement", "r_hat"]
 
@@ -53,6 +53,7 @@ def chain_agreement(
     if n_chains < 2:
         raise ValueError(f"agreement of chains needs at least 2 chains, got {n_chains=}")
     dof = n_chains - 1
+    delta, _ = in_safe_units(delta)
     means = delta.mean(axis=1)
     if not np.ptp(delta, axis=1).any():  # all constant: frozen apart, or frozen together
         apart = bool(np.ptp(means))
@@ -79,7 +80,7 @@ def r_hat(series: npt.ArrayLike) -> float:
     BDA3 (Gelman et al., Bayesian Data Analysis, 3rd ed.), eqs. 11.3-11.4. It exceeds 1.01 in
     equilibrium for many short chains: print it, and judge by `chain_agreement`.
     """
-    chains = as_primaries(series, None)[0]
+    chains, _ = in_safe_units(as_primaries(series, None)[0])
     n = chains.shape[1] // 2
     halves = np.concatenate([chains[:, :n], chains[:, -n:]])
     within = float(np.mean(np.var(halves, axis=1, ddof=1)))

@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.gamma import Estimate, estimate
-from lattice_ml.statistics.series import as_primaries
+from lattice_ml.statistics.series import as_primaries, in_safe_units
 
 if TYPE_CHECKING:
     import jax
 
 __all__ = ["cumulants"]
+
+_LOWEST, _HIGHEST = -900, 900  # exponents of 2 that leave room for what a cumulant is multiplied by
 
 
 def cumulants(
@@ -44,7 +46,7 @@ def cumulants(
 
     Raises:
         ValueError: odd orders of an even distribution, or orders below 1; a series that `estimate`
-            would refuse.
+            would refuse; a cumulant that is beyond the range of floats.
     """
     if not orders or min(orders) < 1 or (symmetric and any(n % 2 for n in orders)):
         allowed = "even orders from 2 up" if symmetric else "orders from 1 up"
@@ -52,12 +54,18 @@ def cumulants(
             f"cumulants of a {'' if symmetric else 'not '}symmetric distribution have "
             f"{allowed}, got {orders=}"
         )
-    x = as_primaries(series, None)[0]
+    x, unit = in_safe_units(as_primaries(series, None)[0])
     origin = 0.0 if symmetric else float(np.mean(x))  # or differences of huge moments are left
     x = x - origin
     scale = float(np.sqrt(np.mean(x**2))) or 1.0  # powers stay near one
     powers = [k for k in range(1, max(orders) + 1) if not (symmetric and k % 2)]
     moments = np.stack([(x / scale) ** k for k in powers])
+    for order in orders:
+        if not _LOWEST < order * (math.log2(scale) + math.log2(unit)) < _HIGHEST:
+            raise ValueError(
+                f"the cumulant of order {order} of numbers of size {scale * unit:.3g} is beyond "
+                f"the range of floats: measure in other units"
+            )
 
     def cumulant(order: int) -> Estimate:
         def function(means: jax.Array) -> jax.Array:
@@ -69,7 +77,7 @@ def cumulants(
                 below = (k for k in range(1, n) if k in kappa and n - k in m)
                 products = [math.comb(n - 1, k - 1) * kappa[k] * m[n - k] for k in below]
                 kappa[n] = m[n] - sum(products) if products else m[n]
-            return scale**order * kappa[order] + (origin if order == 1 else 0.0)
+            return (scale * unit) ** order * kappa[order] + (origin * unit if order == 1 else 0.0)
 
         return estimate(moments, function, log_weights=log_weights, thin=thin)
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.distributions import few_stretches
-from lattice_ml.statistics.series import Array
+from lattice_ml.statistics.series import Array, as_numbers, in_safe_units
 
 __all__ = ["Distance", "Sample", "energy_distance", "maximum_mean_discrepancy"]
 
@@ -48,18 +48,20 @@ def energy_distance(a: Sample, b: Sample) -> Distance:
     """E^2 in the units of the vectors (Szekely and Rizzo, J. Stat. Plan. Inf. 143 (2013) 1249).
 
     Raises:
-        ValueError: the vectors of the two are of different length.
+        ValueError: the vectors of the two are of different length, or not finite.
     """
-    return _judged(a, b, -_distances(_joined(a, b)))
+    vectors, unit = in_safe_units(_joined(a, b))
+    found = _judged(a, b, -_distances(vectors))
+    return Distance(unit * found.value, unit * found.expected, found.p_value)
 
 
 def maximum_mean_discrepancy(a: Sample, b: Sample) -> Distance:
     """MMD^2, Gaussian kernel as wide as the median distance (Gretton, JMLR 13 (2012) 723).
 
     Raises:
-        ValueError: the vectors of the two are of different length.
+        ValueError: the vectors of the two are of different length, or not finite.
     """
-    squares = _distances(_joined(a, b)) ** 2
+    squares = _distances(in_safe_units(_joined(a, b))[0]) ** 2
     width = float(np.median(squares[np.triu_indices(len(squares), 1)])) or 1.0
     return _judged(a, b, np.exp(-squares / width))
 
@@ -71,7 +73,11 @@ def _joined(a: Sample, b: Sample) -> Array:
             f"distances are between vectors of one length, got {lengths[0]} and {lengths[1]} "
             "numbers"
         )
-    return np.concatenate([a.vectors, b.vectors]).astype(np.float64)
+    parts = [as_numbers("vectors", sample.vectors) for sample in (a, b)]
+    joined: Array = np.concatenate(parts).astype(np.float64)
+    if bad := np.count_nonzero(~np.isfinite(joined)):
+        raise ValueError(f"vectors must be finite, got {bad} of {joined.size} numbers that are not")
+    return joined
 
 
 def _distances(x: Array) -> Array:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.resampling import Resampled
-from lattice_ml.statistics.series import Array
+from lattice_ml.statistics.series import Array, as_numbers
 
 __all__ = [
     *("Histogram", "KolmogorovSmirnov", "common_edges", "few_stretches", "jensen_shannon"),
@@ -67,10 +67,15 @@ class Histogram:
             edges: from `common_edges`; values beyond them count in the outermost cells.
             weights: `(n,)`; equal by default.
             n_stretches: in all; as many as are named by default.
+
+        Raises:
+            ValueError: values that are not finite, or weights that are negative or not finite.
         """
-        values, stretch = np.asarray(values, np.float64), np.asarray(stretch)
+        values, stretch = _finite("values", values), np.asarray(stretch)
         n, n_cells = len(values), len(edges) - 1
-        weights = np.ones(n) if weights is None else np.asarray(weights, np.float64)
+        weights = np.ones(n) if weights is None else _finite("weights", weights)
+        if np.any(weights < 0):
+            raise ValueError(f"weights must not be negative, got {weights.min():.6g}")
         values = values.reshape(n, -1)
         cell = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, n_cells - 1)
         number = int(stretch.max()) + 1 if n_stretches is None else n_stretches
@@ -139,7 +144,7 @@ def common_edges(*samples: npt.ArrayLike, n_cells: int = _CELLS) -> Array:
 
     Samples of different size count alike. Values that are all equal make one cell.
     """
-    flat = [np.sort(np.asarray(sample, np.float64).ravel()) for sample in samples]
+    flat = [np.sort(_finite("samples", sample).ravel()) for sample in samples]
     levels = np.linspace(0, 1, n_cells + 1)[1:-1]
     inner = np.concatenate([np.quantile(x, levels) for x in flat])
     inner = np.sort(inner)[len(flat) // 2 :: len(flat)]
@@ -295,6 +300,16 @@ def _resampled(
         variance += (n - 1) * float(np.var(values))
         bias += (n - 1) * (float(values.mean()) - value)
     return Resampled(value - bias if debias else value, math.sqrt(variance))
+
+
+def _finite(name: str, values: npt.ArrayLike) -> Array:
+    """Read numbers, at least one, in float64; a cell that is not one would count in the last."""
+    numbers = as_numbers(name, values).astype(np.float64)
+    if bad := np.count_nonzero(~np.isfinite(numbers)):
+        raise ValueError(f"{name} must be finite, got {bad} of {numbers.size} that are not")
+    if not numbers.size:
+        raise ValueError(f"{name} must be at least one number, got the shape {numbers.shape}")
+    return numbers
 
 
 def _check_cells(a: Histogram, b: Histogram) -> None:

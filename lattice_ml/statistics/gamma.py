@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.statistics.series import Array, fluctuations
+from lattice_ml.statistics.series import Array, fluctuations, in_safe_units
+from lattice_ml.statistics.weights import doubt, kish, pareto_k
 
 if TYPE_CHECKING:
     from lattice_ml.statistics.series import Function
@@ -21,14 +22,20 @@ __all__ = [
     "autocovariance",
     "effective_sample_size",
     "estimate",
-    "kish",
     "summation_window",
 ]
 
 
+_WIDTH = 16  # characters of a number with its error, beyond which there is an exponent
+_LEAST_WORTH = 2  # one configuration alone has no scatter
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its error and autocorrelation time; prints as ``1.2345(67)``."""
+    """A value with its error and autocorrelation time; prints as ``1.2345(67)``.
+
+    The error is NaN where it cannot be known: where weights leave less than two configurations.
+    """
 
     value: float
     error: float
@@ -40,20 +47,51 @@ class Estimate:
     n_chains: int
     thin: int = 1  # updates between stored configurations
 
+    worth: float = math.inf  # what the weights leave of n; n without weights
+    pareto_k: float = 0.0  # of the weights
+
     @property
     def short(self) -> bool:
         """Whether a chain is shorter than 50 tau, so that `error` itself is not reliable."""
         return self.n / self.n_chains < 50 * self.tau_int / self.thin
 
+    @property
+    def doubt(self) -> str | None:
+        """Why the weights are worth too little to rely on value or error: `weights.doubt`."""
+        return doubt(self.n, self.worth, self.pareto_k)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What makes the error uncertain: "short", "weights"."""
+        found = {"short": self.short, "weights": self.doubt is not None}
+        return tuple(name for name, holds in found.items() if holds)
+
     def __str__(self) -> str:
-        if not (math.isfinite(self.value) and self.error > 0):
-            return f"{self.value:.15g}({self.error:g})"
-        digits, exponent = f"{self.error:.1e}".split("e")
-        if int(exponent) >= 1:
-            return f"{self.value:.0f}({self.error:.0f})"
-        if int(exponent) == 0:
-            return f"{self.value:.1f}({digits})"
-        return f"{self.value:.{1 - int(exponent)}f}({digits.replace('.', '')})"
+        if not (math.isfinite(self.value) and math.isfinite(self.error) and self.error > 0):
+            return f"{self.value:.10g}({self.error:g})"
+        if len(text := _plain(self.value, self.error)) <= _WIDTH:
+            return text
+        exponent = math.floor(math.log10(max(abs(self.value), self.error)))
+        text = _plain(_shifted(self.value, exponent), _shifted(self.error, exponent))
+        if len(text) <= _WIDTH:
+            return f"{text}e{exponent:+03d}"
+        return f"{self.value:.8g}({self.error:.1e})"  # more digits than a number has
+
+
+def _plain(value: float, error: float) -> str:
+    """Value with the first two digits of its error, without an exponent."""
+    digits, exponent = f"{error:.1e}".split("e")
+    if int(exponent) >= 1:
+        return f"{value:.0f}({error:.0f})"
+    if int(exponent) == 0:
+        return f"{value:.1f}({digits})"
+    return f"{value:.{1 - int(exponent)}f}({digits.replace('.', '')})"
+
+
+def _shifted(number: float, exponent: int) -> float:
+    """number / 10^exponent, rounded once: through its decimal digits."""
+    mantissa, own = f"{number:.17e}".split("e")
+    return float(f"{mantissa}e{int(own) - exponent}")
 
 
 class Autocorrelation(NamedTuple):
@@ -76,7 +114,12 @@ def estimate(
     The window W is the first with exp(-W/d) < d / sqrt(W N), where the decay time d belongs to
     S tau(W) (hep-lat/0306017, section 3.3); tau is corrected for the bias of the mean by
     (1 + (2W+1)/N) / (1 + 1/N) (eq. 49), its error is eq. 42. What is left is a bias of the
-    error of order tau / n_configs: see `Estimate.short`.
+    error of order tau / n_configs: see `Estimate.short`. tau_m is at least 1/2, as in pyerrors:
+    where neighbours are anticorrelated the error is too large, by 1 / sqrt(2 tau_m) of the true
+    tau_m; `jackknife` over bins of many configurations finds the smaller one.
+
+    With weights, errors of errors count what w^2 leaves of the configurations, and the error is NaN
+    where w leaves less than two; `Estimate.doubt` says where it leaves too little.
 
     Args:
         series: As in the module's docstring, like `function` and `log_weights`.
@@ -89,25 +132,37 @@ def estimate(
         raise ValueError(f"thin must be at least 1 update per stored configuration, got {thin=}")
     value, delta = fluctuations(series, function, log_weights)
     n_chains, n = delta.shape[0], delta.size
+    worth, tail, n_squares = _of_weights(log_weights, n)
+    whole = {"n": n, "n_chains": n_chains, "thin": thin, "worth": worth, "pareto_k": tail}
+    if math.isnan(value) or worth < _LEAST_WORTH:
+        return Estimate(value, math.nan, math.nan, math.nan, math.nan, 0, **whole)
+    delta, unit = in_safe_units(delta)
     gamma = autocovariance(delta)
-    if math.isnan(value):
-        return Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, 0, n, n_chains, thin)
     if gamma[0] == 0:
-        return Estimate(value, 0.0, 0.0, 0.5 * thin, 0.0, 0, n, n_chains, thin)
+        return Estimate(value, 0.0, 0.0, 0.5 * thin, 0.0, 0, **whole)
     window, raw_tau = summation_window(gamma / gamma[0], n, window_parameter)
     tau = raw_tau * (1 + (2 * window + 1) / n) / (1 + 1 / n)  # eq. 49
-    error = math.sqrt(2 * tau * gamma[0] * (1 + 1 / n) / n)
+    error = unit * math.sqrt(2 * tau * gamma[0] * (1 + 1 / n) / n)
     return Estimate(
         value=value,
         error=error,
-        error_error=error * math.sqrt((window + 0.5) / n),
+        error_error=error * math.sqrt((window + 0.5) / n_squares),
         tau_int=thin * tau,
-        tau_int_error=thin * 2 * raw_tau * math.sqrt(abs(window + 0.5 - raw_tau) / n),  # eq. 42
+        tau_int_error=thin * 2 * raw_tau * math.sqrt(abs(window + 0.5 - raw_tau) / n_squares),
         window=window,
-        n=n,
-        n_chains=n_chains,
-        thin=thin,
+        **whole,
     )
+
+
+def _of_weights(log_weights: npt.ArrayLike | None, n: int) -> tuple[float, float, float]:
+    """What n samples are worth, Pareto k, and what their squared fluctuations are worth.
+
+    Errors are sums of w^2 (a - mean)^2, which know of as many configurations as w^2 leaves.
+    """
+    if log_weights is None:
+        return n, 0.0, n
+    log_w = np.asarray(log_weights, np.float64)
+    return kish(log_w), pareto_k(log_w), kish(2 * log_w)
 
 
 def autocorrelation(
@@ -126,6 +181,7 @@ def autocorrelation(
         ValueError: The series is constant, or the function not finite: rho does not exist.
     """
     _, delta = fluctuations(series, function, log_weights)
+    delta, _ = in_safe_units(delta)
     gamma = autocovariance(delta)
     if not gamma[0] > 0:
         raise ValueError(f"rho(t) needs a fluctuating, finite quantity, got variance {gamma[0]}")
@@ -146,15 +202,6 @@ def effective_sample_size(source: Estimate | npt.ArrayLike) -> float:
     return result.n * result.thin / (2 * result.tau_int)
 
 
-def kish(log_weights: npt.ArrayLike) -> float:
-    """Return (sum w)^2 / sum w^2, the effective number of independent samples of any shape."""
-    log_w = np.asarray(log_weights, dtype=np.float64)
-    if log_w.size == 0 or not np.isfinite(log_w).all():
-        raise ValueError(f"log_weights must be finite and not empty, got shape {log_w.shape}")
-    weights = np.exp(log_w - log_w.max())
-    return float(weights.sum() ** 2 / np.sum(weights**2))
-
-
 def autocovariance(delta: Array) -> Array:
     """Return Gamma(t), t < n_configs // 2, pooled over chains, by padded FFT."""
     n_chains, n = delta.shape
@@ -170,7 +217,7 @@ def autocovariance(delta: Array) -> Array:
 
 def summation_window(rho: Array, n: int, window_parameter: float) -> tuple[int, float]:
     """Return the summation window and the tau summed up to it."""
-    if not window_parameter > 0:
+    if not 0 < window_parameter < math.inf:
         raise ValueError(f"window_parameter must be positive, got {window_parameter=}")
     lags = np.arange(1, len(rho))
     tau = np.maximum(0.5 + np.cumsum(rho[1:]), 0.5 + np.finfo(float).eps)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.gamma import estimate
-from lattice_ml.statistics.series import Array, as_primaries, as_weights
+from lattice_ml.statistics.series import Array, as_primaries, as_weights, in_safe_units
 
 if TYPE_CHECKING:
     from lattice_ml.statistics.series import Function
@@ -43,7 +43,8 @@ def jackknife(
     bins = _bins(series, function, bin_size, log_weights)
     total = bins.sum(axis=1, keepdims=True)
     left_out = _evaluate(function, total - bins)
-    error = math.sqrt((bins.shape[1] - 1) * np.var(left_out))
+    left_out, unit = in_safe_units(left_out)
+    error = unit * math.sqrt((bins.shape[1] - 1) * np.var(left_out))
     return Resampled(float(_evaluate(function, total)[0]), error)
 
 
@@ -76,8 +77,8 @@ def bootstrap(
     n_bins = bins.shape[1]
     draws = [bins[:, rng.integers(n_bins, size=n_bins)].sum(axis=1) for _ in range(n_resamples)]
     value = _evaluate(function, bins.sum(axis=1, keepdims=True))[0]
-    error = np.std(_evaluate(function, np.stack(draws, axis=1)), ddof=1)
-    return Resampled(float(value), float(error))
+    found, unit = in_safe_units(_evaluate(function, np.stack(draws, axis=1)))
+    return Resampled(float(value), unit * float(np.std(found, ddof=1)))
 
 
 def _bins(
@@ -116,6 +117,6 @@ def _evaluate(function: Function | None, sums: Array) -> Array:
     import jax
     import jax.numpy as jnp
 
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
         values: Array = np.asarray(jax.vmap(function, in_axes=1)(jnp.asarray(means)))
     return values

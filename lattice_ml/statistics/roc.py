@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.statistics.series import Array
+from lattice_ml.statistics.series import Array, as_numbers
 
 __all__ = ["Area", "Curve", "Scores", "auc", "roc_curve"]
 
@@ -119,9 +119,10 @@ def _scatter(fluctuations: Array, stretch: npt.NDArray[np.integer]) -> tuple[flo
 
 def _read(name: str, scores: Scores) -> tuple[Array, Array, npt.NDArray[np.integer]]:
     """Values, weights of sum 1 and numbers of the stretches from 0 on, `(n,)` each."""
-    values = np.asarray(scores.values, np.float64)
+    values = as_numbers(f"{name} scores", scores.values).astype(np.float64)
     n = values.size
-    weights = np.ones(n) if scores.weights is None else np.asarray(scores.weights, np.float64)
+    given = np.ones(n) if scores.weights is None else scores.weights
+    weights = as_numbers(f"{name} weights", given).astype(np.float64)
     stretch = np.arange(n) if scores.stretch is None else np.asarray(scores.stretch)
     if values.ndim != 1 or not n or not np.all(np.isfinite(values)):
         bad = np.count_nonzero(~np.isfinite(values))

@@ -3,7 +3,10 @@ r"""Importance weights of independent draws: their mean, and whether it can be t
 Draws from q with weights w = exp(-S) / q have <w> = Z. How far (1/n) sum w is from it the sample
 can tell only where the tail of w is short: P(w > x) ~ x^(-1/k) has a variance for k < 1/2, and in
 practice estimates are reliable for k < 0.7 (Pareto-smoothed importance sampling,
-arXiv:1507.02646). `kish` in `gamma.py` counts what the draws are worth.
+arXiv:1507.02646). Kish's number (sum w)^2 / sum w^2 counts what the draws are worth; where it is a
+handful, all that is averaged rests on a handful of configurations, and so does its error.
+`doubt` is the one place that says what is too little: measurements, certificates, comparisons and
+the verdict of a training ask it.
 """
 
 from __future__ import annotations
@@ -14,10 +17,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.statistics.series import Array
+from lattice_ml.statistics.series import Array, as_numbers
 
-__all__ = ["MIN_DRAWS", "LogMean", "log_mean", "pareto_k"]
+__all__ = [
+    *("FEW_DRAWS", "MIN_DRAWS", "RELIABLE_K", "LogMean", "doubt", "doubt_of", "kish"),
+    *("log_mean", "pareto_k"),
+]
 
+RELIABLE_K = 0.7  # arXiv:1507.02646
+FEW_DRAWS = 100  # worth less is too little, where the weights have cost at least half
 MIN_DRAWS = 25  # a fifth of them is the shortest tail to fit
 _MIN_TAIL = 5
 _ROUNDING = 1e-9  # log weights this close are equal
@@ -29,6 +37,52 @@ class LogMean(NamedTuple):
 
     value: float
     error: float
+
+
+def kish(log_weights: npt.ArrayLike) -> float:
+    """Return (sum w)^2 / sum w^2, the effective number of independent samples of any shape.
+
+    Raises:
+        ValueError: There are none, or not all are finite.
+    """
+    log_w = _flat(log_weights)
+    weights = np.exp(log_w - log_w.max())
+    return float(weights.sum() ** 2 / np.sum(weights**2))
+
+
+def doubt(n: int, worth: float, pareto_k: float) -> str | None:
+    """Say why averages with these weights, their errors and log Z cannot be relied on, or None.
+
+    They cannot where k is 0.7 or more, or not known; nor where fewer than 100 samples are left
+    and the weights have cost at least half of them. That few samples are few is not the fault
+    of their weights.
+
+    Args:
+        n: Number of samples.
+        worth: What they are worth, from `kish`.
+        pareto_k: From `pareto_k`.
+    """
+    if math.isnan(pareto_k):
+        return f"{n} samples are too few to judge the tail of the weights: draw more"
+    if pareto_k >= RELIABLE_K:
+        reason = (
+            f"the tail of the weights has Pareto k = {pareto_k:.2f}, allowed is k < {RELIABLE_K}"
+        )
+    elif worth < FEW_DRAWS and worth < n / 2:
+        reason = f"at least {FEW_DRAWS} are needed, or half of them"
+    else:
+        return None
+    return (
+        f"weighted averages, their errors and log Z are not reliable: {n} samples are worth "
+        f"{worth:.3g}, and {reason}; draw more, or train the model further"
+    )
+
+
+def doubt_of(log_weights: npt.ArrayLike | None) -> str | None:
+    """Return the `doubt` about log weights of any shape; None where there are none."""
+    if log_weights is None:
+        return None
+    return doubt(np.size(log_weights), kish(log_weights), pareto_k(log_weights))
 
 
 def log_mean(log_weights: npt.ArrayLike) -> LogMean:
@@ -64,12 +118,13 @@ def pareto_k(log_weights: npt.ArrayLike) -> float:
     Raises:
         ValueError: There are none, or not all are finite.
     """
-    log_w = np.sort(_flat(log_weights))
+    log_w = _flat(log_weights)
     n = log_w.size
     if n < MIN_DRAWS:
         return math.nan
     n_tail = math.ceil(min(n / 5, 3 * math.sqrt(n)))
-    rise = log_w[-n_tail:] - log_w[-n_tail - 1]
+    largest = np.sort(np.partition(log_w, n - n_tail - 1)[-n_tail - 1 :])
+    rise = largest[1:] - largest[0]
     if rise[-1] < _ROUNDING:
         return 0.0
     rise = rise[rise > 0]
@@ -99,7 +154,7 @@ def _pareto_shape(log_excess: Array) -> float:
 
 def _flat(log_weights: npt.ArrayLike) -> Array:
     """Return the log weights as `(n,)` in float64."""
-    log_w = np.asarray(log_weights, dtype=np.float64).ravel()
+    log_w = as_numbers("log_weights", log_weights).astype(np.float64).ravel()
     bad = int(np.count_nonzero(~np.isfinite(log_w)))
     if bad or not log_w.size:
         raise ValueError(
