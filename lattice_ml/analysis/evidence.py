@@ -21,7 +21,10 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.layout import single
 from lattice_ml.observables import measure_configurations
 
-__all__ = ["Evidence", "Missing", "Momenta", "by_chain", "gather", "pieces", "require_finite"]
+__all__ = [
+    *("Evidence", "Missing", "Momenta", "Undecided"),
+    *("by_chain", "gather", "pieces", "require_finite"),
+]
 
 _PIECE_BYTES = 8 * 2**20
 _ALL = "all momenta"
@@ -31,7 +34,11 @@ Array = npt.NDArray[Any]
 
 
 class Missing(Exception):
-    """The ensemble does not hold what a test needs; the message says what."""
+    """The ensemble is not of the kind that a test is for; the message says what it lacks."""
+
+
+class Undecided(Missing):
+    """The test is for it, but the ensemble is too little to tell; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Evidence:
         schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
             the temperature.
         two_point: |phi(p)|^2/V by the same momenta.
-        digests: 64-bit hashes of the configurations, equal for phi and -phi.
+        digests: 64-bit hashes of the |phi| of configurations, equal where only signs differ.
     """
 
     z2: bool
@@ -167,10 +174,8 @@ def pieces(ensemble: Any) -> Iterator[Array]:
 
 
 def _digests(fields: Array) -> Array:
-    """64-bit hashes of configurations `(n, *L)`, equal for phi and -phi."""
-    flat = fields.reshape(len(fields), -1)
-    signs = np.where(flat[:, :1] < 0, -1, 1).astype(flat.dtype)
-    rows = np.ascontiguousarray(flat * signs + 0)  # + 0 turns -0 into 0
+    """64-bit hashes of the |phi| of configurations `(n, *L)`, which no change of signs changes."""
+    rows = np.ascontiguousarray(np.abs(fields.reshape(len(fields), -1)))
     hashes = (hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
     return np.frombuffer(b"".join(hashes), np.int64)
 
