@@ -42,6 +42,7 @@ _HOMES = {
     "static": "_pytree",
     "train": "training",
     "two_point": "analysis.two_point",
+    "verdict": "analysis.certificates",
 }
 
 __all__ = sorted(_HOMES)

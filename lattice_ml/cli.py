@@ -12,7 +12,7 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "generate": "run Markov chains of a config into an ensemble; resumes what was interrupted",
     "measure": "observables of ensembles with errors and autocorrelation times",
-    "check": "test ensembles against their own action, without a reference; exit 1 on failure",
+    "check": "test ensembles without a reference; exit 1 where a test fails, 4 where undecided",
     "compare": "judge ensembles against a reference: report.html, a verdict, exit 1 on rejection",
     "extrapolate": "observables of Langevin ensembles at step size zero, and how far to trust them",
     "train": "fit a model to ensembles; resumes what was interrupted",
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lattice-ml`; returns the exit status.
 
     0 good; 1 a check or comparison failed; 2 bad usage or input; 3 failed while running;
-    130 or 143 interrupted with everything committed.
+    4 a check is undecided; 130 or 143 interrupted with everything committed.
     """
     if arguments is not None:
         return _run(list(arguments))

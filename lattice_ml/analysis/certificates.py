@@ -12,13 +12,17 @@ equilibrium, or that has to be the same in all parts of an ensemble:
   and before and after the middle of the run;
 * `z2_balance`: <M> = 0, and M > 0 as often as M < 0, where the action declares `z2`;
 * `histories_agree`: what was stored while the chains ran is what the configurations give now;
-* `repeats`: a configuration follows itself no more often than proposals are rejected, and never
-  comes back, here or in another chain;
+* `repeats`: a configuration follows itself, but for signs, no more often than proposals are
+  rejected, and never comes back, here or in another chain;
 * `chains_independent`: the action of no chain moves with that of another.
 
 The Schwinger-Dyson equations hold inside a well or around a frozen domain wall as well: what sees
 those are the chains, the halves and the balance.  Configurations are read in blocks and measured
 anew, so that data altered after the run are seen; histories are used where none were kept.
+
+A test that is not for this kind of ensemble (no histories, a single chain, no symmetry) is not
+applicable.  One that is for it, and that too few or too short chains leave open, is undecided: an
+ensemble passes where nothing fails and nothing is left open.
 
 Averages are judged as in `judging`.  Every certificate may fail a correct ensemble with
 probability 1e-3 / 9, so all of them together with 1e-3.  Measured by `benchmarks/false_alarms.py`:
@@ -26,7 +30,7 @@ probability 1e-3 / 9, so all of them together with 1e-3.  Measured by `benchmark
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -38,13 +42,14 @@ from lattice_ml.analysis import judging
 from lattice_ml.analysis.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.judging import Mean, judge, stretches
 
-__all__ = ["FALSE_ALARM_RATE", "Certificate", "certify", "check"]
+__all__ = ["FALSE_ALARM_RATE", "Certificate", "certify", "check", "verdict"]
 
 FALSE_ALARM_RATE = 1e-3  # of all certificates together
 
 _MANY_CHAINS = 16
 
 Array = npt.NDArray[Any]
+Verdict = Literal["pass", "fail", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,10 @@ class Certificate:
 
     Attributes:
         name: which test.
-        verdict: "fail" where a correct ensemble would look like this too rarely.
+        verdict: "fail" where a correct ensemble would look like this too rarely, "undecided" where
+            the ensemble is too little to tell, "not applicable" where the test is not for its kind.
         value: what was found.
-        p_value: probability of as much or more in a correct ensemble; nan where not applicable.
+        p_value: probability of as much or more in a correct ensemble; nan where nothing was judged.
         meaning: what the verdict says about the ensemble, or why there is none.
     """
 
@@ -93,6 +99,19 @@ def certify(evidence: Evidence) -> list[Certificate]:
     return [_certify(name, test, evidence) for name, test in _TESTS.items()]
 
 
+def verdict(certificates: Iterable[Certificate]) -> Verdict:
+    """What the certificates of an ensemble say together.
+
+    Returns:
+        "fail" where one fails; else "undecided" where one is, or where no test was for this
+        ensemble; else "pass".
+    """
+    found = {certificate.verdict for certificate in certificates}
+    if "fail" in found:
+        return "fail"
+    return "pass" if "pass" in found and "undecided" not in found else "undecided"
+
+
 class _Test(NamedTuple):
     """A test and the sentence for either verdict."""
 
@@ -108,7 +127,7 @@ def _certify(name: str, test: _Test, evidence: Evidence) -> Certificate:
         return Certificate(name, "undecided", "", math.nan, str(reason))
     except Missing as reason:
         return Certificate(name, "not applicable", "", math.nan, str(reason))
-    failed = p_value < FALSE_ALARM_RATE / len(_TESTS)
+    failed = p_value < _level()
     return Certificate(
         name,
         "fail" if failed else "pass",
@@ -119,6 +138,11 @@ def _certify(name: str, test: _Test, evidence: Evidence) -> Certificate:
 
 
 # ------------------------------------------------------------------------ how it is judged
+
+
+def _level() -> float:
+    """The probability with which a test may fail a correct ensemble."""
+    return FALSE_ALARM_RATE / len(_TESTS)
 
 
 def _zero(delta: Array) -> Mean:
@@ -141,9 +165,26 @@ def _drift(delta: Array) -> Mean:
 
 
 def _worst(p_values: Mapping[str, float]) -> tuple[str, float]:
-    if (found := judging.worst(p_values)) is None:
-        raise Missing("the chains are too short, or too few, to tell: run longer")
+    """The most significant of several; they pass together where every one could be judged."""
+    found = judging.worst(p_values)
+    short = [name for name, p_value in p_values.items() if math.isnan(p_value)]
+    if found is None or (short and found[1] >= _level()):
+        what = f"the mean of {short[0]}" if short[0] else "this mean"
+        raise Undecided(f"the chains are too short, or too few, to judge {what}: run longer")
     return found
+
+
+def _require_movement(evidence: Evidence) -> None:
+    """Leave open what is said of chains that have shown one configuration each.
+
+    Raises:
+        Undecided: as said.
+    """
+    seen = evidence.primary("action") if evidence.digests is None else evidence.digests
+    if seen.shape[1] < 2:
+        raise Undecided("there is one configuration per chain: run longer")
+    if not np.any(seen[:, 1:] != seen[:, :-1]):
+        raise Undecided("nothing moved: no chain has left its first configuration")
 
 
 # ------------------------------------------------------------------------------ the tests
@@ -193,22 +234,26 @@ def _chains_agree(evidence: Evidence) -> tuple[str, float]:
     n_chains, n_configs = series["action"].shape
     if n_chains < 2:
         raise Missing("there is a single chain")
+    _require_movement(evidence)
     if n_configs < statistics.MIN_CONFIGS:
-        raise Missing(f"{n_configs} configurations per chain do not show its mean")
+        raise Undecided(f"{n_configs} configurations per chain do not show its mean: run longer")
     found = {k: statistics.chain_agreement(x, evidence.log_weights) for k, x in series.items()}
     p_values = {name: agreement.p_value for name, agreement in found.items()}
-    if any(map(math.isnan, p_values.values())):  # the slowest mode is in all of them
-        raise Missing("chains are shorter than 20 tau_int of the slowest quantity: run longer")
+    slow = [name for name, p_value in p_values.items() if math.isnan(p_value)]
+    if slow:  # the slowest mode is in all of them
+        raise Undecided(
+            f"chains are shorter than 20 tau_int of {slow[0]}, and one that is stuck would not be "
+            f"seen: run longer, or with cluster updates or replica exchange"
+        )
     name, p_value = _worst(p_values)
     value = f"chi2 = {found[name].chi2:.1f} of {name} with {found[name].dof} degrees of freedom"
     return f"{value}, R-hat {statistics.r_hat(series[name]):.3f}", p_value
 
 
 def _halves_agree(evidence: Evidence) -> tuple[str, float]:
+    _require_movement(evidence)
     means = {}
     for name, series in evidence.quantities().items():
-        if series.shape[1] < 2:
-            raise Missing("there is one configuration per chain")
         delta = evidence.weights * (series - np.mean(evidence.weights * series))
         means[name] = _drift(delta)
     name, p_value = _worst({name: mean.p_value for name, mean in means.items()})
@@ -241,6 +286,8 @@ def _differ(stored: Array, measured: Array) -> Array:
 def _repeats(evidence: Evidence) -> tuple[str, float]:
     if evidence.digests is None:
         raise Missing("no configurations were kept")
+    # Clusters change signs whether or not the trajectory before them was accepted, and back again:
+    # while trajectories are rejected |phi| stays, and afterwards it never comes back.
     repeats = evidence.digests[:, 1:] == evidence.digests[:, :-1]
     exchanged = "swap_acceptance" in evidence.stored
     returns, where = _returns(evidence.digests, repeats, exchanged)
@@ -285,7 +332,7 @@ def _chains_independent(evidence: Evidence) -> tuple[str, float]:
         raise Missing("there is a single chain")
     n_pairs = n_chains * (n_chains - 1) // 2
     if 0.5 * n_pairs * special.erfc(math.sqrt(n_modes / 2)) > FALSE_ALARM_RATE / len(_TESTS):
-        raise Missing("the chains are too short to tell: run longer")
+        raise Undecided("the chains are too short to tell: run longer")
     # cosine modes of a stationary series are nearly independent, and a drift is in few of them
     signs = np.sign(fft.dct(action, axis=1)[:, 1:])
     largest = max(np.max(signs[:c] @ signs[c]) for c in range(1, n_chains))

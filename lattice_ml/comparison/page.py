@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lattice_ml import conventions
+from lattice_ml.analysis.certificates import Certificate
 from lattice_ml.analysis.report import Mark, Table, in_figure, write_page
 from lattice_ml.comparison import figures, means
 from lattice_ml.comparison.references import Known
@@ -219,7 +220,7 @@ def _tests(found: Comparison) -> Table:
     rows = [
         (
             t.name,
-            Mark(t.verdict, t.verdict == "pass") if t.verdict != "not applicable" else "-",
+            _judged(t),
             t.value,
             None if math.isnan(t.p_value) else f"{t.p_value:.2g}",
             t.meaning,
@@ -228,6 +229,12 @@ def _tests(found: Comparison) -> Table:
     ]
     header = ("test", "verdict", "found", "p", "meaning")
     return Table(f"Tests of {found.candidate.label}", header, rows)
+
+
+def _judged(test: Certificate) -> Mark | str:
+    if test.verdict in ("pass", "fail"):
+        return Mark(test.verdict, test.verdict == "pass")
+    return "undecided" if test.verdict == "undecided" else "-"
 
 
 def _cumulants(comparisons: Sequence[Comparison]) -> Table:

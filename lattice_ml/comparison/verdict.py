@@ -123,7 +123,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One line."""
-        judged = sum(test.verdict != "not applicable" for test in self.tests)
+        judged = sum(test.verdict in ("pass", "fail") for test in self.tests)
         if self.accepted:
             return f"accepted: none of {judged} tests finds a difference"
         if not self.rejected_by:
@@ -282,6 +282,8 @@ def _warnings(reference: Side | Known, candidate: Side) -> list[str]:
                 f"{side.label} is worth {worth:.0f} independent configurations: only large "
                 f"differences show"
             )
+        if left := [c.name for c in side.certificates if c.verdict == "undecided"]:
+            said.append(f"check of {side.label} is undecided: {', '.join(left)}")
     if isinstance(reference, Side):
         failed = [c.name for c in reference.certificates if c.verdict == "fail"]
         if failed:
