@@ -23,8 +23,9 @@ MODULES = {
 ORDER = [
     *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
     *("files", "locks", "shards", "resuming", "storage"),
-    *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
-    *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
+    *("lattice", "layout", "split", "integrators", "site_term", "actions"),
+    *("conventions", "samplers"),
+    *("observables", "engine", "failures", "chain", "ensemble", "array_files", "exchange"),
     *("analysis", "correction", "models"),
     *(
         "model_sections",
@@ -53,6 +54,8 @@ APART = {
     ],
     "samplers": ["files", "shards", "storage", "statistics", "conventions"],
     "observables": ["samplers", "conventions"],
+    "failures": ORDER,
+    "site_term": ORDER,
     "chain": ["files", "shards", "storage", "statistics", "conventions", "samplers"],
     "analysis": ["samplers", "engine", "chain", "storage"],
     "correction": ["files", "storage", "conventions", "ensemble", "analysis"],
