@@ -15,7 +15,8 @@ is enough for every sampler, by automatic differentiation.  What it may add:
 * `of_means(phi2, phi4, link_sum)`: S/V where it is linear in these, which are measured anyway;
 * `reach`: how many sites away from its own the force looks; a lattice that is split over devices
   then exchanges rows once for many steps;
-* `z2 = True` if S(-phi) = S(phi); `site_width()` and `minimum(ndim)` for hot and cold starts.
+* `z2 = True` if S(-phi) = S(phi);
+* `hot(normals)` or else `site_width()`, and `minimum(ndim)`: hot and cold starts.
 """
 
 import math
@@ -27,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lattice_ml import site_term
 from lattice_ml._pytree import pytree, static
 from lattice_ml.lattice import Lattice, hop
 from lattice_ml.layout import Layout, widest
@@ -71,6 +73,17 @@ class _NearestNeighbour(ABC):
 
     def __call__(self, phi: jax.Array) -> jax.Array:
         return jnp.sum(self.density(jnp.asarray(phi, widest(phi.dtype))))
+
+    def hot(self, normals: np.ndarray) -> np.ndarray:
+        """A hot start: draws from exp(-a phi^2 - b phi^4), one for every standard normal."""
+        _, a, b = map(float, self.couplings())
+        return site_term.from_normals(normals, a, b) if b > 0 else self.site_width() * normals
+
+    @property
+    def barrier(self) -> float:
+        """Height of the site term a phi^2 + b phi^4 between its two wells; 0 where there is one."""
+        _, a, b = map(float, self.couplings())
+        return site_term.barrier(a, b)
 
     def site_width(self) -> float:
         """Root mean square of phi under the site term exp(-a phi^2 - b phi^4) alone."""

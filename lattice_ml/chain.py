@@ -13,12 +13,23 @@ import jax
 import numpy as np
 
 from lattice_ml.engine import Engine, Program
+from lattice_ml.failures import RunError, Watch, voice_doubt
 from lattice_ml.lattice import Lattice
 from lattice_ml.split import plan
 
 __all__ = [
-    *("Block", "Chains", "RunError", "blocks", "check", "run"),
-    *("block_spans", "programs", "restored", "warm_up_step", "warming"),
+    "Block",
+    "Chains",
+    "RunError",
+    "block_spans",
+    "blocks",
+    "check",
+    "programs",
+    "restored",
+    "run",
+    "tune",
+    "warm_up_step",
+    "warming",
 ]
 
 
@@ -26,10 +37,6 @@ _TRAJECTORIES = "chain.n_thermalise + chain.n_configs x chain.thin"
 _COUNTED = 1 << 31  # chains, and trajectories of each, have numbers below it
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
 _SMALL = 1 << 22  # bytes that a call may clear without being felt
-
-
-class RunError(RuntimeError):
-    """The dynamics failed: the message says where and what to change."""
 
 
 class Block(NamedTuple):
@@ -112,6 +119,7 @@ def run(
         ValueError: an argument that makes no sense, by name.
         RunError: the dynamics diverged.
     """
+    voice_doubt(sampler)
     parts = list(
         blocks(
             key,
@@ -189,19 +197,17 @@ def blocks(
     check(sampler, lattice, n_chains=n_chains, split=split, **counts)
     engine = Engine(key, lattice, n_chains, dtype, split)
     program, warm = programs(engine, n_configs, n_thermalise, thin, save_configs)
+    asked = sampler
     if resume is None:
-        done, first = 0, engine.start(sampler, start)
-        for trajectory, *reached in warming(warm, sampler, first, n_thermalise):
-            if trajectory:
-                on_warm_up(trajectory, reached[0])
-        sampler, state = reached
+        done, first = 0, engine.start(asked, start)
+        sampler, state = _warmed(warm, asked, first, n_thermalise, on_warm_up)
         tuned = sampler.tuned()
     else:
         done, arrays, tuned = resume
-        sampler = restored(sampler, tuned)
+        sampler = restored(asked, tuned)
         state = engine.load(sampler, arrays)
     spans = block_spans(program, done, n_configs, thin * sampler.forces, block_configs)
-    watch = _Watch(sampler)
+    watch = Watch(sampler, asked, thermalised=n_thermalise > 0)
 
     def launch(state: Any, done: int, n: int) -> tuple[Any, Any]:
         first = n_thermalise + done * thin
@@ -215,7 +221,7 @@ def blocks(
         if position + 1 < len(spans):  # the devices go on while this block is stored
             state, running = launch(state, *spans[position + 1])
         cfgs, history = program.collect(output)
-        watch.check(history, trajectory)
+        watch.check(history, trajectory, thin)
         block = Block(index, trajectory, cfgs, history, arrays, tuned, engine.chains)
         del output, cfgs  # the largest arrays: nothing else may hold them
         yield block
@@ -261,52 +267,64 @@ def restored(sampler: Any, tuned: Mapping[str, float]) -> Any:
     return getattr(sampler, "retuned", partial(replace, sampler))(**tuned)
 
 
+def tune(
+    key: jax.Array,
+    sampler: Any,
+    lattice: Lattice,
+    *,
+    n_chains: int,
+    n_thermalise: int,
+    start: str | np.ndarray = "hot",
+    dtype: str = "float32",
+) -> Any:
+    """The sampler with what a warm-up fixes; the chains are thrown away. Arguments as of `run`."""
+    check(sampler, lattice, n_chains=n_chains, n_thermalise=n_thermalise)
+    engine = Engine(key, lattice, n_chains, dtype)
+    _, warm = programs(engine, 1, n_thermalise, 1, save_configs=True)
+    for _, tuned, _, _ in warming(warm, sampler, engine.start(sampler, start), n_thermalise):
+        sampler = tuned
+    return sampler
+
+
+def _warmed(
+    program: Program,
+    asked: Any,
+    state: Any,
+    n_thermalise: int,
+    on_warm_up: Callable[[int, Any], None],
+) -> tuple[Any, Any]:
+    """The sampler as tuned and the state; the last quarter, with final settings, is watched."""
+    watch, before = Watch(asked, asked, thermalised=False), 0
+    for done, sampler, new, history in warming(program, asked, state, n_thermalise):
+        if done > before >= 0.75 * n_thermalise:
+            watch.check_warm_up(history, done, done - before)
+        if done:
+            on_warm_up(done, sampler)
+        before, state = done, new
+    return sampler, state
+
+
 def warming(
     program: Program, sampler: Any, state: Any, n_thermalise: int
-) -> Iterator[tuple[int, Any, Any]]:
+) -> Iterator[tuple[int, Any, Any, dict[str, np.ndarray]]]:
     """Thermalise and tune in steps: trajectories done, the sampler as tuned so far, the state.
 
-    The first step does nothing yet.  Each consumes the state of the one before; what the last
-    yields is frozen.
+    The first step does nothing yet.  Each consumes the state of the one before, and yields the
+    averages over its trajectories, `(1, n_chains)`, too; what the last yields is frozen.
     """
     engine = program.engine
     tuner = sampler.tuner(engine.lattice, n_thermalise)
     chunk = warm_up_step(n_thermalise)
     done = 0
-    yield done, tuner.sampler, state
+    yield done, tuner.sampler, state, {}
     while done < n_thermalise:
         n = min(chunk, n_thermalise - done)
         state, output = program(tuner.sampler, state, done, 1, n)
         _, history = program.collect(output)
         done += n
-        means = {name: float(np.mean(value)) for name, value in history.items()}
-        tuner.update(done, means, partial(engine.fields, state))
-        yield done, tuner.sampler, state
-
-
-class _Watch:
-    """Stops a run whose dynamics have failed, judged by all that was produced so far."""
-
-    def __init__(self, sampler: Any) -> None:
-        self.sampler = sampler
-        self.total: dict[str, float] = {}
-        self.count = 0
-
-    def check(self, history: dict[str, np.ndarray], trajectory: np.ndarray) -> None:
-        bad = np.argwhere(~np.isfinite(history["action"]))
-        if len(bad):
-            k, chain = bad[0]
-            raise RunError(
-                f"the action of chain {chain} is not finite at trajectory {trajectory[k]}; "
-                f"{self.sampler.remedy()}"
-            )
-        self.count += len(trajectory)
-        for name, value in history.items():
-            self.total[name] = self.total.get(name, 0.0) + float(np.sum(np.mean(value, axis=1)))
-        means = {name: total / self.count for name, total in self.total.items()}
-        means["n_samples"] = self.count * history["action"].shape[1]
-        if problem := self.sampler.diagnose(means):
-            raise RunError(f"up to trajectory {trajectory[-1]}: {problem}; {self.sampler.remedy()}")
+        per_chain = {name: value[0] for name, value in history.items()}
+        tuner.update(done, per_chain, partial(engine.fields, state))
+        yield done, tuner.sampler, state, history
 
 
 def _whole(value: Any) -> bool:

@@ -112,7 +112,9 @@ def parse(
     if action is None:
         raise ConfigError("action.kind = none cannot be sampled: name an action")
     if config["sampler"]["kind"] == kinds.AUTO:
-        config["sampler"]["kind"], _ = kinds.automatic(config["action"]["kind"], lattice.shape)
+        barrier = getattr(action, "barrier", 0.0)
+        kind, _ = kinds.automatic(config["action"]["kind"], lattice.shape, barrier)
+        config["sampler"]["kind"] = kind
     try:
         settings = dict(config["sampler"])
         if "ladder" in settings:

@@ -15,7 +15,7 @@ All but `refine` need nothing but log weights, and work in float64 on the host.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -289,17 +289,15 @@ def refine(
         )
     tuning, moving = jax.random.split(key)
     if "auto" in sampler.tuned().values():
-        trial = chain.run(
+        sampler = chain.tune(
             tuning,
             sampler,
             lattice,
             n_chains=min(_TUNING_CHAINS, len(fields)),
-            n_configs=1,
             n_thermalise=_TUNING_UPDATES,
             start=fields,
             dtype=dtype,
         )
-        sampler = replace(sampler, **trial.tuned)
     return chain.run(
         moving,
         sampler,

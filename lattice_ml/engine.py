@@ -84,9 +84,8 @@ class Engine:
                 )
             fields = start[self.slots % len(start)]
         elif start == "hot":
-            width = getattr(sampler.action, "site_width", lambda: 1.0)()
             noise = _hot(self.keys, layout=self.layout, mesh=self.mesh)
-            fields = width * self.layout.unpack(self._here(noise))
+            fields = _heated(sampler.action, self.layout.unpack(self._here(noise)))
         elif start == "cold":
             minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(ndim)
             signs = np.where(self.slots % 2 == 0, 1.0, -1.0).reshape(-1, *(1,) * ndim)
@@ -237,6 +236,13 @@ def _spec(leaf: Any, layout: Layout) -> PartitionSpec:
         return PartitionSpec(CHAINS)
     between = leaf.ndim - 1 - len(layout.field_shape)
     return PartitionSpec(CHAINS, *[None] * between, SITES)
+
+
+def _heated(action: Any, normals: np.ndarray) -> np.ndarray:
+    """The fields of a hot start: sites as their term of the action alone has them, if it tells."""
+    if hasattr(action, "hot"):
+        return np.asarray(action.hot(normals))
+    return normals * getattr(action, "site_width", lambda: 1.0)()
 
 
 @partial(jax.jit, static_argnames=("layout", "mesh"))

@@ -13,6 +13,7 @@ import numpy as np
 from lattice_ml import chain
 from lattice_ml.config import Job
 from lattice_ml.ensemble import Ensemble, open_ensemble
+from lattice_ml.failures import voice_doubt
 from lattice_ml.processes import Team, team
 from lattice_ml.session import Interrupted, Progress, Watch, provenance, watching, write_config
 from lattice_ml.storage import Run, StorageError, open_run
@@ -54,7 +55,7 @@ def generate(
         StorageError: `out` holds something else or an altered shard, or the config differs.
         Interrupted: SIGINT, SIGTERM or the time limit; call again to go on.
         ValueError: settings that make no sense, or a lattice that cannot be split so.
-        RunError: the dynamics diverged.
+        RunError: the dynamics diverged, or a chain does not move.
         PeerError: another process failed.
         OSError: the file system refuses.
     """
@@ -68,6 +69,7 @@ def generate(
         n_thermalise=settings.n_thermalise,
         thin=settings.thin,
     )
+    voice_doubt(job.sampler)
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
     start = "hot" if begun else starting_fields(settings.start)
     run = open_run(out, job.config, provenance=provenance("generate"), team=processes)

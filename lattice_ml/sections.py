@@ -187,7 +187,8 @@ def _sampler(arguments: Sequence[str]) -> Fields:
     defaults: dict[str, Any] = {}
     if kind == kinds.AUTO:
         extents = [int(n) for n in words(arguments, "lattice.shape") if n.isdigit()]
-        kind, defaults = kinds.automatic(word(arguments, "action.kind", "Phi4"), extents)
+        barrier = _barrier(arguments, len(extents))
+        kind, defaults = kinds.automatic(word(arguments, "action.kind", "Phi4"), extents, barrier)
     tables = []
     for name in kinds.parts(kind):
         if name not in kinds.KINDS:
@@ -199,3 +200,14 @@ def _sampler(arguments: Sequence[str]) -> Fields:
     fields = merged(tables).items()
     settings = [(key, t, defaults.get(key, default)) for key, (t, default) in fields]
     return [("kind", str, kind), *settings]
+
+
+def _barrier(arguments: Sequence[str], ndim: int) -> float:
+    """The barrier of a site, from words; 0 of words that make no phi^4, which are refused later."""
+    convention = word(arguments, "action.convention", "kappa")
+    try:
+        keys = conventions.CONVENTIONS[convention].keys
+        values = {key: float(word(arguments, f"action.{key}", "")) for key in keys}
+        return conventions.action(convention, ndim, **values).barrier
+    except (KeyError, ValueError):
+        return 0.0

@@ -78,6 +78,13 @@ def test_a_hot_start_is_noise_of_the_width_of_the_site_term():
         assert abs(np.mean(phi * other)) < 4.5 * variance / np.sqrt(phi.size)
 
 
+def test_a_hot_start_of_deep_wells_is_in_the_wells():
+    """A Gaussian of the same width reaches |phi| = 4, where every trajectory diverges."""
+    phi = start_of("hot", action("kappa", 2, kappa=0.2, lam=100.0))
+    assert 0.7 < np.abs(phi).min() < np.abs(phi).max() < 1.25
+    assert abs(np.mean(phi > 0) - 0.5) < 4.5 * 0.5 / np.sqrt(phi.size)
+
+
 def test_a_cold_start_puts_even_chains_up_and_odd_ones_down():
     broken = action("kappa", 2, kappa=0.5, lam=0.022)
     phi = start_of("cold", broken)

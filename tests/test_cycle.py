@@ -96,6 +96,22 @@ def test_clusters_come_by_themselves_from_32_sites_on():
     assert job("", free).config["sampler"]["kind"] == "HMC"
 
 
+RING = "--lattice.shape 16 --action.convention standard --action.mass-squared -12 --action.g 1"
+JUST = "--lattice.shape 4 4 --action.kappa 0.3 --action.lam 1.88"  # a barrier of 1.01
+
+
+@pytest.mark.parametrize("words", [RING, JUST, f"{JUST} --sampler.kind auto"])
+def test_all_clusters_come_by_themselves_where_sites_have_a_barrier(words):
+    found = job("", words)
+    assert found.config["sampler"]["kind"] == "HMC+SwendsenWang"
+    assert found.sampler.parts[0].periods == 0.15
+
+
+def test_nothing_comes_by_itself_below_it():
+    assert job("", JUST.replace("1.88", "1.84")).config["sampler"]["kind"] == "HMC"
+    assert job("--sampler.kind HMC", RING).config["sampler"]["kind"] == "HMC"
+
+
 def test_a_config_names_the_settings_of_every_part():
     found = job("--sampler.kind HMC+MALA --sampler.step-size-MALA 0.1 --sampler.jitter 0.1")
     hmc, mala = found.sampler.parts

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lattice_ml import chain, cli, config, ensemble, generation
+from lattice_ml.failures import Doubt
 from lattice_ml.storage import StorageError
 
 FORK = multiprocessing.get_context("forkserver")  # children that need not import JAX again
@@ -313,6 +314,18 @@ def test_a_start_that_does_not_exist_is_refused_by_key(tmp_path, start):
 
 
 # Failures.
+
+
+def test_wells_that_hmc_does_not_leave_are_doubted_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep.toml").touch()
+    words = as_words(action_lam=10.0, sampler_kind="HMC", chain_n_configs=1)
+    assert cli.main(["generate", "deep.toml", *words]) == 0
+    doubts = [line for line in capsys.readouterr().err.splitlines() if "barrier" in line]
+    assert len(doubts) == 1
+    assert doubts[0].startswith("lattice-ml generate: the barrier between the two wells of a site")
+    with pytest.warns(Doubt, match="= 9.03, is high"):
+        run(tmp_path / "again", action_lam=10.0, sampler_kind="HMC", chain_n_configs=1)
 
 
 def test_diverging_dynamics_stop_and_say_what_to_change(tmp_path):

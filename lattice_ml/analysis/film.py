@@ -76,7 +76,7 @@ def write_film(
 
     step_size = langevin_step_size(action, shape)
     ends = np.rint([0, *np.geomspace(_FIRST_STEPS, _STEPS, len(shown) - 1)]).astype(np.int32)
-    hot = action.site_width() * rng.normal(size=(1, *shape)).astype(np.float32)
+    hot = action.hot(rng.normal(size=(1, *shape)).astype(np.float32))
     quantised = langevin(jax.random.key(seed), action, jnp.asarray(hot), ends, step_size)
 
     h, a, b = action.couplings()

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def generate_command(arguments: list[str]) -> int:
     configure_jax(devices=False)
     import jax
 
-    from lattice_ml import config, generation, progress, session
+    from lattice_ml import config, failures, generation, progress, session
     from lattice_ml.arguments import seconds
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
@@ -67,6 +68,10 @@ def generate_command(arguments: list[str]) -> int:
     jobs = _sweep(words, options.sweep, file, out)
     if options.json and not options.dry_run:
         raise ValueError("--json FILE of generate is for --dry-run; measure has one for results")
+    doubts = dict.fromkeys(failures.doubt(job.sampler) for job, _ in jobs)
+    for text in filter(None, doubts if team.leads else ()):
+        print(f"lattice-ml generate: {text}", file=sys.stderr)
+    warnings.simplefilter("ignore", failures.Doubt)
     if options.dry_run:
         dry_run(jobs, left, options.json, options.split, team.leads)
         return 0

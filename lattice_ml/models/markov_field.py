@@ -122,9 +122,9 @@ class MarkovField:
         a, b, r = (jnp.asarray(c)[x] for c in (self.a, self.b, self.r))
         return v * (field - r - v * (a + b * v * v))
 
-    def site_width(self) -> float:
-        """Root mean square of phi of a site with the mean a and b, alone: for hot starts."""
-        return Phi4(0.0, float(np.mean(self.a)), float(np.mean(self.b))).site_width()
+    def hot(self, normals: np.ndarray) -> np.ndarray:
+        """A hot start: draws from the weight of a single site with the mean a and b."""
+        return Phi4(0.0, float(np.mean(self.a)), float(np.mean(self.b))).hot(normals)
 
     def check(self, ndim: int) -> None:
         """Refuse couplings for which exp(-S) cannot be normalised, or may not be.

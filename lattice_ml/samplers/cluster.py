@@ -60,6 +60,7 @@ class _Clusters(ABC):
     n_updates: int = 1
 
     info: ClassVar[Any]
+    crosses: ClassVar[bool] = True  # from well to well
 
     @abstractmethod
     def update(
@@ -139,8 +140,8 @@ class _Clusters(ABC):
         return None
 
     def remedy(self) -> str:
-        """What a user can do when the action is not finite."""
-        return "look at the couplings"
+        """Nothing: no update of this kind fails."""
+        return ""
 
     def _bonds(self, grid: Grid, x: jax.Array, uniforms: Iterable[jax.Array]) -> list[jax.Array]:
         """Per axis, whether the link from a site to its next one is a bond, `grid.shape`."""

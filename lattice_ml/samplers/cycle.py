@@ -71,6 +71,11 @@ class Cycle:
         return all(getattr(part, "splits", False) for part in self.parts)
 
     @property
+    def crosses(self) -> bool:
+        """Whether any part moves fields between wells."""
+        return any(getattr(part, "crosses", False) for part in self.parts)
+
+    @property
     def forces(self) -> int:
         """Force evaluations per update."""
         return sum(part.forces for part in self.parts)
@@ -146,7 +151,8 @@ class Cycle:
 
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""
-        return "; or ".join(dict.fromkeys(part.remedy() for part in self.parts))
+        remedies = dict.fromkeys(part.remedy() for part in self.parts)
+        return "; or ".join(remedy for remedy in remedies if remedy)
 
     def _keys(self, keys: randomness.Keys) -> list[randomness.Keys]:
         """Independent keys of every part; the first has those of the chain."""
@@ -173,7 +179,7 @@ class _Tuners:
         return Cycle(tuple(tuner.sampler for tuner in self._tuners))
 
     def update(
-        self, done: int, means: Mapping[str, float], fields: Callable[[], np.ndarray]
+        self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
         """Learn from a chunk that ended at update `done`."""
         for kind, tuner in zip(self.sampler.kinds, self._tuners, strict=True):

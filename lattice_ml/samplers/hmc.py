@@ -25,6 +25,7 @@ from lattice_ml.samplers.settings import (
     check_sign_flip,
     divergence,
     signs,
+    smaller_steps,
 )
 from lattice_ml.samplers.tuning import Lengths, Tuner
 
@@ -193,7 +194,10 @@ class HMC:
 
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""
-        return "make sampler.step_size smaller or leave it to auto with a longer n_thermalise"
+        lengths = self.check()
+        if lengths.step_size is None and not lengths.tunes_step:
+            return f"make sampler.n_steps larger than {self.n_steps}, or leave it to auto"
+        return smaller_steps(self)
 
 
 def energy_change(

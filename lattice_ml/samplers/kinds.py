@@ -21,14 +21,23 @@ KINDS = {cls.__name__: cls for cls in _CLASSES}
 AUTO = "auto"
 CLUSTER_PERIODS = 0.15  # of the slowest mode, for trajectories with a Wolff update after each
 _CLUSTERS_FROM = 32  # sites along the shortest axis: from here on a Wolff update pays
+_BARRIER_FROM = 1.0  # of a site: from here on flips of all clusters pay, on lattices of any size
 
 
-def automatic(action_kind: str, shape: Sequence[int]) -> tuple[str, dict[str, Any]]:
+def automatic(action_kind: str, shape: Sequence[int], barrier: float) -> tuple[str, dict[str, Any]]:
     """The kind that is chosen where none is named, and settings with other defaults in it.
 
-    HMC, and from 32 sites along every axis of a phi^4 lattice a Wolff update after every
-    trajectory, which then need not be as long: `CLUSTER_PERIODS` of the slowest mode.
+    HMC, and after every trajectory of phi^4 a cluster update where that pays: of all clusters where
+    sites have a barrier between two wells, which HMC hardly crosses; of one from 32 sites along
+    every axis.  Then trajectories need not be as long: `CLUSTER_PERIODS` of the slowest mode.
+
+    Args:
+        action_kind: the name of the action.
+        shape: of the lattice.
+        barrier: of the action's site term; see `site_term.barrier`.
     """
+    if action_kind == "Phi4" and barrier >= _BARRIER_FROM:
+        return "HMC+SwendsenWang", {"periods": CLUSTER_PERIODS}
     if action_kind == "Phi4" and min(shape, default=0) >= _CLUSTERS_FROM:
         return "HMC+Wolff", {"periods": CLUSTER_PERIODS}
     return "HMC", {}

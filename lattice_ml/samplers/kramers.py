@@ -30,6 +30,7 @@ from lattice_ml.samplers.settings import (
     check_sign_flip,
     divergence,
     draw_signs,
+    smaller_steps,
     whole_steps,
 )
 from lattice_ml.samplers.tuning import Fixed, Lengths, Tuner
@@ -179,4 +180,6 @@ class Kramers:
 
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""
-        return "make sampler.step_size smaller"
+        if self.accept:
+            return smaller_steps(self)
+        return f"make sampler.step_size smaller than {self.step_size:.4g}"

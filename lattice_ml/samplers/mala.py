@@ -23,6 +23,7 @@ from lattice_ml.samplers.settings import (
     check_positive,
     check_sign_flip,
     divergence,
+    smaller_steps,
 )
 from lattice_ml.samplers.tuning import Lengths, Tuner
 
@@ -105,4 +106,4 @@ class MALA:
 
     def remedy(self) -> str:
         """What a user can do when `diagnose` finds something."""
-        return "make sampler.step_size smaller or leave it to auto with a longer n_thermalise"
+        return smaller_steps(self)

@@ -89,6 +89,7 @@ class ReplicaExchange(HMC):
     coupling: Any = field(kw_only=True, metadata={"static": True})
     ladder: tuple[float, ...] = field(kw_only=True)
     splits: ClassVar[bool] = False
+    crosses: ClassVar[bool] = True  # from well to well
 
     def rungs(self) -> tuple[Any, ...]:
         """The action, and what it is at the values of the ladder."""

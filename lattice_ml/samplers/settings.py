@@ -11,7 +11,7 @@ from lattice_ml import randomness
 
 __all__ = [
     *("Signs", "check_fraction", "check_positive", "check_sign_flip"),
-    *("divergence", "draw_signs", "signs", "whole_steps"),
+    *("divergence", "draw_signs", "signs", "smaller_steps", "whole_steps"),
 ]
 
 _DIVERGENT = 0.01  # of the updates may have |dH| > 1000
@@ -49,6 +49,19 @@ def divergence(means: Mapping[str, float], updates: str, settings: str) -> str |
     return (
         f"{100 * means['divergent']:.1f} % of the {updates} have |dH| > 1000 (allowed: "
         f"{100 * _DIVERGENT:.0f} %) at {settings}"
+    )
+
+
+def smaller_steps(sampler: Any) -> str:
+    """What `remedy` says of a step size, as the user gave it."""
+    if sampler.step_size == "auto":
+        return (
+            "lengthen chain.n_thermalise, in which step_size is tuned, or raise "
+            f"sampler.target_acceptance from {sampler.target_acceptance:g}, for smaller steps"
+        )
+    return (
+        f"make sampler.step_size smaller than {sampler.step_size:.4g}, or leave it to auto with a "
+        "longer chain.n_thermalise"
     )
 
 

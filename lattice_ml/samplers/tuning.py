@@ -2,6 +2,8 @@
 
 Step size: Nesterov's dual averaging of log(step size) towards the target acceptance, as in
 Hoffman and Gelman, arXiv:1111.4246, eq. (6), fed with the acceptance averaged over all chains.
+While a chain accepts next to nothing it is fed with that, until steps are so small that all move:
+one far out among many others does not show in the average, and would be left where it began.
 Trajectory length: a number of periods of the slowest mode, by default a quarter of one,
 tau = (pi/2)/omega_min, where 1/omega_min^2 = max_p G_conn(p) is measured in windows of doubling
 length, so that what was measured far from equilibrium is forgotten.  A sampler with more to learn
@@ -25,6 +27,7 @@ _MEASUREMENTS = 16  # of the propagator, at equal distances
 _TO_LEARN = 30  # where more than a length comes from it: the last window is half of the time
 _MAX_STEPS = 1024
 _TRANSFORMED = 64  # chains at a time, to need little memory
+_STUCK = 0.02  # of the target acceptance: less is that of a chain that does not move
 _SHORT = 20  # trajectories of tuning that are not split
 
 
@@ -115,17 +118,18 @@ class Tuner:
         self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
         self._average = _Average(getattr(sampler.action, "z2", False))
         self._measured, self._settling, self._frozen = 0, True, False
+        self._recent: np.ndarray | None = None  # acceptance of every chain, chunks halved each time
         self._length, self._learned = 1.0, dict[str, float]()
         self._set(self._step.current)
 
     def update(
-        self, done: int, means: Mapping[str, float], fields: Callable[[], np.ndarray]
+        self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
         """Learn from a chunk that ended at trajectory `done`.
 
         Args:
             done: trajectories so far.
-            means: history averages over the chunk and all chains.
+            means: history averages over the chunk, `(n_chains,)` each.
             fields: gives the current fields `(n_chains, *L)` when called.
         """
         if self._frozen:
@@ -138,9 +142,16 @@ class Tuner:
         if self._lengths.tunes_step:
             if self._settling and 2 * done > self._until > _SHORT:  # forget the way here
                 self._step, self._settling = self._step.restarted(), False
-            self._step.update(means["acceptance"])
+            self._step.update(self._seen(means["acceptance"]))
         self._frozen = done >= self._until
         self._set(self._step.average if self._frozen else self._step.current)
+
+    def _seen(self, acceptance: np.ndarray) -> float:
+        """The average over chains; where one has accepted nothing of late, that of this chain."""
+        before = acceptance if self._recent is None else self._recent
+        self._recent = (before + acceptance) / 2
+        stuck = self._recent < _STUCK * self.sampler.target_acceptance
+        return float(np.min(acceptance) if np.any(stuck) else np.mean(acceptance))
 
     def _set(self, step: float) -> None:
         """Use `step`; a whole number of steps makes it shorter only when it is final."""
@@ -157,7 +168,7 @@ class Fixed:
     sampler: Any
 
     def update(
-        self, done: int, means: Mapping[str, float], fields: Callable[[], np.ndarray]
+        self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
         """Learn nothing."""
 
