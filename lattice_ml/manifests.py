@@ -22,13 +22,14 @@ from lattice_ml.schema import (
     words,
 )
 
-__all__ = ["COST", "SHA256", "VALUES", "check_manifest", "shard_name"]
+__all__ = ["ACTION", "COST", "SHA256", "VALUES", "check_manifest", "shard_name"]
 
 _FEWEST = 16  # bytes of a row: its chain and its trajectory
 
 SHA256 = text("[0-9a-f]{64}", "64 hexadecimal digits")
 VALUES = table({}, others=anything)  # a section that others look at
 COST = table({"seconds": number(0)})
+ACTION = table({"kind": text()}, {"convention": text()}, others=nullable(either(number(), flag)))
 
 _ENTRY = table(
     {
@@ -40,7 +41,6 @@ _ENTRY = table(
     },
     {"first_chain": whole(), "n_chains": whole(1)},  # not there in files of earlier versions
 )
-_SCALAR = nullable(either(number(), text(), flag))
 _CONFIG = table(
     {
         "lattice": table({"shape": listed(whole(1, 2**31), 1)}),
@@ -52,7 +52,7 @@ _CONFIG = table(
     },
     {
         "seed": whole(),
-        "action": table({"kind": text()}, others=_SCALAR),
+        "action": ACTION,
         "sampler": table({}, {"temperature": number(0)}, others=anything),
         "sampling": VALUES,
         "converted": VALUES,
