@@ -253,6 +253,17 @@ def test_a_model_json_that_cannot_be_is_refused_with_the_key(begun, key):
         open_model(begun)
 
 
+def test_theories_of_another_lattice_are_refused(finished, tmp_path):
+    directory = shutil.copytree(finished, tmp_path / "m")
+    manifest = model_files.read_manifest(directory)
+    manifest["stages"][0]["shape"] = [2**31, 2**31]
+    files.write_manifest(directory, manifest, "model.json")
+    with pytest.raises(
+        StorageError, match=r"theories\.npz holds no theory as model\.json lists it"
+    ):
+        open_model(directory)
+
+
 def test_links_in_the_place_of_weights_are_refused(finished, tmp_path):
     directory = shutil.copytree(finished, tmp_path / "m")
     (directory / "weights.npz").unlink()
