@@ -5,6 +5,7 @@ and begun again cuts the metrics to that length, repeats what came after it, and
 bytes.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -92,10 +93,12 @@ class ModelRun:
         """Continue from a checked manifest, holding the lock; `open_model_run` does this."""
         self.directory = directory
         self.manifest = manifest
-        self._lock = lock
+        self._held = contextlib.ExitStack()
+        self._held.callback(locks.release_lock, lock)
         if not self.finished:
             earlier = manifest["format_version"] == 1
             self._checkpoints = Checkpoints(directory / _CHECKPOINTS, earlier=earlier)
+            self._held.callback(self._checkpoints.close)
             self._begin(made_by)
 
     def __enter__(self) -> Self:
@@ -109,9 +112,7 @@ class ModelRun:
         trace: TracebackType | None,
     ) -> None:
         """Release the lock; what is committed stays."""
-        if hasattr(self, "_checkpoints"):
-            self._checkpoints.close()
-        locks.release_lock(self._lock)
+        self._held.close()
 
     @property
     def finished(self) -> bool:
@@ -167,14 +168,14 @@ class ModelRun:
     def _begin(self, made_by: dict[str, Any]) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""
         metrics, notes = self.directory / _METRICS, self.notes()
-        metrics.touch()
-        kept = metrics.read_bytes()[: notes.get("metrics", 0)]
+        kept = metrics.read_bytes()[: notes.get("metrics", 0)] if metrics.exists() else b""
         sha256 = hashlib.sha256(kept).hexdigest()
         if notes.get("metrics_sha256", sha256) != sha256:
             raise StorageError(
                 f"{metrics} is altered: its first {notes['metrics']} bytes are not those that led "
                 f"to step {self.step}; copy it back from where it came from"
             )
+        metrics.touch()
         os.truncate(metrics, len(kept))
         made = [e for e in self.manifest["provenance"] if e["first_step"] < self.step]
         if not made or made[-1]["made_by"] != made_by:

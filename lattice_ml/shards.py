@@ -86,7 +86,7 @@ class Shard:
         """
         if hashes:
             intact.verify(self.path, self.sha256)
-        intact.once(self.path, f"{self} {layout}", lambda: self._check(layout))
+        intact.once(self.path, (self, *layout.items()), lambda: self._check(layout))
         with intact.opened(self.path) as file:
             return np.asarray(file[name][rows])
 
