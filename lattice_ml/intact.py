@@ -7,7 +7,7 @@ as the file stays what it was by its inode, its size and its times.
 import hashlib
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def verify(path: Path, wanted: str) -> None:
     once(path, wanted, check)
 
 
-def once(path: Path, what: str, check: Callable[[], None]) -> None:
+def once(path: Path, what: Hashable, check: Callable[[], None]) -> None:
     """Do a check of a file unless it was done before and the file has not changed since.
 
     A file that changed just now is checked again next time: two changes within a tick of the

@@ -22,7 +22,7 @@ from lattice_ml.schema import (
     words,
 )
 
-__all__ = ["COST", "SHA256", "VALUES", "check_manifest", "shard_name"]
+__all__ = ["ACTION", "COST", "SHA256", "VALUES", "check_manifest", "shard_name"]
 
 _FEWEST = 16  # bytes of a row: its chain and its trajectory
 
@@ -32,6 +32,7 @@ COST = table(
     {"seconds": number(0)},
     {"compile_seconds": number(0), "phases": listed(VALUES)},  # of a model
 )
+ACTION = table({"kind": text()}, {"convention": text()}, others=nullable(either(number(), flag)))
 
 _ENTRY = table(
     {
@@ -43,7 +44,6 @@ _ENTRY = table(
     },
     {"first_chain": whole(), "n_chains": whole(1)},  # not there in files of earlier versions
 )
-_SCALAR = nullable(either(number(), text(), flag))
 _CONFIG = table(
     {
         "lattice": table({"shape": listed(whole(1, 2**31), 1)}),
@@ -55,7 +55,7 @@ _CONFIG = table(
     },
     {
         "seed": whole(),
-        "action": table({"kind": text()}, others=_SCALAR),
+        "action": ACTION,
         "sampler": table({}, {"temperature": number(0)}, others=anything),
         "sampling": VALUES,
         "converted": VALUES,

@@ -258,11 +258,16 @@ def read_stages(directory: Path, manifest: Mapping[str, Any]) -> tuple[Stage, ..
     def theory(prefix: str, shape: tuple[int, ...]) -> Theory | Moments:
         names = (name for name in stored if name.startswith(prefix))
         arrays = {n.removeprefix(prefix): stored[n] for n in names}
+        modes = Modes(shape)
+        lattice = (modes.volume,) if moments else tuple(shape[axis] for axis in modes.order)
+        of_sites = arrays.get("mean" if moments else "propagator", np.zeros(()))
         try:
-            return Moments(**arrays) if moments else Theory(**arrays, modes=Modes(shape))
+            if of_sites.shape != lattice:
+                raise TypeError(f"of {lattice}, but of {of_sites.shape}")
+            return Moments(**arrays) if moments else Theory(**arrays, modes=modes)
         except TypeError as error:
             raise StorageError(
-                f"{directory / THEORIES} does not hold the theories that {MANIFEST} lists: {error}"
+                f"{directory / THEORIES} holds no theory as {MANIFEST} lists it: {error}"
             ) from error
 
     return tuple(

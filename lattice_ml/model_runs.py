@@ -5,6 +5,7 @@ and begun again cuts the metrics to that length, repeats what came after it, and
 bytes.  When and how often states were kept depends on the clock, so a finished model has none.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -104,12 +105,14 @@ class ModelRun:
         """Continue from a checked manifest, holding the lock; `open_model_run` does this."""
         self.directory = directory
         self.manifest = manifest
-        self._lock = lock
+        self._held = contextlib.ExitStack()
+        self._held.callback(locks.release_lock, lock)
         if self.finished:
             self._forget_states()
         else:
             earlier = manifest["format_version"] == 1
             self._checkpoints = Checkpoints(directory / _CHECKPOINTS, earlier=earlier)
+            self._held.callback(self._checkpoints.close)
             self._begin(made_by)
 
     def __enter__(self) -> Self:
@@ -123,9 +126,7 @@ class ModelRun:
         trace: TracebackType | None,
     ) -> None:
         """Release the lock; what is committed stays."""
-        if hasattr(self, "_checkpoints"):
-            self._checkpoints.close()
-        locks.release_lock(self._lock)
+        self._held.close()
 
     @property
     def finished(self) -> bool:
@@ -185,8 +186,7 @@ class ModelRun:
     def _begin(self, made_by: dict[str, Any]) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""
         path, notes = self.directory / _METRICS, self.notes()
-        with writing.open_in_place(path, "a"):  # made where missing
-            kept = path.read_bytes()[: notes.get("metrics", 0)]
+        kept = path.read_bytes()[: notes.get("metrics", 0)] if path.exists() else b""
         sha256 = hashlib.sha256(kept).hexdigest()
         if notes.get("metrics_sha256", sha256) != sha256:
             raise StorageError(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lattice_ml.manifests import SHA256, VALUES
+from lattice_ml.manifests import ACTION, SHA256, VALUES
 from lattice_ml.schema import (
     SchemaError,
     anything,
@@ -28,9 +28,7 @@ def _setting(value: Any, key: str) -> None:
     (whole(-_LARGEST, _LARGEST) if type(value) is int else nullable(kinds))(value, key)
 
 
-_SCALAR = nullable(either(number(), text(), flag))
 _SHAPE = listed(whole(1, 2**31), 1)
-_ACTION = table({"kind": text()}, others=_SCALAR)
 
 MODEL = table(
     {
@@ -38,10 +36,10 @@ MODEL = table(
         "kind": words("model"),
         "config": table(
             {"model": table({"kind": text()}, others=_setting)},
-            {"seed": whole(), "lattice": table({"shape": _SHAPE}), "action": _ACTION},
+            {"seed": whole(), "lattice": table({"shape": _SHAPE}), "action": ACTION},
             others=VALUES,
         ),
-        "stages": listed(table({"shape": _SHAPE, "actions": listed(_ACTION, 1)}), 1),
+        "stages": listed(table({"shape": _SHAPE, "actions": listed(ACTION, 1)}), 1),
         "parent": text(),
         "provenance": listed(table({"first_step": whole(), "made_by": VALUES})),
         "files": table({}, dict.fromkeys(("weights.npz", "theories.npz", "history.npz"), SHA256)),
@@ -78,7 +76,7 @@ _KNOWN = {
 
 def _theory(others: Any) -> Any:
     """One theory of a report; who has one number on the weights has all of them."""
-    plain = table({"shape": _SHAPE, "action": _ACTION}, _ENTRY, others)
+    plain = table({"shape": _SHAPE, "action": ACTION}, _ENTRY, others)
 
     def rule(value: Any, key: str) -> None:
         plain(value, key)

@@ -72,7 +72,7 @@ def check(
     try:
         rule({key: value for key, value in content.items() if key != SEAL}, "")
     except SchemaError as error:
-        raise StorageError(f"{path} is altered: {error}; {remedy}") from error
+        raise StorageError(f"{path} is altered: {error}") from error
     if not edited and SEAL in content and content[SEAL] != sealed(content)[SEAL]:
         raise StorageError(f"{path} is altered: its seal does not fit its content; {remedy}")
 

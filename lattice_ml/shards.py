@@ -39,7 +39,7 @@ class Shard:
         start, stop: rows of the ensemble from the first to after the last of its configurations.
         first_chain, n_chains: of the shard.
         all_chains: how many the ensemble has.
-        sha256: of the file.
+        sha256: of the file; "" in a forecast.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class Shard:
         """
         if hashes:
             intact.verify(self.path, self.sha256)
-        intact.once(self.path, f"{self} {layout}", lambda: self._check(layout))
+        intact.once(self.path, (self, *layout.items()), lambda: self._check(layout))
         with intact.opened(self.path) as file:
             return np.asarray(file[name][rows])
 
@@ -128,7 +128,7 @@ def shards(directory: Path, manifest: Mapping[str, Any]) -> list[Shard]:
         stop = start + entry["n_configs"] * everyone
         path = directory / files.SHARDS / entry["file"]
         chains = entry.get("first_chain", 0), own
-        found.append(Shard(path, start, stop, *chains, everyone, entry["sha256"]))
+        found.append(Shard(path, start, stop, *chains, everyone, entry.get("sha256", "")))
     return found
 
 

@@ -59,7 +59,7 @@ WRONG = {
     "fewer asked for than there": (
         "config.chain.n_configs",
         5,
-        "n_configs is 5, but shards hold 6",
+        "n_configs is 5, but shards",
     ),
     "a word": ("config.chain.thin", "often", "config.chain.thin must be a whole number of at le"),
     "a negative number": ("config.chain.n_chains", -8, "n_chains must be a whole number .*got -8"),

@@ -96,7 +96,7 @@ def test_what_no_file_of_ours_holds_is_refused_in_one_sentence(path, content, me
 
 def test_bytes_that_are_not_utf_8_and_files_too_large_are_refused(path):
     path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(StorageError, match="it is not JSON as we write it .*utf-8"):
+    with pytest.raises(StorageError, match=r"it is not JSON as we write it .*utf-8"):
         read(path)
     os.truncate(path, 2**28 + 1)  # a hole: nothing is written
     with pytest.raises(StorageError, match="268435457 bytes are more than it can have"):

@@ -111,7 +111,7 @@ def _earlier(file: str) -> dict[str, Any]:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     records = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(r, dict) and "benchmark" in r and "rows" in r for r in records):

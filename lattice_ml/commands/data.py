@@ -196,6 +196,7 @@ def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
 
     ensemble = open_ensemble(options.directory, verify=options.verify)
     manifest, config = ensemble.manifest, ensemble.config
+    _ = ensemble.action  # one that there is, or an error which names the file
     shape = " x ".join(map(str, ensemble.shape))
     action = conventions.describe(config["action"], len(ensemble.shape))
     made = ("sampler", "sampling", "chain", "output")

@@ -86,7 +86,7 @@ def read_values(path: str | os.PathLike[str]) -> Known:
     """
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
@@ -116,7 +116,7 @@ def _value(path: str | os.PathLike[str], name: str, entry: Any) -> Value:
     numbers = entry if isinstance(entry, list) else [entry]
     try:
         found = Value(*map(float, numbers))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = Value(math.nan)
     if not (math.isfinite(found.value) and found.error >= 0 and math.isfinite(found.error)):
         raise ValueError(
