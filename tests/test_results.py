@@ -172,6 +172,15 @@ def test_pages_and_figures_of_others_stay(tmp_path, name):
     assert contents(tmp_path) == before
 
 
+def test_what_a_verb_writes_into_its_own_ensemble_is_not_asked_for(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format_version": 1, "config": {}}')
+    (tmp_path / "page.html").write_text("of an earlier version")
+    with pytest.raises(StorageError, match="would lie in"):
+        report.write_page(tmp_path / "page.html", title="first")
+    report.write_page(tmp_path / "page.html", title="first", ours=True)
+    assert "first" in (tmp_path / "page.html").read_text()
+
+
 # Names.
 
 

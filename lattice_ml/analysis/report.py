@@ -150,6 +150,7 @@ def write_page(
     tables: Sequence[Table] = (),
     figures: Sequence[tuple[str, Figure, str]] = (),
     appendix: Sequence[Table] = (),
+    ours: bool = False,
 ) -> None:
     """Write the page and, in the same folder, `<name>.png` and `<name>.svg` of every figure.
 
@@ -165,11 +166,13 @@ def write_page(
         figures: (name, figure, caption) shown in this order after the tables; `name` consists
             of letters, digits and underscores. The layout of a figure is settled here.
         appendix: tables shown after the figures.
+        ours: the folder is an ensemble's, which is this program's own; else nothing in it is
+            replaced but such pages and figures, and no page goes into an ensemble.
 
     Raises:
         ValueError: a row of a table does not fit its header, or figure names are not distinct
             and usable as file names.
-        StorageError: one of the files would replace something that is no such page or figure.
+        StorageError: one of the files would replace something else, or lie in an ensemble.
         ImportError: there are figures, and matplotlib is not installed.
     """
     path = Path(path)
@@ -186,7 +189,8 @@ def write_page(
         path.with_name(f"{name}.svg"): _signed(drawing) for name, drawing in drawings.items()
     }
     make_folder(path.parent)
-    check_page(path, drawings)
+    if not ours:
+        check_page(path, drawings)
     for file, image in images.items():
         write_result(file, image)
     write_result(path, _page(title, content).encode())

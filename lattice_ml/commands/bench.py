@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -54,7 +55,7 @@ def bench_command(arguments: list[str]) -> int:
     _use_one_core()
     configure_jax()
     all_plans = [plans.load(name, options.size) for name in options.names]
-    if len({plan.name for plan in all_plans}) < len(all_plans):
+    if len({_figure_name(plan.name) for plan in all_plans}) < len(all_plans):
         raise ValueError(f"bench needs different benchmarks, got {' '.join(options.names)}")
     if options.json:
         check_json(options.json, RECORDS)
@@ -63,7 +64,8 @@ def bench_command(arguments: list[str]) -> int:
 
         for plan in all_plans:
             page = Path(options.out) / f"{plan.name}.html"
-            check_page(page, {image.stem for image in page.parent.glob(f"{plan.name}*.[ps][nv]g")})
+            own = _figure_name(plan.name)
+            check_page(page, {image.stem for image in page.parent.glob(f"{own}*.[ps][nv]g")})
         with style():  # without matplotlib it ends here, not after hours
             pass
     found_records = {}
@@ -96,10 +98,17 @@ def _run(plan: Any, options: BenchOptions, earlier: dict[str, Any] | None) -> di
     if options.out:
         page = Path(options.out) / f"{plan.name}.html"
         drawn = plan.module.draw(result)  # named by the module, which several plans may share
-        figures = [(name.replace(plan.benchmark, plan.name), *rest) for name, *rest in drawn]
+        own = _figure_name(plan.name)
+        figures = [(name.replace(plan.benchmark, own), *rest) for name, *rest in drawn]
         write_page(page, title=plan.title, summary=facts, tables=tables, figures=figures)
         say(f"page: {page}")
     return found
+
+
+def _figure_name(plan: str) -> str:
+    """What the figures of a plan are called after: letters, digits and underscores."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", plan)
+    return name if name[0].isalpha() else f"plan_{name}"
 
 
 def _earlier(file: str) -> dict[str, Any]:
