@@ -107,7 +107,7 @@ def write(found: Found, out: str | os.PathLike[str]) -> Found:
 def check(out: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
     check_json(Path(out) / _TABLE, _SHAPE)
-    check_page(Path(out) / "index.html", _FIGURES)
+    check_page(Path(out) / "index.html", "spectrum", _FIGURES)
 
 
 def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:

@@ -135,7 +135,7 @@ def test_nothing_goes_into_an_ensemble_or_a_model(tmp_path, place, above):
     ):
         check_json(tmp_path / place, SHAPE)
     with pytest.raises(StorageError, match="would lie in"):
-        check_page((tmp_path / place).with_suffix(".html"))
+        check_page((tmp_path / place).with_suffix(".html"), "page")
 
 
 def test_a_manifest_of_another_program_forbids_nothing(tmp_path):
@@ -160,6 +160,14 @@ def test_a_page_and_its_figures_may_be_replaced_by_others(tmp_path):
         report.write_page(tmp_path / "page.html", title=title, figures=drawn())
     assert "second" in (tmp_path / "page.html").read_text()
     assert {p.name for p in tmp_path.iterdir()} == {"page.html", "line.png", "line.svg"}
+
+
+def test_pages_and_figures_of_another_verb_stay(tmp_path):
+    report.write_page(tmp_path / "page.html", title="first", verb="measure", figures=drawn())
+    with pytest.raises(StorageError, match=r"page\.html exists and is not overwritten"):
+        report.write_page(tmp_path / "page.html", title="second", verb="spectrum")
+    with pytest.raises(StorageError, match=r"line\.png exists and is not overwritten"):
+        report.write_page(tmp_path / "other.html", title="t", verb="spectrum", figures=drawn())
 
 
 @pytest.mark.parametrize("name", ["page.html", "line.png", "line.svg"])

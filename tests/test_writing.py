@@ -110,6 +110,13 @@ def test_a_sweep_leaves_the_living_alone(tmp_path):
         assert list(tmp_path.iterdir()) == [temporary], "its own writer is alive"
 
 
+def test_shards_behind_a_link_are_neither_written_nor_removed(run_copy, tmp_path):
+    """Else those of another run would be taken for what a lost process left."""
+    (run_copy / "shards").rename(tmp_path / "elsewhere")
+    (run_copy / "shards").symlink_to(tmp_path / "elsewhere")
+    storage_runs.refused(run_copy, "shards is a link")
+
+
 def test_links_for_strays_of_a_run_stay(run_copy, victim):
     link = run_copy / "shards" / f"c00000006-n0000.h5.{NUMBER}.tmp"
     link.symlink_to(victim)
