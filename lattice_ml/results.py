@@ -37,15 +37,23 @@ _HOLDINGS = {  # of an ensemble or a model: its manifest, and what else tells it
 }
 
 
-def check_json(path: str | os.PathLike[str], is_result: Shape) -> None:
+def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bool = False) -> None:
     """Refuse a file for a verb's JSON that is something else.
 
+    Args:
+        path: of the file, a device or a pipe.
+        is_result: whether JSON values are such a result.
+        new_folder: its folder is made where there is none.
+
     Raises:
-        StorageError: it is a folder, a link or another file, or lies in an ensemble or a model.
+        StorageError: it is a folder, a link or another file, lies in an ensemble or a model, or
+            there is no folder for it.
     """
     file = Path(path)
     if _is_stream(file):
         return
+    if not (new_folder or file.parent.is_dir()):
+        raise StorageError(f"{file} has no folder to lie in: there is no {file.parent}")
     check_file(file, lambda there: _is_json(there, is_result))
 
 

@@ -106,7 +106,7 @@ def write(found: Found, out: str | os.PathLike[str]) -> Found:
 
 def check(out: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
-    check_json(Path(out) / _TABLE, _SHAPE)
+    check_json(Path(out) / _TABLE, _SHAPE, new_folder=True)
     check_page(Path(out) / "index.html", "spectrum", _FIGURES)
 
 

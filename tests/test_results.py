@@ -112,7 +112,7 @@ def test_a_pipe_and_the_standard_output_are_written_to(tmp_path, capfd):
     ("place", "above"),
     [
         ("ens/x.json", "manifest.json shards/"),
-        ("ens/deep/er/x.json", "manifest.json ensemble.h5"),
+        ("ens/deeper/x.json", "manifest.json ensemble.h5"),
         ("ens/x.json", '{"format_version": 1, "config": {}}'),
         ("ens/shards/x.json", "manifest.json shards/"),
         ("model/x.json", "model.json weights.npz"),
@@ -133,7 +133,7 @@ def test_nothing_goes_into_an_ensemble_or_a_model(tmp_path, place, above):
     with pytest.raises(
         StorageError, match=f"would lie in .*{home.name}, which is an ensemble or a"
     ):
-        check_json(tmp_path / place, SHAPE)
+        check_json(tmp_path / place, SHAPE, new_folder=True)
     with pytest.raises(StorageError, match="would lie in"):
         check_page((tmp_path / place).with_suffix(".html"), "page")
 
@@ -212,6 +212,7 @@ def test_names_are_distinct_and_as_short_as_may_be(tmp_path, monkeypatch):
 def test_a_verb_refuses_before_its_work_and_replaces_its_own(folder, capsys, verb):
     Path("notes.json").write_text('{"notes": [1, 2]}')
     assert "notes.json exists" in refused(capsys, verb, "a/ens", "--json", "notes.json")
+    assert "there is no absent" in refused(capsys, verb, "a/ens", "--json", "absent/x.json")
     for place in ("manifest.json", "new.json", "shards/new.json"):
         assert "would lie in" in refused(capsys, verb, "b/ens", "--json", f"a/ens/{place}")
     for _ in range(2):

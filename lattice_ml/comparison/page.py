@@ -31,7 +31,7 @@ _SHAPE = has_keys("reference", "accepted", "candidates")
 def check(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
     check_page(Path(folder) / _PAGE, "compare", _FIGURES)
-    check_json(Path(folder) / _TABLE, _SHAPE)
+    check_json(Path(folder) / _TABLE, _SHAPE, new_folder=True)
 
 
 def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> Path:
