@@ -224,19 +224,28 @@ def _schema(fields: Fields) -> Any:
 
 def _parse(schema: Any, arguments: Sequence[str]) -> Any:
     """Let tyro type the arguments; its own message is replaced by `_explain`."""
-    spelt = {"true": "True", "false": "False"}  # as in TOML
-    words = [spelt.get(word, word) for word in arguments]
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        return tyro.cli(schema, args=words, config=_TYRO)
+        return tyro.cli(schema, args=list(arguments), config=_TYRO)
 
 
 def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
-    """Give a switch without a value, such as a bare `--training.fine-tune`, the value True."""
-    switches = {
-        name for name, field in _leaves(schema).items() if field.type in (bool, bool | None)
-    }
+    """Spell switches as tyro does, True for one without a value (`--training.fine-tune`)."""
+    kinds = {name: field.type for name, field in _leaves(schema).items()}
+    switches = {name for name, kind in kinds.items() if kind in (bool, bool | None)}
     grouped = _group(arguments)
-    return _spelt({key: words or ["True"] * (key in switches) for key, words in grouped.items()})
+    return _spelt(
+        {
+            key: _switched(kinds.get(key), words) or ["True"] * (key in switches)
+            for key, words in grouped.items()
+        }
+    )
+
+
+def _switched(kind: Any, words: Sequence[str]) -> list[str]:
+    """`true` and `false`, as in TOML, for what may be a switch; of all else words are words."""
+    spelt = {"true": "True", "false": "False"}
+    may = kind is bool or bool in getattr(kind, "__args__", ())
+    return [spelt.get(word, word) if may else word for word in words]
 
 
 def _explain(schema: Any, arguments: Sequence[str]) -> str:
@@ -249,7 +258,7 @@ def _explain(schema: Any, arguments: Sequence[str]) -> str:
         kind = _leaves(schema)[name].type
         one: Any = dataclasses.make_dataclass("One", [("value", kind)])
         try:
-            _parse(one, ["--value", *words])
+            _parse(one, ["--value", *_switched(kind, words)])
         except SystemExit:
             return f"{name} must be {_describe(kind)}, got {' '.join(words) or 'nothing'}"
     return f"cannot understand {' '.join(arguments)}"

@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 __all__ = ["SIGNALS", "answered", "finishing", "promise"]
@@ -26,13 +25,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = b"\x1b[?25h"  # which a bar of progress hides
 
 
-@dataclass
 class _Listener:
     """Who listens, and what the next signal does."""
 
-    who: str
-    finishing: bool = False
-    announced: bool = False
+    def __init__(self, who: str) -> None:  # no dataclass: this is imported before all else
+        self.who = who
+        self.finishing = False
+        self.announced = False
 
 
 _listeners: list[_Listener] = []  # one at most: signals are the process's

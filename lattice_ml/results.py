@@ -22,11 +22,9 @@ from lattice_ml import writing
 from lattice_ml.writing import StorageError
 
 __all__ = [
-    *("GENERATOR", "Shape", "check_export", "check_file", "check_json", "check_page", "distinct"),
-    *("has_keys", "is_page", "of_entries", "write_json", "write_result"),
+    *("Shape", "check_export", "check_file", "check_json", "check_page", "distinct"),
+    *("has_keys", "of_entries", "signature", "write_json", "write_result"),
 ]
-
-GENERATOR = "lattice_ml"  # what pages and figures say of themselves in their first bytes
 
 Shape = Callable[[Any], bool]  # whether JSON values are the result of a verb
 
@@ -39,15 +37,23 @@ _HOLDINGS = {  # of an ensemble or a model: its manifest, and what else tells it
 }
 
 
-def check_json(path: str | os.PathLike[str], is_result: Shape) -> None:
+def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bool = False) -> None:
     """Refuse a file for a verb's JSON that is something else.
 
+    Args:
+        path: of the file, a device or a pipe.
+        is_result: whether JSON values are such a result.
+        new_folder: its folder is made where there is none.
+
     Raises:
-        StorageError: it is a folder, a link or another file, or lies in an ensemble or a model.
+        StorageError: it is a folder, a link or another file, lies in an ensemble or a model, or
+            there is no folder for it.
     """
     file = Path(path)
     if _is_stream(file):
         return
+    if not (new_folder or file.parent.is_dir()):
+        raise StorageError(f"{file} has no folder to lie in: there is no {file.parent}")
     check_file(file, lambda there: _is_json(there, is_result))
 
 
@@ -73,11 +79,17 @@ def write_result(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def check_page(page: Path, figures: Iterable[str] = ()) -> None:
+def signature(verb: str) -> str:
+    """What pages and figures of a verb say of themselves in their first bytes."""
+    return f"lattice_ml {verb}"
+
+
+def check_page(page: Path, verb: str, figures: Iterable[str] = ()) -> None:
     """Refuse a page that would replace something else, itself or one of its figures.
 
     Args:
         page: an .html file; its folder need not exist.
+        verb: that writes it; pages of the same may be replaced.
         figures: names of those that may lie beside it.
 
     Raises:
@@ -85,7 +97,7 @@ def check_page(page: Path, figures: Iterable[str] = ()) -> None:
     """
     images = [page.with_name(f"{name}.{end}") for name in figures for end in ("png", "svg")]
     for path in (page, *images):
-        check_file(path, is_page)
+        check_file(path, lambda there: _is_page(there, verb))
 
 
 def check_file(path: Path, is_result: Callable[[Path], bool]) -> None:
@@ -125,18 +137,6 @@ def check_export(path: Path, least: int = 0) -> None:
     """
     check_file(path, lambda there: there.stat().st_size >= least)
     writing.sweep(path)
-
-
-def is_page(path: Path) -> bool:
-    """Whether a page or a figure is of this program, by its head."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    kinds = {
-        ".html": f'<meta name="generator" content="{GENERATOR}"/>'.encode(),
-        ".svg": f"<!-- {GENERATOR} -->".encode(),
-        ".png": b"Software\0" + GENERATOR.encode(),
-    }
-    return path.suffix in kinds and kinds[path.suffix] in head
 
 
 def has_keys(*keys: str) -> Shape:
@@ -193,6 +193,18 @@ def _is_json(path: Path, is_result: Shape) -> bool:
         return is_result(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):
         return False
+
+
+def _is_page(path: Path, verb: str) -> bool:
+    """Whether a page or a figure is of a verb, by its head."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    kinds = {
+        ".html": f'<meta name="generator" content="{signature(verb)}"/>',
+        ".svg": f"<!-- {signature(verb)} -->",
+        ".png": f"Software\0{signature(verb)}",
+    }
+    return kinds[path.suffix].encode() in head
 
 
 def _is_stream(path: Path) -> bool:

@@ -118,6 +118,8 @@ def check_not_foreign(directory: Path) -> None:
     """Refuse a directory that holds other things than a run."""
     if directory.exists() and not directory.is_dir():
         raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a run")
+    if (folder := directory / files.SHARDS).is_symlink():  # what is uncommitted there is removed
+        raise StorageError(f"{folder} is a link; put the folder itself in its place")
     if not directory.exists() or (directory / files.MANIFEST).exists():
         return
     ours = {directory / locks.LOCK, *_strays(directory)}

@@ -109,8 +109,8 @@ def write(found: Found, out: str | os.PathLike[str]) -> Found:
 
 def check(out: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
-    check_json(Path(out) / _TABLE, _SHAPE)
-    check_page(Path(out) / "index.html", _FIGURES)
+    check_json(Path(out) / _TABLE, _SHAPE, new_folder=True)
+    check_page(Path(out) / "index.html", "spectrum", _FIGURES)
 
 
 def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:

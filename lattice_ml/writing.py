@@ -52,6 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
         if not os.path.samestat(os.fstat(descriptor), os.lstat(temporary)):
             raise StorageError(f"{temporary} was exchanged by somebody else while it was written")
         os.fsync(descriptor)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # HDF5 opens no file that is locked
         os.replace(temporary, path)
         _sync(path.parent)
 

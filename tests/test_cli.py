@@ -181,6 +181,7 @@ REFUSED = [
     ("generate small.toml --action.kappa 0.1", "action.kappa: the run in runs/small was made with"),
     ("generate small.toml --sweep action.kappa", "--sweep needs a key and its values"),
     ("generate small.toml --sweep action.kapa 1", "did you mean action.kappa?"),
+    ("generate small.toml --sweep chain.start runs/small runs_small", "both be run into"),
     ("generate small.toml --sweep out a b", "--sweep needs a key of the config, got out"),
     ("measure", "at least one ensemble"),
     ("measure absent", "absent holds no ensemble"),

@@ -165,6 +165,15 @@ def test_negative_numbers_are_values(number):
     assert job.config["action"]["mass_squared"] == -4
 
 
+@pytest.mark.parametrize("word", ["true", "false", "True"])
+def test_a_word_of_toml_is_a_word_where_no_switch_is_meant(tmp_path, word):
+    words = [*as_words(BASE), "--out", word, "--sweep", "chain.start", word]
+    assert config.options(words, Options) == Options(word, ("chain.start", word))
+    job = config.parse([*as_words(BASE), "--chain.start", word])
+    assert job.chain.start == word
+    assert parse_file(as_file(tmp_path, BASE | {"chain.start": word})).chain.start == word
+
+
 @pytest.mark.parametrize("word", ["true", "True"])
 def test_booleans_are_written_as_in_the_file_or_as_in_python(word):
     job = config.parse([*as_words(BASE), "--sampler.sign-flip", word])

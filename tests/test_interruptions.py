@@ -60,8 +60,8 @@ def test_all_is_as_before_in_the_end():
 
 
 def test_in_a_process_of_others_the_handler_speaks(capsys):
-    with pytest.raises(session.Interrupted, match="SIGINT: all safe"):
-        with session.watching(None) as watch:
-            os.kill(os.getpid(), signal.SIGINT)
-            watch.stop(": all safe")
+    safe = pytest.raises(session.Interrupted, match="SIGINT: all safe")
+    with safe, session.watching(None) as watch:
+        os.kill(os.getpid(), signal.SIGINT)
+        watch.stop(": all safe")
     assert "SIGINT: finishing this block and keeping it" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_a_pipe_and_the_standard_output_are_written_to(tmp_path, capfd):
     ("place", "above"),
     [
         ("ens/x.json", "manifest.json shards/"),
-        ("ens/deep/er/x.json", "manifest.json ensemble.h5"),
+        ("ens/deeper/x.json", "manifest.json ensemble.h5"),
         ("ens/x.json", '{"format_version": 1, "config": {}}'),
         ("ens/shards/x.json", "manifest.json shards/"),
         ("model/x.json", "model.json weights.npz"),
@@ -133,9 +133,9 @@ def test_nothing_goes_into_an_ensemble_or_a_model(tmp_path, place, above):
     with pytest.raises(
         StorageError, match=f"would lie in .*{home.name}, which is an ensemble or a"
     ):
-        check_json(tmp_path / place, SHAPE)
+        check_json(tmp_path / place, SHAPE, new_folder=True)
     with pytest.raises(StorageError, match="would lie in"):
-        check_page((tmp_path / place).with_suffix(".html"))
+        check_page((tmp_path / place).with_suffix(".html"), "page")
 
 
 def test_a_manifest_of_another_program_forbids_nothing(tmp_path):
@@ -162,6 +162,14 @@ def test_a_page_and_its_figures_may_be_replaced_by_others(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"page.html", "line.png", "line.svg"}
 
 
+def test_pages_and_figures_of_another_verb_stay(tmp_path):
+    report.write_page(tmp_path / "page.html", title="first", verb="measure", figures=drawn())
+    with pytest.raises(StorageError, match=r"page\.html exists and is not overwritten"):
+        report.write_page(tmp_path / "page.html", title="second", verb="spectrum")
+    with pytest.raises(StorageError, match=r"line\.png exists and is not overwritten"):
+        report.write_page(tmp_path / "other.html", title="t", verb="spectrum", figures=drawn())
+
+
 @pytest.mark.parametrize("name", ["page.html", "line.png", "line.svg"])
 def test_pages_and_figures_of_others_stay(tmp_path, name):
     report.write_page(tmp_path / "page.html", title="first", figures=drawn())
@@ -170,6 +178,15 @@ def test_pages_and_figures_of_others_stay(tmp_path, name):
     with pytest.raises(StorageError, match=f"{name} exists and is not overwritten"):
         report.write_page(tmp_path / "page.html", title="second", figures=drawn())
     assert contents(tmp_path) == before
+
+
+def test_what_a_verb_writes_into_its_own_ensemble_is_not_asked_for(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format_version": 1, "config": {}}')
+    (tmp_path / "page.html").write_text("of an earlier version")
+    with pytest.raises(StorageError, match="would lie in"):
+        report.write_page(tmp_path / "page.html", title="first")
+    report.write_page(tmp_path / "page.html", title="first", ours=True)
+    assert "first" in (tmp_path / "page.html").read_text()
 
 
 # Names.
@@ -195,6 +212,7 @@ def test_names_are_distinct_and_as_short_as_may_be(tmp_path, monkeypatch):
 def test_a_verb_refuses_before_its_work_and_replaces_its_own(folder, capsys, verb):
     Path("notes.json").write_text('{"notes": [1, 2]}')
     assert "notes.json exists" in refused(capsys, verb, "a/ens", "--json", "notes.json")
+    assert "there is no absent" in refused(capsys, verb, "a/ens", "--json", "absent/x.json")
     for place in ("manifest.json", "new.json", "shards/new.json"):
         assert "would lie in" in refused(capsys, verb, "b/ens", "--json", f"a/ens/{place}")
     for _ in range(2):

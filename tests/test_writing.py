@@ -67,6 +67,22 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path, vi
     assert not (tmp_path / "file").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
 
 
+def test_a_file_is_not_locked_once_it_has_its_name(tmp_path, monkeypatch):
+    """HDF5 would not open it."""
+    seen = []
+
+    def look(descriptor, real=os.fsync):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            with (tmp_path / "file").open() as other:
+                seen.append(fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB))
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"new")
+    assert seen == [None]
+
+
 def test_long_names_have_temporary_ones(tmp_path):
     path = tmp_path / ("n" * 255)
     with replacing(path) as temporary:
@@ -108,6 +124,13 @@ def test_a_sweep_leaves_the_living_alone(tmp_path):
     with replacing(tmp_path / "file") as temporary:
         sweep(tmp_path / "file")
         assert list(tmp_path.iterdir()) == [temporary], "its own writer is alive"
+
+
+def test_shards_behind_a_link_are_neither_written_nor_removed(run_copy, tmp_path):
+    """Else those of another run would be taken for what a lost process left."""
+    (run_copy / "shards").rename(tmp_path / "elsewhere")
+    (run_copy / "shards").symlink_to(tmp_path / "elsewhere")
+    storage_runs.refused(run_copy, "shards is a link")
 
 
 def test_links_for_strays_of_a_run_stay(run_copy, victim):

@@ -107,7 +107,7 @@ def panels(found: Found) -> Figure:
 
 def check(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
-    check_page(Path(folder) / _PAGE, [_FIGURE])
+    check_page(Path(folder) / _PAGE, "extrapolate", [_FIGURE])
 
 
 def write(found: Found, folder: str | os.PathLike[str]) -> Path:
@@ -124,6 +124,7 @@ def write(found: Found, folder: str | os.PathLike[str]) -> Path:
     )
     report.write_page(
         path,
+        verb="extrapolate",
         title="Extrapolation to step size zero",
         summary=_summary(found),
         tables=tables,

@@ -84,6 +84,7 @@ def write_film(
     report.write_page(
         page,
         title="From noise to a field",
+        ours=True,
         summary=[
             ("lattice", " x ".join(map(str, shape))),
             ("couplings", f"h = {h:.6g}, a = {a:.6g}, b = {b:.6g}"),

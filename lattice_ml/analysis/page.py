@@ -22,7 +22,7 @@ _FIGURES = ("history", "histogram", "autocorrelation", "two_point", "configurati
 
 def check(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
-    check_page(Path(folder) / _PAGE, _FIGURES)
+    check_page(Path(folder) / _PAGE, "measure", _FIGURES)
 
 
 def write(
@@ -89,6 +89,7 @@ def write(
     page = Path(folder) / _PAGE
     report.write_page(
         page,
+        verb="measure",
         title=f"Ensemble {Path(ensemble.directory).resolve().name}",
         summary=[*_summary(ensemble), *_worth(estimates)],
         tables=[

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lattice_ml.printable import numbered, shown
-from lattice_ml.results import GENERATOR, check_page, write_result
+from lattice_ml.results import check_page, signature, write_result
 from lattice_ml.writing import make_folder
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def write_page(
     tables: Sequence[Table] = (),
     figures: Sequence[tuple[str, Figure, str]] = (),
     appendix: Sequence[Table] = (),
+    verb: str = "page",
+    ours: bool = False,
 ) -> None:
     """Write the page and, in the same folder, `<name>.png` and `<name>.svg` of every figure.
 
@@ -165,11 +167,14 @@ def write_page(
         figures: (name, figure, caption) shown in this order after the tables; `name` consists
             of letters, digits and underscores. The layout of a figure is settled here.
         appendix: tables shown after the figures.
+        verb: that writes the page; only pages and figures of the same are replaced.
+        ours: the folder is an ensemble's, which is this program's own: all may be replaced. Other
+            pages do not go into an ensemble.
 
     Raises:
         ValueError: a row of a table does not fit its header, or figure names are not distinct
             and usable as file names.
-        StorageError: one of the files would replace something that is no such page or figure.
+        StorageError: one of the files would replace something else, or lie in an ensemble.
         ImportError: there are figures, and matplotlib is not installed.
     """
     path = Path(path)
@@ -181,23 +186,24 @@ def write_page(
         *(_figure(name, drawings[name], caption) for name, _, caption in figures),
         *(_table(table) for table in appendix),
     ]
-    images = {path.with_name(f"{name}.png"): _png(figure) for name, figure, _ in figures}
-    images |= {
-        path.with_name(f"{name}.svg"): _signed(drawing) for name, drawing in drawings.items()
-    }
+    images, signed = {}, signature(verb)
+    for name, figure, _ in figures:
+        images[path.with_name(f"{name}.png")] = _png(figure, signed)
+        images[path.with_name(f"{name}.svg")] = _signed(drawings[name], signed)
+    if not ours:
+        check_page(path, verb, drawings)
     make_folder(path.parent)
-    check_page(path, drawings)
     for file, image in images.items():
         write_result(file, image)
-    write_result(path, _page(title, content).encode())
+    write_result(path, _page(title, content, signed).encode())
 
 
-def _page(title: str, content: Sequence[str]) -> str:
+def _page(title: str, content: Sequence[str], signed: str) -> str:
     return "\n".join(
         [
             "<!DOCTYPE html>",
             '<html lang="en-GB">',
-            f'<head><meta charset="utf-8"/><meta name="generator" content="{GENERATOR}"/>',
+            f'<head><meta charset="utf-8"/><meta name="generator" content="{signed}"/>',
             '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
             f"<title>{_escape(title)}</title>",
             f"<style>{_PAGE_STYLE}</style></head>",
@@ -264,18 +270,16 @@ def _svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _signed(drawing: bytes) -> bytes:
+def _signed(drawing: bytes, signed: str) -> bytes:
     """An SVG file that says in its head whose it is."""
     declaration, rest = drawing.split(b"\n", 1)
-    return b"\n".join((declaration, f"<!-- {GENERATOR} -->".encode(), rest))
+    return b"\n".join((declaration, f"<!-- {signed} -->".encode(), rest))
 
 
 @style()
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, signed: str) -> bytes:
     buffer = BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": GENERATOR}
-    )
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": signed})
     return buffer.getvalue()
 
 

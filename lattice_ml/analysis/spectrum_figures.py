@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["along_training", "kernel", "noise_levels", "ranks", "singular_values", "write"]
 
+Drawn = list[tuple[str, "Figure", str]]
+
 _P_HAT = r"$\hat p^2$"
 _LINES = 64  # eigenvalues that are followed along the training
 _MANY_ROWS = 40  # of the page's table
@@ -195,18 +197,16 @@ def singular_values(found: ArrayLike, target: ArrayLike | None = None) -> Figure
 def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
     """Write `index.html` and PNG files of the table of `spectrum.json`; returns the page's path."""
     draw = {"ensemble": _of_ensemble, "GaussianRBM": _of_machine, "Diffusion": _of_diffusion}
-    path = Path(folder) / "index.html"
+    path, name = Path(folder) / "index.html", Path(found["source"]).resolve().name
     report.write_page(
         path,
-        title=f"Spectrum of {Path(found['source']).resolve().name}",
+        verb="spectrum",
+        title=f"Spectrum of {name}",
         summary=_summary(found),
         tables=_tables(found),
         figures=draw[found["kind"]](found),
     )
     return path
-
-
-Drawn = list[tuple[str, "Figure", str]]
 
 
 def _of_ensemble(found: Mapping[str, Any]) -> Drawn:

@@ -1,8 +1,10 @@
 """`lattice-ml bench`."""
 
 import dataclasses
+import itertools
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -57,7 +59,7 @@ def bench_command(arguments: list[str]) -> int:
 
     check_values({"seed": options.seed})
     all_plans = [plans.load(name, options.size) for name in options.names]
-    if len({plan.name for plan in all_plans}) < len(all_plans):
+    if len({_figure_name(plan.name) for plan in all_plans}) < len(all_plans):
         raise ValueError(f"bench needs different benchmarks, got {' '.join(options.names)}")
     if options.json:
         check_json(options.json, RECORDS)
@@ -66,19 +68,23 @@ def bench_command(arguments: list[str]) -> int:
 
         for plan in all_plans:
             page = Path(options.out) / f"{plan.name}.html"
-            check_page(page, {image.stem for image in page.parent.glob(f"{plan.name}*.[ps][nv]g")})
+            there = page.parent.glob(f"{_figure_name(plan.name)}*.[ps][nv]g")
+            check_page(page, "bench", {image.stem for image in there})
         with style():  # without matplotlib it ends here, not after hours
             pass
-    found_records = {}
+    found_records: dict[str, Any] = {}
+    figures: set[str] = set()
     for plan in all_plans:
-        found_records[plan.name] = _run(plan, options, earlier)
+        found_records[plan.name] = _run(plan, options, earlier, figures)
         if options.json:  # after each: they take long
             text = json.dumps(found_records, indent=1, allow_nan=False)
             write_json(options.json, text + "\n", RECORDS)
     return 0
 
 
-def _run(plan: Any, options: BenchOptions, earlier: dict[str, Any] | None) -> dict[str, Any]:
+def _run(
+    plan: Any, options: BenchOptions, earlier: dict[str, Any] | None, drawn_before: set[str]
+) -> dict[str, Any]:
     """Run one, print what it found, and write its page."""
     from lattice_ml.analysis.report import write_page
     from lattice_ml.benches import record
@@ -98,10 +104,29 @@ def _run(plan: Any, options: BenchOptions, earlier: dict[str, Any] | None) -> di
         tables.append(ratios)
     if options.out:
         page = Path(options.out) / f"{plan.name}.html"
-        drawn = plan.module.draw(result)  # named by the module, which several plans may share
-        figures = [(name.replace(plan.benchmark, plan.name), *rest) for name, *rest in drawn]
-        write_page(page, title=plan.title, summary=facts, tables=tables, figures=figures)
+        own = _figure_name(plan.name)
+        figures = [
+            (_unused(name.replace(plan.benchmark, own), drawn_before), *rest)
+            for name, *rest in plan.module.draw(result)  # named by the module: plans may share it
+        ]
+        write_page(
+            page, verb="bench", title=plan.title, summary=facts, tables=tables, figures=figures
+        )
         say(f"page: {page}")
+    return found
+
+
+def _figure_name(plan: str) -> str:
+    """What the figures of a plan are called after: letters, digits and underscores."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", plan)
+    return name if name[0].isalpha() else f"plan_{name}"
+
+
+def _unused(name: str, used: set[str]) -> str:
+    """The name, or with a number that makes it another one; entered among those used."""
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    found = next(n for n in itertools.chain([name], numbered) if n not in used)
+    used.add(found)
     return found
 
 

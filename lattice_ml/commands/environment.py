@@ -1,6 +1,7 @@
 """JAX as the command line wants it."""
 
 import os
+import tempfile
 from pathlib import Path
 
 __all__ = ["configure_jax", "find_devices"]
@@ -25,8 +26,7 @@ def configure_jax(*, devices: bool = True) -> None:
     jax.config.update("jax_enable_x64", True)
     for name, value in _OURS.items():  # whatever the environment says
         jax.config.update(name, value)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lattice_ml"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache()) is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
@@ -51,3 +51,19 @@ def find_devices() -> None:
             f"JAX finds no device for JAX_PLATFORMS={asked}{why}; unset it, or install what the "
             f"device needs, such as pip install 'lattice-ml[cuda12]'"
         ) from error
+
+
+def _cache() -> Path | None:
+    """The folder for compiled programs; None where there is none to write to.
+
+    As the XDG standard has it, an empty or relative XDG_CACHE_HOME counts as not set.
+    """
+    above = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        home = Path(above) if os.path.isabs(above) else Path.home() / ".cache"
+        cache = home / "lattice_ml"
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache if cache.is_absolute() else None
+    except (OSError, RuntimeError):  # the latter where a user has no home
+        return None

@@ -31,8 +31,8 @@ _SHAPE = has_keys("reference", "accepted", "candidates")
 
 def check(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
-    check_page(Path(folder) / _PAGE, _FIGURES)
-    check_json(Path(folder) / _TABLE, _SHAPE)
+    check_page(Path(folder) / _PAGE, "compare", _FIGURES)
+    check_json(Path(folder) / _TABLE, _SHAPE, new_folder=True)
 
 
 def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> Path:
@@ -57,6 +57,7 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
     ]
     write_page(
         folder / _PAGE,
+        verb="compare",
         title=f"Comparison with {reference.label}",
         summary=_summary(reference, comparisons),
         tables=[_verdicts(comparisons), _observables(comparisons), _distributions(comparisons)],
