@@ -14,8 +14,6 @@ from lattice_ml.commands.output import write_text
 
 __all__ = ["check_command", "measure_command"]
 
-_KEYS = ("value", "error", "tau_int", "tau_int_error")
-
 
 @dataclasses.dataclass(frozen=True)
 class MeasureOptions:
@@ -62,7 +60,8 @@ def measure_command(arguments: list[str]) -> int:
 
 def _entry(name: str, estimate: Any) -> dict[str, Any]:
     """One estimate as JSON values; `doubt` says why weights leave too little to rely on it."""
-    entry = {key: getattr(estimate, key) for key in _KEYS}
+    keys = ("value", "error", "tau_int", "tau_int_error")
+    entry = {key: getattr(estimate, key) for key in keys}
     if name == "ess":
         entry["pareto_k"] = estimate.pareto_k
     return entry | ({"doubt": estimate.doubt} if estimate.doubt else {})

@@ -162,7 +162,7 @@ def _of_weights(log_weights: npt.ArrayLike | None, n: int) -> tuple[float, float
     if log_weights is None:
         return n, 0.0, n
     log_w = np.asarray(log_weights, np.float64)
-    return kish(log_w), pareto_k(log_w), kish(2 * log_w)
+    return kish(log_w), pareto_k(log_w), kish(2 * (log_w - log_w.max()))
 
 
 def autocorrelation(
