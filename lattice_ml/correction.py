@@ -25,6 +25,7 @@ import numpy.typing as npt
 from lattice_ml import chain, statistics
 from lattice_ml.lattice import Lattice
 from lattice_ml.statistics import Resampled
+from lattice_ml.statistics.series import as_numbers
 
 __all__ = [
     "Metropolis",
@@ -127,8 +128,9 @@ def metropolis(
     Raises:
         ValueError: shapes or numbers do not fit, or something is not finite.
     """
-    log_w = np.asarray(log_weights, np.float64)
-    values = log_w if observable is None else np.asarray(observable, np.float64)
+    log_w = as_numbers("log_weights", log_weights).astype(np.float64)
+    given = log_w if observable is None else as_numbers("observable", observable)
+    values = given.astype(np.float64)
     least = n_chains * statistics.MIN_CONFIGS
     if log_w.ndim != 1 or n_chains < 1 or log_w.size < least or log_w.size % n_chains:
         raise ValueError(
@@ -188,7 +190,7 @@ def forward_ess(log_weights: npt.ArrayLike) -> Resampled:
     Raises:
         ValueError: wrong shape, too few configurations, or something is not finite.
     """
-    log_w = np.asarray(log_weights, np.float64)
+    log_w = as_numbers("log_weights", log_weights).astype(np.float64)
     if log_w.ndim != 2 or log_w.size < _BLOCKS or not np.isfinite(log_w).all():
         raise ValueError(
             f"log_weights of reference configurations must be finite and have shape (n_chains, "
@@ -233,7 +235,8 @@ def missed_mode(
         ValueError: as `reweight` and `forward_ess`.
     """
     model, reference = (
-        np.asarray(x, np.float64) for x in (log_weights_model, log_weights_reference)
+        as_numbers("log_weights", x).astype(np.float64)
+        for x in (log_weights_model, log_weights_reference)
     )
     reverse, forward = statistics.kish(model) / model.size, forward_ess(reference)
     claimed = min(reverse, math.exp(-np.var(model)))
@@ -281,7 +284,7 @@ def refine(
         ValueError: shapes or numbers do not fit.
         RunError: the dynamics diverged.
     """
-    fields = np.asarray(cfgs)
+    fields = as_numbers("cfgs", cfgs)
     if fields.shape[1:] != lattice.shape or not fields.size or n_updates < 1:
         raise ValueError(
             f"refine takes configurations (n, *{lattice.shape}) and n_updates >= 1, got "

@@ -18,6 +18,7 @@ from jax import lax
 from lattice_ml import actions
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, choose_layout
+from lattice_ml.statistics.series import as_numbers
 
 __all__ = [
     *("DERIVED", "PRIMARIES", "Derived", "Fields"),
@@ -174,6 +175,7 @@ DERIVED: dict[str, Derived] = {
 
 def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np.ndarray]:
     """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one program for every n."""
+    cfgs = as_numbers("cfgs", cfgs)
     layout = choose_layout(cfgs.shape[1:], 64, 1, "cpu")  # large lattices one by one: no padding
     room = min(64, max(1, _ROOM_SITES // (layout.group * layout.volume)))
     step = room * layout.group

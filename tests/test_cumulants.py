@@ -105,10 +105,9 @@ def test_series_that_are_no_series():
 def test_cumulants_of_huge_and_tiny_numbers_are_right_or_refused(unit):
     x = ar1(5, (4, 500), 0.0)
     found, expected = (cumulants(y, (2,))[2] for y in (unit * x, x))
-    assert (found.value, found.error) == pytest.approx(
-        (unit**2 * expected.value, unit**2 * expected.error)
-    )
+    assert found.value / unit**2 == pytest.approx(expected.value)
+    assert found.error / unit**2 == pytest.approx(expected.error)
     mean = cumulants(unit * (3 + x), (1,), symmetric=False)[1]
-    assert mean.value == pytest.approx(unit * (3 + x.mean()))
+    assert mean.value / unit == pytest.approx(3 + x.mean())
     with pytest.raises(ValueError, match=r"order 4 of numbers of size .*is beyond the range"):
         cumulants(unit * x, (2, 4))

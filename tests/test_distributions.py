@@ -348,25 +348,3 @@ def test_histograms_of_different_cells_are_refused():
     for function in (kolmogorov_smirnov, kullback_leibler, jensen_shannon, wasserstein):
         with pytest.raises(ValueError, match=match):
             function(a, b)
-
-
-@pytest.mark.parametrize(
-    ("values", "weights", "error", "match"),
-    [
-        ([1.0, math.nan], None, ValueError, "values must be finite, got 1 of 2 that are not"),
-        ([0.0, 1.0], [1.0, math.inf], ValueError, "weights must be finite, got 1 of 2"),
-        ([0.0, 1.0], [1.0, -0.5], ValueError, "weights must not be negative, got -0.5"),
-        (np.ma.masked_array([0.0, 9.0], [0, 1]), None, ValueError, "values must have no mask"),
-        (["0", "1"], None, TypeError, "values must be real numbers"),
-    ],
-)
-def test_what_would_count_in_the_last_cell_is_refused(values, weights, error, match):
-    with pytest.raises(error, match=match):
-        Histogram.of(values, [0, 0], np.linspace(0, 1, 3), weights)
-
-
-def test_edges_need_numbers():
-    with pytest.raises(ValueError, match="samples must be finite, got 1 of 2 that are not"):
-        common_edges([1.0, math.inf])
-    with pytest.raises(ValueError, match="samples must be at least one number, got the shape"):
-        common_edges([])

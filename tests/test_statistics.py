@@ -18,8 +18,6 @@ from lattice_ml.statistics import (
     estimate,
     jackknife,
     kish,
-    log_mean,
-    pareto_k,
     r_hat,
 )
 
@@ -219,10 +217,12 @@ def test_one_configuration_that_has_all_the_weight_has_no_error():
 
 def test_weights_that_leave_a_handful_are_marked_and_their_errors_uncertain():
     rng = np.random.default_rng(37)
-    x = rng.normal(size=(1, 2000))
-    found = estimate(x, log_weights=6 * rng.normal(size=(1, 2000)))
-    assert found.worth < 20 and found.doubt and not found.short
-    assert not found.error_error < found.error / 5
+    x, w = rng.normal(size=(2, 1, 2000))
+    found = estimate(x, log_weights=2 * w)
+    assert 0.7 < found.pareto_k < 1 < found.worth < 60 and found.marks == ("weights",)
+    assert found.error_error > found.error / 8, "not 1/40, as 2000 would have"
+    endless = estimate(x, log_weights=6 * w)
+    assert endless.worth > 2 and endless.pareto_k > 1 and math.isnan(endless.error)
     light = estimate(x, log_weights=0.3 * x)
     assert light.worth > 1500 and light.pareto_k < 0.5 and light.marks == ()
 
@@ -249,22 +249,6 @@ def test_anticorrelated_series_have_errors_that_are_too_large_but_not_of_the_jac
     assert errors / honest == pytest.approx(1 / math.sqrt(2 * exact_tau(-0.9)), rel=0.05)  # 4.4
     binned = np.mean([jackknife(series, bin_size=100).error for series in ensembles])
     assert binned == pytest.approx(honest, rel=0.1)
-
-
-@pytest.mark.parametrize("unit", [1e-200, 1e-300, 1e200, 1e300])
-def test_huge_and_tiny_numbers_have_their_errors(unit):
-    x = ar1(40, (4, 200), 0.5)
-    one, other = estimate(x), estimate(unit * x)
-    assert other.value == pytest.approx(unit * one.value)
-    assert (other.error, other.tau_int) == pytest.approx((unit * one.error, one.tau_int))
-    for resampled in (jackknife, lambda series: bootstrap(1, series, n_resamples=20)):
-        assert resampled(unit * x) == pytest.approx(unit * np.array(resampled(x)))
-    assert chain_agreement(unit * x) == pytest.approx(chain_agreement(x))
-    assert r_hat(unit * x) == pytest.approx(r_hat(x))
-    np.testing.assert_allclose(autocorrelation(unit * x).rho, autocorrelation(x).rho)
-    squares = np.stack([unit * x, x**2])
-    ratio, expected = (estimate(s, lambda m: m[0] / m[1]) for s in (squares, moments(x) * 0 + x))
-    assert ratio.value == pytest.approx(unit * x.mean() / np.mean(x**2)) and expected.value == 1
 
 
 def test_kish_counts_equal_weights_and_a_dominant_one():
@@ -317,59 +301,6 @@ def a_nan_at(chain, config):
 def test_bad_series_are_refused(function, series, message):
     with pytest.raises(ValueError, match=message):
         function(series)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        (np.zeros((2, 10), complex), "must be real, got complex128"),
-        (np.full((2, 10), "1.5"), "must be real numbers, got an array of <U3"),
-        (np.full((2, 10), 1, object), "must be real numbers, got an array of object"),
-        (np.zeros((2, 10), "m8[s]"), "must be real numbers, got an array of timedelta64"),
-        (
-            [[1.0] * 10, [1.0] * 9],
-            "must be an array of real numbers, got list: rows of unequal length",
-        ),
-    ],
-)
-def test_what_is_no_number_is_refused(numbers, message):
-    series = np.zeros((2, 10))
-    for refuse in (estimate, autocorrelation, jackknife, chain_agreement, r_hat):
-        with pytest.raises(TypeError, match=f"series {message}"):
-            refuse(numbers)
-    for refuse in (kish, log_mean, pareto_k, lambda w: estimate(series, log_weights=w)):
-        with pytest.raises(TypeError, match=f"log_weights {message}"):
-            refuse(numbers)
-
-
-def test_masks_are_refused_and_not_forgotten():
-    x = ar1(41, (2, 30), 0.0)
-    masked = np.ma.masked_where(x > 1, x)
-    count = int(np.sum(x > 1))
-    for function in (estimate, autocorrelation, jackknife, chain_agreement, r_hat):
-        with pytest.raises(ValueError, match=f"series must have no mask, got {count} masked"):
-            function(masked)
-    with pytest.raises(ValueError, match=f"series must have no mask, got {count} masked"):
-        estimate([masked, x], lambda m: m[0])
-    for function in (kish, log_mean, pareto_k, lambda w: estimate(x, log_weights=w)):
-        with pytest.raises(ValueError, match="log_weights must have no mask"):
-            function(masked)
-    assert estimate(np.ma.masked_array(x)) == estimate(x), "nothing is masked"
-    assert estimate(x > 0).value == np.mean(x > 0)
-
-
-def test_tracing_is_refused_where_it_takes_the_numbers_away_and_else_harmless():
-    x = ar1(42, (2, 30), 0.0)
-    with pytest.raises(
-        TypeError, match="series must be an array of real numbers, got DynamicJaxprTracer"
-    ):
-        jax.jit(lambda x: estimate(x).value)(x)
-    with pytest.raises(TypeError, match="log_weights must be an array of real numbers"):
-        jax.grad(lambda w: estimate(x, log_weights=w).value)(x)
-    with pytest.raises(TypeError, match="function must give a number, but depends on a value"):
-        jax.jit(lambda k: estimate(x[None], lambda m: k * m[0]).value)(2.0)
-    inside = jax.jit(lambda k: k * estimate(moments(x), binder).value)(1.0)
-    assert float(inside) == pytest.approx(estimate(moments(x), binder).value)
 
 
 def test_bad_primaries_and_functions_are_refused():

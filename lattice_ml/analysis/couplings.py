@@ -30,6 +30,7 @@ from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
 from lattice_ml.arguments import unknown
 from lattice_ml.conventions import convert, parameters
+from lattice_ml.statistics import doubt_of
 from lattice_ml.statistics.series import as_weights
 
 __all__ = ["PHI4", "Couplings", "infer_couplings"]
@@ -55,6 +56,7 @@ class Couplings:
             that action has no (h, a, b).
         ndim: dimensions of the lattice.
         penalty: of the method; 0 without one.
+        doubt: why weights leave too little to rely on any of this, or None.
     """
 
     terms: tuple[str, ...]
@@ -63,6 +65,7 @@ class Couplings:
     expected: Array | None
     ndim: int
     penalty: float = 0.0
+    doubt: str | None = None
 
     @property
     def covariance(self) -> Array:
@@ -125,7 +128,7 @@ class Couplings:
                 f"against the action: chi2 = {agreement.chi2:.1f} of {agreement.dof} "
                 f"(p = {agreement.p_value:.2g})"
             )
-        return "\n".join(rows)
+        return "\n".join([*rows, *([f"warning: {self.doubt}"] if self.doubt else [])])
 
 
 def infer_couplings(
@@ -191,6 +194,7 @@ def infer_couplings(
         expected=_expected(ensemble, selected),
         ndim=len(ensemble.shape),
         penalty=chosen,
+        doubt=doubt_of(log_weight),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lattice_ml.analysis.report import INK, style
+from lattice_ml.statistics.series import as_numbers, as_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,9 +89,7 @@ def histogram(
     chains = _finite(f"the histogram of {name}", series, "(n_chains, n_configs)", [2])
     n_chains, n_configs = chains.shape
     edges = np.histogram_bin_edges(chains, bins)
-    logs = np.zeros(chains.shape) if log_weights is None else np.asarray(log_weights)
-    weights = np.exp(logs - logs.max())
-    weights /= weights.mean()
+    weights = as_weights(log_weights, chains.shape)
     pairs = zip(chains, weights, strict=True)
     counts = np.array([np.histogram(chain, edges, weights=w)[0] for chain, w in pairs])
     densities = counts / (n_configs * np.diff(edges))
@@ -300,7 +299,7 @@ def _columns(what: str, **columns: ArrayLike) -> list[Series]:
 
 def _finite(what: str, values: ArrayLike, shape: str, ndim: Container[int]) -> Series:
     """Return float64 data, or refuse them: matplotlib would leave a NaN out in silence."""
-    array = np.asarray(values, dtype=np.float64)
+    array = as_numbers(what, values).astype(np.float64)
     if array.ndim not in ndim or array.size == 0:
         raise ValueError(f"{what} needs an array {shape}, not empty, got shape {array.shape}")
     if n_bad := np.count_nonzero(~np.isfinite(array)):

@@ -16,7 +16,6 @@ from lattice_ml.results import Shape, check_json, distinct, write_json
 
 __all__ = ["check_command", "measure_command"]
 
-_KEYS = ("value", "error", "tau_int", "tau_int_error")
 _STATUS = {"pass": 0, "fail": 1, "undecided": 4}
 _HEADLINES = {"pass": "passed", "fail": "FAILED ", "undecided": "undecided: "}
 _MEANINGS = {
@@ -90,7 +89,8 @@ def _pages(out: str, ensembles: Sequence[str]) -> dict[str, Path]:
 
 def _entry(name: str, estimate: Any) -> dict[str, Any]:
     """One estimate as JSON values; `doubt` says why weights leave too little to rely on it."""
-    entry = {key: getattr(estimate, key) for key in _KEYS}
+    keys = ("value", "error", "tau_int", "tau_int_error")
+    entry = {key: getattr(estimate, key) for key in keys}
     if name == "ess":
         entry["pareto_k"] = estimate.pareto_k
     return entry | ({"doubt": estimate.doubt} if estimate.doubt else {})

@@ -10,6 +10,8 @@ from lattice_ml.printable import say
 
 __all__ = ["train_command"]
 
+_HUGE = 1e7
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -112,19 +114,27 @@ def _worth(entry: dict[str, Any]) -> list[str]:
         words.append(f"KL from the Gaussian of the data's moments {entry['kl_gaussian']:.3g}")
     if "schwinger_dyson" in entry:
         identity = entry["schwinger_dyson"]
-        words.append(f"Schwinger-Dyson {identity['value']:.4f} +- {identity['error']:.4f}")
+        words.append(
+            f"Schwinger-Dyson {_number(identity['value'], 4)} +- {_number(identity['error'], 4)}"
+        )
     if "ess" in entry:
         words += [
             f"ESS/n {entry['ess']:.4f} of {entry['n_samples']} samples",
             f"Pareto k {entry['pareto_k']:.2f}",
-            f"log Z {entry['log_z']:.6f} +- {entry['log_z_error']:.6f}",
+            f"log Z {_number(entry['log_z'], 6)} +- {_number(entry['log_z_error'], 6)}",
         ]
     if "log_weight_change" in entry:
         change = entry["log_weight_change"]
         words.append(
-            f"log w under step doubling {change['rms']:.3f} rms, {change['mean']:+.4f} mean"
+            f"log w under step doubling {_number(change['rms'], 3)} rms, "
+            f"{_number(change['mean'], 4, '+')} mean"
         )
     if "forward_ess" in entry:
         forward = entry["forward_ess"]
         words.append(f"forward ESS/n {forward['value']:.4f} +- {forward['error']:.4f}")
     return words
+
+
+def _number(value: float, decimals: int, sign: str = "") -> str:
+    """A number with so many decimals, or with an exponent where it is huge."""
+    return f"{value:{sign}.{decimals}f}" if abs(value) < _HUGE else f"{value:{sign}.3e}"

@@ -59,7 +59,7 @@ def z_score(known: Estimate | Value | None, found: Estimate | Value | None) -> f
     if known is None or found is None:
         return math.nan
     difference, error = found.value - known.value, math.hypot(known.error, found.error)
-    if error > 0:
+    if error > 0 or math.isnan(error):
         return difference / error
     return math.copysign(math.inf, difference) if difference else 0.0
 

@@ -26,6 +26,7 @@ from jax import lax
 
 from lattice_ml.models.networks.convnet import neighbourhood
 from lattice_ml.models.networks.features import contract
+from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["CNN", "LogisticRegression", "fit_cnn", "fit_logistic", "log_odds", "moments"]
 
@@ -63,7 +64,7 @@ def moments(fields: npt.ArrayLike) -> Array:
 
     |M|, M^2, the averages of phi^2 and phi^4, and those of phi_x phi_{x + mu} for every axis.
     """
-    phi = np.asarray(fields, np.float64)
+    phi = as_numbers("fields", fields).astype(np.float64)
     axes = tuple(range(1, phi.ndim))
     magnetisation: Array = phi.mean(axis=axes)
     powers = [np.mean(phi**n, axis=axes) for n in (2, 4)]
@@ -89,7 +90,7 @@ def fit_logistic(
     Raises:
         ValueError: there is one class only, or the penalty is not positive.
     """
-    x = np.asarray(x, np.float64)
+    x = as_numbers("x", x).astype(np.float64)
     y, w = _classes(labels, weights)
     if penalty <= 0:
         raise ValueError(f"penalty must be positive, got {penalty:g}")
@@ -194,7 +195,7 @@ def fit_cnn(
     Raises:
         ValueError: there is one class only.
     """
-    phi = np.asarray(fields, np.float32)
+    phi = as_numbers("fields", fields).astype(np.float32, copy=False)
     y, w = _classes(labels, weights)
     init, batches = jax.random.split(key)
     network = CNN(
@@ -255,7 +256,7 @@ def _descend(
 
 def log_odds(network: CNN, fields: npt.ArrayLike) -> Array:
     """Log odds of many fields, a batch at a time: `(n, *L)` to `(n,)`."""
-    phi = np.asarray(fields, np.float32)
+    phi = as_numbers("fields", fields).astype(np.float32, copy=False)
     batch = int(np.clip(_SITES // phi[0].size, _FEWEST, len(phi)))
     graph, state = nnx.split(network)
     full = np.resize(phi, (-(-len(phi) // batch) * batch, *phi.shape[1:]))  # no program for a rest
@@ -271,7 +272,10 @@ def _odds(phi: jax.Array, graph: Any, state: Any, batch: int) -> jax.Array:
 def _classes(labels: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Array, Array]:
     """Labels, and weights with a sum of half the number of samples in each class."""
     y = np.asarray(labels).astype(int)
-    w = np.ones(len(y)) if weights is None else np.array(weights, np.float64)
+    given = np.ones(len(y)) if weights is None else weights
+    w = as_numbers("weights", given).astype(np.float64)
+    if not (np.all(np.isfinite(w)) and np.all(w >= 0)):
+        raise ValueError("weights must be finite and not negative")
     for label in (0, 1):
         if not np.sum(w[y == label]) > 0:
             raise ValueError(

@@ -24,6 +24,7 @@ from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action, Phi4
 from lattice_ml.lattice import hop
 from lattice_ml.layout import single, widest
+from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["COUPLINGS", "MarkovField", "kl_divergence", "log_weights"]
 
@@ -211,7 +212,7 @@ def log_weights(field: Action, target: Action, cfgs: npt.ArrayLike) -> Array:
         target: any action on the same lattice, a pytree.
         cfgs: `(n, *L)`.
     """
-    fields = np.asarray(cfgs)
+    fields = as_numbers("cfgs", cfgs)
     old, new = (np.asarray(_totals(action, fields), np.float64) for action in (field, target))
     return old - new
 
@@ -221,7 +222,8 @@ def kl_divergence(log_w: npt.ArrayLike) -> float:
 
     Too small where the weights have a long tail: see `statistics.pareto_k`.
     """
-    return statistics.log_mean(log_w).value - float(np.mean(np.asarray(log_w, np.float64)))
+    logs = as_numbers("log_w", log_w).astype(np.float64)
+    return statistics.log_mean(logs).value - float(np.mean(logs))
 
 
 @jax.jit

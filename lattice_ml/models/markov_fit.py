@@ -29,6 +29,7 @@ import numpy.typing as npt
 from lattice_ml import statistics
 from lattice_ml.actions import Action
 from lattice_ml.models.markov_field import COUPLINGS, MarkovField, kl_divergence, log_weights
+from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["Fit", "fit_action", "fit_data"]
 
@@ -283,7 +284,7 @@ def _checked(
     cfgs: npt.ArrayLike, shape: tuple[int, ...], least: int, what: str
 ) -> npt.NDArray[Any]:
     """Refuse configurations that are too few, of another lattice, or not finite."""
-    fields = np.asarray(cfgs)
+    fields = as_numbers(what, cfgs)
     if fields.shape[1:] != shape or len(fields) < least:
         raise ValueError(
             f"{what} must be at least {least} configurations (n, {', '.join(map(str, shape))}), "

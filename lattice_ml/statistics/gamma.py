@@ -28,13 +28,15 @@ __all__ = [
 
 _WIDTH = 16  # characters of a number with its error, beyond which there is an exponent
 _LEAST_WORTH = 2  # one configuration alone has no scatter
+_NO_MEAN = 1.0  # Pareto k from which on weights have no mean
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A value with its error and autocorrelation time; prints as ``1.2345(67)``.
 
-    The error is NaN where it cannot be known: where weights leave less than two configurations.
+    The error is NaN where it cannot be known: where weights leave less than two configurations, or
+    have so long a tail (Pareto k of 1 and more) that they have no mean.
     """
 
     value: float
@@ -118,8 +120,8 @@ def estimate(
     where neighbours are anticorrelated the error is too large, by 1 / sqrt(2 tau_m) of the true
     tau_m; `jackknife` over bins of many configurations finds the smaller one.
 
-    With weights, errors of errors count what w^2 leaves of the configurations, and the error is NaN
-    where w leaves less than two; `Estimate.doubt` says where it leaves too little.
+    With weights, errors of errors count what w^2 leaves of the configurations; `Estimate.doubt`
+    says where w leaves too little.
 
     Args:
         series: As in the module's docstring, like `function` and `log_weights`.
@@ -134,7 +136,7 @@ def estimate(
     n_chains, n = delta.shape[0], delta.size
     worth, tail, n_squares = _of_weights(log_weights, n)
     whole = {"n": n, "n_chains": n_chains, "thin": thin, "worth": worth, "pareto_k": tail}
-    if math.isnan(value) or worth < _LEAST_WORTH:
+    if math.isnan(value) or worth < _LEAST_WORTH or tail >= _NO_MEAN:
         return Estimate(value, math.nan, math.nan, math.nan, math.nan, 0, **whole)
     delta, unit = in_safe_units(delta)
     gamma = autocovariance(delta)
@@ -162,7 +164,7 @@ def _of_weights(log_weights: npt.ArrayLike | None, n: int) -> tuple[float, float
     if log_weights is None:
         return n, 0.0, n
     log_w = np.asarray(log_weights, np.float64)
-    return kish(log_w), pareto_k(log_w), kish(2 * log_w)
+    return kish(log_w), pareto_k(log_w), kish(2 * (log_w - log_w.max()))
 
 
 def autocorrelation(
