@@ -293,12 +293,12 @@ def _warmed(
     n_thermalise: int,
     on_warm_up: Callable[[int, Any], None],
 ) -> tuple[Any, Any]:
-    """The sampler as tuned and the state; the last quarter, with final settings, is watched."""
+    """The sampler as tuned and the state after the warm-up, the last quarter of it unchanged."""
     watch, before = Watch(asked, asked, thermalised=False), 0
     for done, sampler, new, history in warming(program, asked, state, n_thermalise):
-        if done > before >= 0.75 * n_thermalise:
-            watch.check_warm_up(history, done, done - before)
         if done:
+            final = before >= 0.75 * n_thermalise
+            watch.check_warm_up(history, done, done - before, final=final)
             on_warm_up(done, sampler)
         before, state = done, new
     return sampler, state

@@ -62,13 +62,7 @@ class Watch:
         Raises:
             RunError: the dynamics have failed.
         """
-        bad = np.argwhere(~np.isfinite(history["action"]))
-        if len(bad):
-            k, chain = bad[0]
-            raise RunError(
-                f"the action of chain {chain} is not finite at trajectory {trajectory[k]}; "
-                f"{self._asked.remedy()}"
-            )
+        self._check_finite(history, trajectory)
         self._count += len(trajectory)
         for name, value in history.items():
             self._total[name] = self._total.get(name, 0.0) + float(np.sum(np.mean(value, axis=1)))
@@ -79,15 +73,34 @@ class Watch:
         if problem:
             raise RunError(f"up to trajectory {trajectory[-1]}: {problem}; {self._asked.remedy()}")
 
-    def check_warm_up(self, history: Mapping[str, np.ndarray], done: int, n: int) -> None:
-        """Look at averages `(1, n_chains)` over `n` updates of the warm-up with final settings.
+    def check_warm_up(
+        self, history: Mapping[str, np.ndarray], done: int, n: int, *, final: bool
+    ) -> None:
+        """Look at averages `(1, n_chains)` over the last `n` updates of a warm-up.
+
+        Args:
+            history: of that chunk.
+            done: updates so far.
+            n: of them in the chunk.
+            final: whether the settings are those of the production; before, chains may be stuck.
 
         Raises:
-            RunError: a chain does not move.
+            RunError: the action is not finite, or a chain does not move with final settings.
         """
-        self._moves.see(history, n)
+        self._check_finite(history, np.array([done]))
+        if final:
+            self._moves.see(history, n)
         if problem := self._moves.problem():
             raise RunError(f"in the warm-up, up to {done}: {problem}; {self._asked.remedy()}")
+
+    def _check_finite(self, history: Mapping[str, np.ndarray], trajectory: np.ndarray) -> None:
+        bad = np.argwhere(~np.isfinite(history["action"]))
+        if len(bad):
+            k, chain = bad[0]
+            raise RunError(
+                f"the action of chain {chain} is not finite at trajectory {trajectory[k]}; "
+                f"{self._asked.remedy()}"
+            )
 
     def _disorder(self, means: Mapping[str, float]) -> str | None:
         """What is said of energy changes that equilibrium does not have."""

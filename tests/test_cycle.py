@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact
 
 from lattice_ml import HMC, MALA, Cycle, Kramers, Langevin, Wolff, chain, measure, randomness, run
+from lattice_ml.analysis.exact import exact
 from lattice_ml.config import ConfigError, parse
 from lattice_ml.layout import single
 from lattice_ml.samplers import cycle
@@ -105,6 +106,18 @@ def test_all_clusters_come_by_themselves_where_sites_have_a_barrier(words):
     found = job("", words)
     assert found.config["sampler"]["kind"] == "HMC+SwendsenWang"
     assert found.sampler.parts[0].periods == 0.15
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_what_comes_by_itself_is_exact_on_a_ring_of_deep_wells(seed):
+    """HMC alone was 18 errors off, and did not show it."""
+    found = job("", RING)
+    size = {"n_chains": 64, "n_configs": 200}
+    chains = run(jax.random.key(seed), found.sampler, found.lattice, **size)
+    known, estimates = exact(found.sampler.action, (16,)).values, measure(chains)
+    for name in ("phi2", "m2", "link_sum", "abs_magnetisation"):
+        assert abs(estimates[name].value - known[name]) < 4.5 * estimates[name].error, name
+    assert estimates["phi2"].error < 0.002 * known["phi2"]
 
 
 def test_nothing_comes_by_itself_below_it():

@@ -77,6 +77,13 @@ def test_the_end_of_the_warm_up_names_it_too():
         run(jax.random.key(1), FIXED, LATTICE, start=far_out(17), **SLOW | {"n_thermalise": 200})
 
 
+def test_a_warm_up_that_cannot_begin_ends_at_once():
+    start = np.zeros((128, *LATTICE.shape))
+    start[5, 1, 2] = np.nan
+    with pytest.raises(RunError, match="action of chain 5 is not finite at trajectory 2;"):
+        run(jax.random.key(1), FIXED, LATTICE, start=start, **SLOW | {"n_thermalise": 200})
+
+
 def test_chains_that_are_stuck_are_counted():
     still = history()["phi2"]
     still[:, 1:3] = still[0, 1:3]
