@@ -24,6 +24,7 @@ from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis import spectrum_figures
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.ensemble import open_ensemble
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
 from lattice_ml.model_files import open_model
 from lattice_ml.score_spectrum import NOISE, of_diffusion
@@ -33,6 +34,7 @@ __all__ = ["of_ensemble", "of_machine", "spectrum", "write"]
 Found = dict[str, Any]
 
 
+@ordinary()
 def spectrum(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -21,7 +21,7 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
+    *("_pytree", "jax_modes", "distributed", "processes", "randomness", "statistics", "arguments"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *(
@@ -62,6 +62,7 @@ APART = {
     ],
     "samplers": ["files", "shards", "storage", "statistics", "conventions"],
     "observables": ["samplers", "conventions"],
+    "jax_modes": ORDER,
     "chain": ["files", "shards", "storage", "statistics", "conventions", "samplers"],
     "analysis": ["samplers", "engine", "chain", "storage"],
     "correction": ["files", "storage", "conventions", "ensemble", "analysis"],

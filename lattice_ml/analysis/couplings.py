@@ -30,6 +30,7 @@ from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
 from lattice_ml.arguments import unknown
 from lattice_ml.conventions import convert, parameters
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.statistics.series import as_weights
 
 __all__ = ["PHI4", "Couplings", "infer_couplings"]
@@ -104,7 +105,8 @@ class Couplings:
 
         def read(values: Array) -> dict[str, float]:
             c = dict.fromkeys(PHI4, 0.0) | dict(zip(self.terms, map(float, values), strict=True))
-            phi4, _ = convert(Phi4(*(c[term] for term in PHI4)), convention, self.ndim)
+            h, a, b = (c[term] for term in PHI4)
+            phi4, _ = convert(Phi4(h, a, b), convention, self.ndim)
             return dict(parameters(phi4, convention, self.ndim))
 
         found, left_out = read(self.values), [read(values) for values in self.left_out]
@@ -128,6 +130,7 @@ class Couplings:
         return "\n".join(rows)
 
 
+@ordinary()
 def infer_couplings(
     ensemble: Any,
     *,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED, Derived, known_primaries, measure_configurations
 from lattice_ml.statistics import Estimate, estimate
@@ -17,6 +18,7 @@ __all__ = ["estimate_derived", "measure", "of_means", "stored_series"]
 Function = Callable[[jax.Array], jax.Array]
 
 
+@ordinary()
 def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None]:
     """Estimate all of `observables.DERIVED`.
 
