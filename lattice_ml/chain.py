@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 
+_BLOCKS = 10**6  # and shards of a run
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
 _SMALL = 1 << 22  # bytes that a call may clear without being felt
 
@@ -246,8 +247,16 @@ def block_spans(
         done, n_configs: configurations that there are and that are asked for.
         forces: per configuration.
         block_configs: the length; chosen by default.
+
+    Raises:
+        ValueError: there are too many for one directory.
     """
     step = min(block_configs or program.engine.block_configs(forces), program.size)
+    if (n_configs - done) // step > _BLOCKS:
+        raise ValueError(
+            f"chain.n_configs must be at most {done + _BLOCKS * step}, which {_BLOCKS} blocks of "
+            f"{step} hold, got {n_configs}"
+        )
     edges = [done, *range(done - done % step + step, n_configs, step), n_configs]
     return [(a, b - a) for a, b in pairwise(edges) if b > a]
 
