@@ -22,6 +22,7 @@ is enough for every sampler, by automatic differentiation.  What it may add:
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import field
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -30,10 +31,13 @@ import numpy as np
 
 from lattice_ml import site_term
 from lattice_ml._pytree import pytree, static
-from lattice_ml.lattice import Lattice, hop
+from lattice_ml.lattice import Lattice, as_field, hop
 from lattice_ml.layout import Layout, widest
 
-__all__ = ["Action", "FreeField", "Phi4", "difference", "force", "hopping_scale", "total"]
+__all__ = [
+    *("Action", "FreeField", "Phi4", "check_dimension", "difference", "force", "hopping_scale"),
+    *("number", "total"),
+]
 
 
 Hop = Callable[[jax.Array], jax.Array]
@@ -57,12 +61,14 @@ class _NearestNeighbour(ABC):
 
     def density(self, phi: jax.Array, hop: Hop = hop) -> jax.Array:
         """Action per site, each link shared by its two ends: an array like `phi`."""
+        phi = as_field(phi)
         h, a, b = (jnp.asarray(c, phi.dtype) for c in self.couplings())
         square = phi * phi
         return square * (a + b * square) - 0.5 * h * phi * hop(phi)
 
     def force(self, phi: jax.Array, hop: Hop = hop) -> jax.Array:
         """-dS/dphi = h sum_{+-mu} phi_{x+mu} - 2 a phi - 4 b phi^3: an array like `phi`."""
+        phi = as_field(phi)
         h, a, b = (jnp.asarray(c, phi.dtype) for c in self.couplings())
         return h * hop(phi) - phi * (2 * a + 4 * b * phi * phi)
 
@@ -72,6 +78,8 @@ class _NearestNeighbour(ABC):
         return a * phi2 + b * phi4 - h * link_sum
 
     def __call__(self, phi: jax.Array) -> jax.Array:
+        phi = as_field(jnp.asarray(phi))
+        check_dimension(self, phi.ndim)
         return jnp.sum(self.density(jnp.asarray(phi, widest(phi.dtype))))
 
     def hot(self, normals: np.ndarray) -> np.ndarray:
@@ -102,12 +110,12 @@ class _NearestNeighbour(ABC):
         """Refuse couplings for which exp(-S) cannot be normalised.
 
         Raises:
-            ValueError: a coupling is not finite, b < 0, or b = 0 and a <= ndim |h|.
+            ValueError: another dimension, a coupling that is no finite number, b < 0, or b = 0 and
+                a <= ndim |h|.
         """
-        h, a, b = map(float, self.couplings())
+        check_dimension(self, ndim)
+        h, a, b = map(number, ("h", "a", "b"), self.couplings())
         form = f"h = {h:.6g}, a = {a:.6g}, b = {b:.6g}"
-        if not all(map(math.isfinite, (h, a, b))):
-            raise ValueError(f"the action's couplings must be finite, got {form}")
         if b < 0:
             raise ValueError(
                 f"the action is not bounded below: the coefficient b of phi^4 must be >= 0, "
@@ -125,12 +133,14 @@ class Phi4(_NearestNeighbour):
     """S = sum_x [-h sum_mu phi_x phi_{x+mu} + a phi^2 + b phi^4]; Z2 symmetric.
 
     `Phi4(h=2 * kappa, a=1 - 2 * lam, b=lam)` is the hopping-parameter form;
-    `conventions.action` builds one from any named convention.
+    `conventions.action` builds one from any named convention, and only for lattices of the
+    dimension that it was told, in which (h, a, b) mean what the convention says.
     """
 
     h: Any
     a: Any
     b: Any
+    ndim: int | None = field(default=None, compare=False, metadata={"static": True})
 
     def couplings(self) -> tuple[Any, Any, Any]:
         return self.h, self.a, self.b
@@ -150,17 +160,44 @@ class FreeField(_NearestNeighbour):
         return 1.0, self.ndim + 0.5 * self.mass_squared, 0.0
 
     def check(self, ndim: int) -> None:
-        """As for any action; `ndim` must be that of the lattice too."""
-        if ndim != self.ndim:
-            raise ValueError(
-                f"a FreeField with ndim = {self.ndim} cannot live in {ndim} dimensions"
-            )
+        """As for any action, and `mass_squared` must be a number."""
+        number("mass_squared", self.mass_squared)
         super().check(ndim)
 
     def propagator(self, lattice: Lattice) -> np.ndarray:
         """Exact G(p) = 1/(m^2 + p_hat^2), `(*L)` in FFT order."""
         propagator: np.ndarray = 1 / (self.mass_squared + lattice.p_hat_squared)
         return propagator
+
+
+def number(name: str, value: Any) -> float:
+    """A coupling as a float.
+
+    Raises:
+        ValueError: text, a truth value, an array of several, or what is not finite.
+    """
+    text = isinstance(value, str | bytes | bool | np.bool_)
+    try:
+        found = math.nan if text or np.ndim(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return found
+
+
+def check_dimension(action: Any, ndim: int) -> None:
+    """Refuse an action that was made for lattices of another dimension.
+
+    Raises:
+        ValueError: naming both.
+    """
+    own = getattr(action, "ndim", None)
+    if own not in (None, ndim):
+        raise ValueError(
+            f"a {type(action).__name__} with ndim = {own} cannot live in {ndim} dimensions: its "
+            f"couplings mean another theory there"
+        )
 
 
 def hopping_scale(a: float, b: float) -> float:
@@ -183,6 +220,7 @@ def total(action: Action, phi: jax.Array, layout: Layout) -> jax.Array:
     """S of every chain of a group, `(group,)`, summed accurately."""
     if hasattr(action, "density"):
         return layout.site_sum(action.density(phi, layout.hop))
+    phi = as_field(phi)
     wide = phi.astype(widest(phi.dtype))
     return layout.map_chains(lambda x: jnp.sum(action(x)), wide)
 

@@ -3,6 +3,9 @@
 The programs are those that `generate` compiles, and XLA says what they need of a device.  The
 warm-up is that of the real tuner, cut to some seconds; where all of it fits its settings are
 exactly those of the run.  Nothing is written but JAX's cache of compiled programs.
+
+Of a job with so many sites that a few trajectories take minutes, or that no memory here holds, a
+part is measured, fewer chains or a smaller lattice, and what grows with the sites is multiplied.
 """
 
 import hashlib
@@ -11,7 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from lattice_ml.config import Job
 from lattice_ml.distributed import return_freed_memory
 from lattice_ml.engine import Engine, Program
 from lattice_ml.generation import starting_fields
+from lattice_ml.lattice import Lattice
+from lattice_ml.split import plan
 
 __all__ = ["Begun", "Calibration", "calibrate"]
 
@@ -34,6 +39,10 @@ _SECONDS = 3.0  # of warm-up, and half as many of production
 _FEWEST = 20  # trajectories of a warm-up that says something
 _TURNS = 8  # of measurements of production, of which the fastest counts
 _GROWTH = 3  # later trajectories are longer than the first
+_SITES = 1 << 24  # of all chains, beyond which a part of them is measured
+_IMAGE = 1 << 28  # bytes of a file, beyond which a smaller one is made
+_OVERHEAD = 1 << 15  # bytes of a file beside its rows, and ...
+_PER_CHUNK = 64  # ... for each of their chunks of a MiB
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,21 @@ class Calibration:
     temporaries: int  # bytes of a device
     resident: int  # bytes of the host before any block
     peak: int  # bytes that the host took for compiling
+    part: str = ""  # what was measured where all of the job would take too long
 
     def shard(self, n_configs: int, n_chains: int) -> tuple[int, float]:
         """Bytes of the file of `n_configs` configurations per chain, and seconds to make it."""
-        engine, begin = self.program.engine, time.monotonic()
-        n = n_configs * n_chains
+        engine, n = self.program.engine, n_configs * n_chains
+        row = 8 * (2 + len(self.histories))
+        row += engine.lattice.volume * np.dtype(engine.dtype).itemsize * self.program.save
+        size = n * row + sum(a.nbytes // len(a) * n_chains for a in self.state.values())
+        if size > _IMAGE:
+            begin = time.monotonic()
+            image = files.shard_image({"chain": np.zeros(_IMAGE // 64, np.int64)}, {})
+            hashlib.sha256(image).digest()
+            rate = (time.monotonic() - begin) / image.nbytes
+            return size + _OVERHEAD + (size >> 20) * _PER_CHUNK, size * rate
+        begin = time.monotonic()
 
         def column(dtype: Any, *row: int, rows: int = n) -> np.ndarray:
             return np.broadcast_to(np.zeros((), dtype), (rows, *row))
@@ -85,13 +104,87 @@ class Calibration:
 
 
 def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibration:
-    """Measure a job on the devices that there are, in all processes together.
+    """Measure a job, or a part of a large one, on the devices that there are.
+
+    In all processes together.
 
     Args:
         job: from `config.parse`.
         begun: what a run that was begun goes on from, without a warm-up.
         split: devices over which each lattice is spread.
     """
+    part = _part(job, split)
+    if part is job:
+        return _measured(job, begun, split)
+    found = _measured(part, begun and ({}, begun[1]), split)
+    return _enlarged(found, part, job, split)
+
+
+def _part(job: Job, split: int) -> Job:
+    """As much of a job as some seconds allow: fewer chains, then shorter sides of the lattice."""
+    shape, n_chains = list(job.lattice.shape), job.chain.n_chains
+    if n_chains * math.prod(shape) <= _SITES:
+        return job
+    least = min(n_chains, jax.device_count())  # so that all devices are busy
+    n_chains = max(least, min(n_chains, _SITES // math.prod(shape)))
+    first = 1 if split > 1 else 0  # slabs of the first axis keep their length
+    while n_chains * math.prod(shape) > _SITES and max(shape[first:], default=0) >= 4:
+        longest = shape.index(max(shape[first:]), first)
+        shape[longest] //= 2
+    start = job.chain.start if job.chain.start == "cold" else "hot"
+    chain = replace(job.chain, n_chains=n_chains, start=start)
+    return replace(job, lattice=Lattice(tuple(shape)), chain=chain)
+
+
+def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibration:
+    """What was measured of a part, for the whole job."""
+    wanted, save = job.chain, job.output.save_configs
+    engine = _Outline(job.lattice, wanted.n_chains, job.output.dtype, split)
+    sizes = wanted.n_configs, wanted.n_thermalise, wanted.thin
+    program, _ = chain.programs(engine, *sizes, save)
+    small = found.program.engine
+    sites, measured = (len(e.slots) * e.lattice.volume for e in (engine, small))
+    ratio = sites / measured
+    n, shape = len(engine.chains), part.lattice.shape
+
+    def whole(array: np.ndarray) -> np.ndarray:
+        """An array of the state in its size, which takes no memory."""
+        per_site = array.shape[array.ndim - len(shape) :] == shape
+        row = (*array.shape[1 : array.ndim - len(shape)], *job.lattice.shape)
+        return np.broadcast_to(np.zeros((), array.dtype), (n, *(row if per_site else ())))
+
+    row = 8 * len(found.histories) + engine.lattice.volume * np.dtype(engine.dtype).itemsize * save
+    tuning = found.tuning
+    return replace(
+        found,
+        program=program,
+        tuning=replace(tuning, seconds=tuning.seconds * ratio, total=tuning.total * ratio),
+        state={name: whole(array) for name, array in found.state.items()},
+        per_config=found.per_config * ratio,
+        arguments=int(found.arguments * ratio),
+        block=program.size * len(engine.slots) * row // len(engine.mesh.local_devices),
+        temporaries=int(found.temporaries * ratio),
+        part=f"{_counted(part.chain.n_chains)} of {' x '.join(map(str, shape))}",
+    )
+
+
+def _counted(n_chains: int) -> str:
+    return f"{n_chains:,} chain{'s' * (n_chains > 1)}"
+
+
+class _Outline(Engine):
+    """The sizes of an engine, without keys and slots of every chain; it runs nothing."""
+
+    def __init__(self, lattice: Lattice, n_chains: int, dtype: str, split: int) -> None:
+        self.lattice, self.n_chains, self.dtype = lattice, n_chains, dtype
+        self.layout, self.mesh, self.n_groups = plan(lattice.shape, n_chains, split)
+        here = self.n_groups // jax.process_count()
+        self.slots: Any = range(here * self.layout.group)
+        self.chains = self.share(jax.process_index())
+
+
+def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
+    """Measure all of a job; without the state of a run that was begun it starts anew."""
     wanted, begin = job.chain, time.monotonic()
     key = jax.random.key(job.seed)
     engine = Engine(key, job.lattice, wanted.n_chains, job.output.dtype, split)
@@ -103,7 +196,7 @@ def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibrati
         state = engine.start(job.sampler, starting_fields(wanted.start))
     else:
         sampler = chain.restored(job.sampler, begun[1])
-        state = engine.load(sampler, begun[0])
+        state = engine.load(sampler, begun[0]) if begun[0] else engine.start(sampler, "hot")
     needs = [p.memory(sampler, state) for p in ((program,) if warm is program else (program, warm))]
     setup = time.monotonic() - begin
     return_freed_memory()  # of the compiler: blocks take its place

@@ -14,7 +14,9 @@ import numpy as np
 
 from lattice_ml.engine import Engine, Program
 from lattice_ml.failures import RunError, Watch, voice_doubt
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
+from lattice_ml.run_arguments import check_counts, dtype_name, starting_fields
 from lattice_ml.split import plan
 
 __all__ = [
@@ -33,8 +35,7 @@ __all__ = [
 ]
 
 
-_TRAJECTORIES = "chain.n_thermalise + chain.n_configs x chain.thin"
-_COUNTED = 1 << 31  # chains, and trajectories of each, have numbers below it
+_BLOCKS = 10**6  # and shards of a run
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
 _SMALL = 1 << 22  # bytes that a call may clear without being felt
 
@@ -84,6 +85,7 @@ class Chains:
         yield 0, self.cfgs
 
 
+@ordinary()
 def run(
     key: jax.Array,
     sampler: Any,
@@ -93,14 +95,14 @@ def run(
     n_configs: int,
     n_thermalise: int = 500,
     thin: int = 1,
-    start: str | np.ndarray = "hot",
-    dtype: str = "float32",
+    start: str | np.ndarray | jax.Array = "hot",
+    dtype: Any = "float32",
     split: int = 1,
 ) -> Chains:
     """Run `n_chains` chains and keep everything in memory; `generate` writes to disk instead.
 
     Args:
-        key: the only source of randomness, e.g. `jax.random.key(1)`.
+        key: the only source of randomness, e.g. `jax.random.key(1)`; of threefry.
         sampler: e.g. `HMC(action)`; what is "auto" in it is tuned in the warm-up.
         lattice: where the fields live.
         n_chains: number of independent chains.
@@ -108,7 +110,8 @@ def run(
         n_thermalise: trajectories per chain that are not kept.
         thin: trajectories between kept configurations.
         start: "hot", "cold", or fields `(n, *L)` that the chains begin from in turn.
-        dtype: of the dynamics and of the fields, "float32" or "float64" (which needs x64).
+        dtype: of the dynamics and of the fields, "float32" or "float64" (which needs x64), or what
+            NumPy calls so.
         split: devices over which each lattice is spread, 1 or an even divisor of its first extent;
             the configurations do not depend on it.
 
@@ -120,6 +123,7 @@ def run(
         RunError: the dynamics diverged.
     """
     voice_doubt(sampler)
+    name = dtype_name(dtype)
     parts = list(
         blocks(
             key,
@@ -129,8 +133,8 @@ def run(
             n_configs=n_configs,
             n_thermalise=n_thermalise,
             thin=thin,
-            start=start,
-            dtype=dtype,
+            start=starting_fields(start, name),
+            dtype=name,
             split=split,
         )
     )
@@ -152,14 +156,7 @@ def check(sampler: Any, lattice: Lattice, *, n_chains: int, split: int = 1, **co
     Raises:
         ValueError: naming a setting, its value and what is allowed.
     """
-    for name, value in {"n_chains": n_chains, **counts}.items():
-        least = 0 if name == "n_thermalise" else 1
-        if not _whole(value) or value < least:
-            raise ValueError(f"chain.{name} must be a whole number >= {least}, got {value}")
-    total = counts.get("n_thermalise", 0) + counts.get("n_configs", 1) * counts.get("thin", 1)
-    for name, size in {"chain.n_chains": n_chains, _TRAJECTORIES: total}.items():
-        if size >= _COUNTED:
-            raise ValueError(f"{name} must be below 2^31, which random numbers count, got {size}")
+    check_counts({"n_chains": n_chains, **counts})
     if problem := getattr(sampler, "incomplete", ""):
         raise ValueError(problem)
     getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
@@ -256,8 +253,16 @@ def block_spans(
         done, n_configs: configurations that there are and that are asked for.
         forces: per configuration.
         block_configs: the length; chosen by default.
+
+    Raises:
+        ValueError: there are too many for one directory.
     """
     step = min(block_configs or program.engine.block_configs(forces), program.size)
+    if (n_configs - done) // step > _BLOCKS:
+        raise ValueError(
+            f"chain.n_configs must be at most {done + _BLOCKS * step}, which {_BLOCKS} blocks of "
+            f"{step} hold, got {n_configs}"
+        )
     edges = [done, *range(done - done % step + step, n_configs, step), n_configs]
     return [(a, b - a) for a, b in pairwise(edges) if b > a]
 
@@ -325,11 +330,6 @@ def warming(
         per_chain = {name: value[0] for name, value in history.items()}
         tuner.update(done, per_chain, partial(engine.fields, state))
         yield done, tuner.sampler, state, history
-
-
-def _whole(value: Any) -> bool:
-    """Whether a value counts something: 3 or np.int64(3), not 3.0 and not True."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_splits(sampler: Any) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lattice_ml.actions import FreeField, Phi4, hopping_scale
+from lattice_ml.actions import FreeField, Phi4, check_dimension, hopping_scale, number
 
 __all__ = [
     *("CONVENTIONS", "KINDS", "NONE", "Convention", "Parameter"),
@@ -100,7 +100,7 @@ class Parameter:
         known = CONVENTIONS[self.convention]
         values = zip(known.keys, known.invert(self.ndim, *phi4.couplings()), strict=True)
         changed = [value if key == self.name else old for key, old in values]
-        return Phi4(*known.couplings(self.ndim, changed[0], changed[1]))
+        return Phi4(*known.couplings(self.ndim, changed[0], changed[1]), ndim=phi4.ndim)
 
     def __str__(self) -> str:
         return self.name
@@ -110,14 +110,19 @@ def action(convention: str, ndim: int, **values: float) -> Phi4:
     """Build `Phi4` from a named convention, e.g. `action("kappa", 2, kappa=0.27, lam=0.022)`.
 
     Raises:
-        ValueError: unknown convention, wrong parameters, or an action that is not bounded below.
+        ValueError: unknown convention, wrong parameters, or an action that is not bounded below
+            in `ndim` dimensions, 1 to 4.
     """
     keys = _lookup(convention).keys
     if set(values) != set(keys):
         raise ValueError(
             f"convention {convention!r} takes {keys[0]} and {keys[1]}, got {sorted(values)}"
         )
-    phi4 = Phi4(*map(float, CONVENTIONS[convention].couplings(ndim, *(values[k] for k in keys))))
+    if ndim not in (1, 2, 3, 4):
+        raise ValueError(f"an action lives in 1 to 4 dimensions, got {ndim!r}")
+    p, q = (number(f"action.{key}", values[key]) for key in keys)
+    h, a, b = map(float, CONVENTIONS[convention].couplings(ndim, p, q))
+    phi4 = Phi4(h, a, b, ndim=ndim)
     phi4.check(ndim)
     return phi4
 
@@ -179,6 +184,7 @@ def parameters(phi4: Phi4, convention: str, ndim: int) -> Mapping[str, float]:
     Raises:
         ValueError: the field must be rescaled first; see `convert`.
     """
+    check_dimension(phi4, ndim)
     known = _lookup(convention)
     couplings = tuple(map(float, phi4.couplings()))
     values = known.invert(ndim, *couplings)
@@ -199,6 +205,7 @@ def convert(phi4: Phi4, convention: str, ndim: int) -> tuple[Phi4, float]:
     Raises:
         ValueError: h <= 0 has no form with h = 1 or 2, a and b may have none with a = 1 - 2b.
     """
+    check_dimension(phi4, ndim)
     h, a, b = map(float, phi4.couplings())
     known = _lookup(convention)
     if h <= 0 and convention in ("standard", "standard24", "nohalf"):
@@ -209,9 +216,8 @@ def convert(phi4: Phi4, convention: str, ndim: int) -> tuple[Phi4, float]:
             f"got {a = } and {b = }"
         )
     squared = known.scale_squared(h, a, b)
-    new = Phi4(
-        *known.couplings(ndim, *known.invert(ndim, squared * h, squared * a, squared**2 * b))
-    )
+    values = known.invert(ndim, squared * h, squared * a, squared**2 * b)
+    new = Phi4(*known.couplings(ndim, *values), ndim=ndim)
     return new, math.sqrt(squared)
 
 

@@ -20,6 +20,7 @@ from lattice_ml import samplers
 from lattice_ml.analysis.extrapolation_fit import SIGNIFICANT, Doubts, Extrapolated, fit, listed
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.ensemble import Ensemble
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.samplers.settings import whole_steps
 
 __all__ = ["as_table", "extrapolate"]
@@ -29,6 +30,7 @@ _FREE = ("seed", "sampler.step_size", "output.save_configs")  # what may differ,
 _SHARED = ("two", "seed", "steps")
 
 
+@ordinary()
 def extrapolate(
     ensembles: Sequence[Ensemble], *, order: Literal[1, 2] | None = None
 ) -> dict[str, Extrapolated | None]:

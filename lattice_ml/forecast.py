@@ -2,7 +2,8 @@
 
 `forecasts` is behind `generate --dry-run`.  Devices and layout are those of the engine; memory is
 what XLA counts for the compiled programs, and the blocks on the host; files have the bytes that
-they have when they are made of zeros; seconds follow from a short calibration (`calibration.py`).
+they have when they are made of zeros; seconds follow from a short calibration (`calibration.py`),
+which takes as long whatever the size of the job.
 """
 
 import json
@@ -93,6 +94,7 @@ class Forecast:
     forces: tuple[int, int, int]  # per trajectory: least and most in the calibration, and assumed
     calibrated: int  # trajectories of the calibration's warm-up
     shared: bool  # it was that of an earlier job
+    part: str  # of the job that was calibrated; empty where it was all of it
     devices: Devices
     memory: Memory
     disk: Disk
@@ -181,6 +183,7 @@ def _forecast(
         forces=(min(low, forces), max(high, forces), forces),
         calibrated=0 if known else tuning.n_trajectories,
         shared=shared,
+        part=calibration.part,
         devices=_devices(calibration),
         memory=_memory(calibration, longest, own[longest][0] if own else 0),
         disk=disk,

@@ -14,6 +14,7 @@ from lattice_ml import chain
 from lattice_ml.config import Job
 from lattice_ml.ensemble import Ensemble, open_ensemble
 from lattice_ml.failures import voice_doubt
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.processes import Team, team
 from lattice_ml.session import Interrupted, Progress, Watch, provenance, watching, write_config
 from lattice_ml.storage import Run, StorageError, open_run
@@ -24,6 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = ("acceptance", "swap_acceptance")  # of the histories, while a run goes on
 
 
+@ordinary()
 def generate(
     job: Job,
     out: str | os.PathLike[str],

@@ -13,7 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Lattice", "fourier_basis", "hop", "pair", "wave_numbers"]
+__all__ = ["Lattice", "as_field", "fourier_basis", "hop", "pair", "wave_numbers"]
+
+
+def as_field(phi: jax.Array) -> jax.Array:
+    """A field in single precision or better: whole numbers and half precision become floats.
+
+    Couplings take the type of the field that they multiply, and would be whole numbers with it.
+
+    Raises:
+        TypeError: complex or other numbers, which are no real field.
+    """
+    dtype = jnp.result_type(phi)
+    if dtype in (jnp.float32, jnp.float64):
+        return phi
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.asarray(phi, jnp.float32)
+    if not (jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_):
+        raise TypeError(f"a field is of real numbers, got {dtype}")
+    return jnp.asarray(phi, float)
 
 
 def hop(phi: jax.Array, ndim: int | None = None) -> jax.Array:
@@ -26,6 +44,7 @@ def hop(phi: jax.Array, ndim: int | None = None) -> jax.Array:
     Returns:
         Array like `phi`.  An extent of 2 counts its neighbour twice, once per link.
     """
+    phi = as_field(phi)
     pairs = [pair(phi, axis) for axis in range(phi.ndim if ndim is None else ndim)]
     return sum(pairs[1:], pairs[0])
 

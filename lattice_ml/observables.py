@@ -16,13 +16,14 @@ import numpy as np
 from jax import lax
 
 from lattice_ml import actions
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, choose_layout
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = [
     *("DERIVED", "PRIMARIES", "Derived", "Fields"),
-    *("known_primaries", "measure_configurations", "primaries"),
+    *("known_primaries", "measure_configurations", "primaries", "real"),
 ]
 
 _ROOM_SITES = 1 << 20  # of the configurations that one call measures
@@ -173,9 +174,17 @@ DERIVED: dict[str, Derived] = {
 }
 
 
+@ordinary()
 def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np.ndarray]:
-    """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one program for every n."""
+    """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one program for every n.
+
+    Raises:
+        ValueError: the action is of another dimension.
+        TypeError: the configurations are not of real numbers.
+    """
     cfgs = as_numbers("cfgs", cfgs)
+    actions.check_dimension(action, cfgs.ndim - 1)
+    cfgs = real(cfgs)
     layout = choose_layout(cfgs.shape[1:], 64, 1, "cpu")  # large lattices one by one: no padding
     room = min(64, max(1, _ROOM_SITES // (layout.group * layout.volume)))
     step = room * layout.group
@@ -184,6 +193,20 @@ def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np
         for start in range(0, max(1, len(cfgs)), step)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def real(fields: np.ndarray) -> np.ndarray:
+    """Fields in float32 or float64 of this machine; whole numbers and other floats become that.
+
+    Raises:
+        TypeError: complex or other numbers.
+    """
+    dtype = fields.dtype.newbyteorder("=")
+    if dtype not in (np.float32, np.float64):
+        if not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "iub":
+            raise TypeError(f"fields are of real numbers, got {fields.dtype}")
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+    return fields.astype(dtype, copy=False)
 
 
 def _measure(

@@ -30,8 +30,20 @@ _UNIFORMS_PER_ROW = 512  # in pairs; longer rows of uniforms are up to five time
 
 
 def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
-    """`fold_in(key, chain)` of `n_chains` chains from `first` on: two words `(n_chains,)` each."""
-    words: Any = jax.random.key_data(key)
+    """`fold_in(key, chain)` of `n_chains` chains from `first` on: two words `(n_chains,)` each.
+
+    Raises:
+        ValueError: not one key of threefry, the default of JAX.
+    """
+    try:
+        words: Any = jax.random.key_data(key)
+    except TypeError:
+        words = np.empty(0)
+    if words.shape != (2,) or words.dtype != np.uint32:
+        kind = f"{key.dtype} of shape {key.shape}" if isinstance(key, jax.Array) else repr(key)
+        raise ValueError(
+            f"the chains need one key, jax.random.key(seed) with impl threefry2x32, got {kind}"
+        )
     if not isinstance(words, jax.core.Tracer):
         words = np.asarray(words)  # NumPy needs no compilation
     chains = np.arange(first, first + n_chains, dtype=np.uint32)

@@ -19,6 +19,7 @@ from lattice_ml import conventions, correction
 from lattice_ml.analysis.film import write_film
 from lattice_ml.config import SamplingJob
 from lattice_ml.ensemble import Ensemble, open_ensemble
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.model_files import Model
 from lattice_ml.models.drawers import DiffusionDrawer, RBMDrawer
 from lattice_ml.models.drawing import Drawing, draw_film
@@ -37,6 +38,7 @@ _HONEST = 0.05  # rms change of log w under step doubling
 _SNAPSHOTS = "snapshots.npy"
 
 
+@ordinary()
 def sample(
     job: SamplingJob,
     model: Model,

@@ -24,6 +24,7 @@ from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis import spectrum_figures
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.ensemble import open_ensemble
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
 from lattice_ml.model_files import open_model
 from lattice_ml.results import check_json, check_page, has_keys, write_json
@@ -43,6 +44,7 @@ _FIGURES = (
 _SHAPE = has_keys("source", "kind", "what", "eigenvalues", "errors", "exact", "history")
 
 
+@ordinary()
 def spectrum(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],

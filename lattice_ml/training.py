@@ -14,6 +14,7 @@ from typing import Any
 from lattice_ml import rbm_training, training_report
 from lattice_ml.config import TrainingJob
 from lattice_ml.ensemble import Ensemble, open_ensemble
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.model_files import Model, Stage, build_network, digest, open_model
 from lattice_ml.model_runs import ModelRun, open_model_run
 from lattice_ml.models import fitting
@@ -27,6 +28,7 @@ __all__ = ["TrainingError", "train"]
 _NOT_OF_WEIGHTS = ("target", "pairs", "symmetric", "train_mu", "train_eta", "initial")
 
 
+@ordinary()
 def train(
     job: TrainingJob,
     out: str | os.PathLike[str],

@@ -21,8 +21,9 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "interruptions", "distributed", "processes", "randomness", "statistics"),
-    *("arguments", "printable", "writing", "results", "schema", "seals", "manifests", "intact"),
+    *("_pytree", "jax_modes", "interruptions", "distributed", "processes", "randomness"),
+    *("statistics", "arguments", "printable", "writing", "results", "schema", "seals"),
+    *("manifests", "intact"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "site_term", "actions"),
     *("conventions", "samplers", "observables", "engine", "failures", "chain", "ensemble"),
@@ -72,6 +73,7 @@ APART = {
     "observables": ["samplers", "conventions"],
     "failures": ORDER,
     "site_term": ORDER,
+    "jax_modes": ORDER,
     "chain": ["writing", "files", "shards", "storage", "statistics", "conventions", "samplers"],
     "analysis": ["samplers", "engine", "chain", "storage"],
     "correction": ["writing", "files", "storage", "conventions", "ensemble", "analysis"],

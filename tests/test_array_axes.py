@@ -1,5 +1,6 @@
 """Which axis is which: nothing is guessed where two readings make sense, and all are listed."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -158,7 +159,6 @@ def test_what_is_named_and_does_not_fit_is_refused(extents, known, match):
 def test_chains_of_their_own_axis_are_stored_configuration_major(
     tmp_path, monkeypatch, order, axes, kind
 ):
-    import h5py
 
     array = FIELDS.transpose(order)
     file = tmp_path / f"fields.{kind}"

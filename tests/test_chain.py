@@ -267,3 +267,10 @@ def test_float64_needs_x64():
         pytest.raises(ValueError, match=r"float64 dynamics need JAX's x64 mode: jax.config.update"),
     ):
         blocks(dtype="float64")
+
+
+def test_more_blocks_than_a_directory_holds_are_refused():
+    room = type("Program", (), {"size": 4})
+    assert len(chain.block_spans(room, 0, 4 * 10**3, 1, 4)) == 10**3
+    with pytest.raises(ValueError, match=r"at most 4000000, which 1000000 blocks of 4 hold, got"):
+        chain.block_spans(room, 0, 2**31 - 1, 1, 4)

@@ -147,7 +147,7 @@ def test_an_action_is_described_in_every_form():
         ("kappa", {"kappa": 0.2}, r"'kappa' takes kappa and lam, got \['kappa'\]"),
         ("beta", {"beta": 1, "lam": 1, "g": 1}, r"takes beta and lam, got \['beta', 'g', 'lam'\]"),
         ("kappa", {"kappa": 0.2, "lam": -0.1}, "not bounded below"),
-        ("kappa", {"kappa": math.nan, "lam": 0.1}, "must be finite, got h = nan"),
+        ("kappa", {"kappa": math.nan, "lam": 0.1}, "action.kappa must be a finite number, got nan"),
         ("kappa", {"kappa": 0.3, "lam": 0}, "cannot be normalised in 2 dimensions"),
         ("standard", {"mass_squared": 0, "g": 0}, "cannot be normalised in 2 dimensions"),
     ],

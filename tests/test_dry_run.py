@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,51 @@ def test_the_memory_of_a_process_is_foreseen_within_a_fifth(folder, words):
     peak = child()
     assert abs(said["memory"]["process"] - peak) < 0.2 * peak
     assert abs(said["disk"]["total"] - n_bytes("run")) < 0.01 * n_bytes("run")
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("--lattice.shape 16 12 --chain.n-chains 8", "3 chains of 16 x 12"),
+        ("--lattice.shape 32 32 --chain.n-chains 2", "2 chains of 16 x 16"),
+        ("--lattice.shape 64 16 --chain.n-chains 1 --output.dtype float64", "1 chain of 32 x 16"),
+    ],
+)
+def test_a_part_of_a_large_job_says_what_all_of_it_takes(monkeypatch, words, part):
+    asked = [*config.read_arguments("job.toml"), *words.split()]
+    job = config.parse([*asked, "--sampler.n-steps", "4", "--sampler.step-size", "0.1"])
+    (whole,) = forecast.forecasts([(job, "nowhere")])
+    monkeypatch.setattr("lattice_ml.calibration._SITES", 600)
+    (found,) = forecast.forecasts([(job, "nowhere")])
+    assert (whole.part, found.part) == ("", part)
+    for name in ("devices", "block_configs", "n_configs", "tuned", "forces"):
+        assert getattr(found, name) == getattr(whole, name), name
+    assert (found.disk.total, found.disk.n_shards) == (whole.disk.total, whole.disk.n_shards)
+    for name in ("state", "blocks", "device"):
+        value, exact = (getattr(each.memory, name) for each in (found, whole))
+        assert abs(value - exact) < 0.35 * exact, name
+
+
+@pytest.mark.parametrize("words", ["--lattice.shape 20000 20000", "--chain.n-chains 60000000"])
+def test_a_job_that_no_memory_holds_is_forecast_all_the_same(monkeypatch, capsys, words):
+    """And in the seconds that a small part of it takes: nothing has the size of the job."""
+    monkeypatch.setattr("lattice_ml.calibration._SITES", 1 << 10)
+    monkeypatch.setattr("lattice_ml.calibration._IMAGE", 1 << 20)
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    said = dry_run("--out", "run", *words.split(), "--sampler.kind", "HMC")["run"]
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin
+    sites = 3 * 20000**2 if "shape" in words else 24 * 60_000_000
+    assert said["memory"]["state"] * said["devices"]["n_devices"] >= 4 * sites
+    assert said["disk"]["total"] >= 9 * 4 * sites
+    assert grown * 1024 < sites, "a quarter of the fields, in bytes"
+    assert "in place of all" in capsys.readouterr().out
+
+
+def test_the_size_of_a_large_file_is_reckoned(monkeypatch):
+    words = [*config.read_arguments("job.toml"), "--lattice.shape", "16", "16"]
+    calibration = forecast.calibrate(config.parse(words))
+    exact, _ = calibration.shard(2000, 3)
+    monkeypatch.setattr("lattice_ml.calibration._IMAGE", 1 << 18)
+    size, seconds = calibration.shard(2000, 3)
+    assert abs(size - exact) < 0.04 * exact, "a chunk that is not full"
+    assert 0 < seconds < 10

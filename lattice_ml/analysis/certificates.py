@@ -41,6 +41,7 @@ from lattice_ml import statistics
 from lattice_ml.analysis import judging
 from lattice_ml.analysis.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.judging import Mean, judge, stretches
+from lattice_ml.jax_modes import ordinary
 
 __all__ = ["FALSE_ALARM_RATE", "Certificate", "certify", "check", "verdict"]
 
@@ -76,6 +77,7 @@ class Certificate:
         return f"{self.verdict:<16}{self.name:<20}{found}{self.meaning}"
 
 
+@ordinary()
 def check(ensemble: Any, *, weights: bool = True) -> list[Certificate]:
     """Test an ensemble against its own action and its own chains.
 

@@ -30,6 +30,7 @@ from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
 from lattice_ml.arguments import unknown
 from lattice_ml.conventions import convert, parameters
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.statistics import doubt_of
 from lattice_ml.statistics.series import as_weights
 
@@ -107,7 +108,8 @@ class Couplings:
 
         def read(values: Array) -> dict[str, float]:
             c = dict.fromkeys(PHI4, 0.0) | dict(zip(self.terms, map(float, values), strict=True))
-            phi4, _ = convert(Phi4(*(c[term] for term in PHI4)), convention, self.ndim)
+            h, a, b = (c[term] for term in PHI4)
+            phi4, _ = convert(Phi4(h, a, b), convention, self.ndim)
             return dict(parameters(phi4, convention, self.ndim))
 
         found, left_out = read(self.values), [read(values) for values in self.left_out]
@@ -131,6 +133,7 @@ class Couplings:
         return "\n".join([*rows, *([f"warning: {self.doubt}"] if self.doubt else [])])
 
 
+@ordinary()
 def infer_couplings(
     ensemble: Any,
     *,

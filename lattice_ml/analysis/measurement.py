@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
 from lattice_ml.observables import DERIVED, Derived, known_primaries, measure_configurations
 from lattice_ml.statistics import Estimate, estimate, kish, pareto_k
@@ -23,6 +24,7 @@ OF_WEIGHTS = ("ess", "log_z")  # measured of weighted ensembles beside `observab
 Function = Callable[[jax.Array], jax.Array]
 
 
+@ordinary()
 def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None]:
     """Estimate all of `observables.DERIVED`, and what weights are worth where there are some.
 

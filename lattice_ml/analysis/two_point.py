@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lattice_ml.ensemble import rows_in
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
 
 __all__ = ["TwoPoint", "bin_numbers", "two_point"]
@@ -93,6 +94,7 @@ class TwoPoint:
         return function(sums / weights), error
 
 
+@ordinary()
 def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True) -> TwoPoint:
     """Measure G(p) of all configurations, read in blocks.
 

@@ -81,6 +81,7 @@ def _sampler(forecast: Any) -> str:
         return f"{forecast.sampler} {settings}".strip()
     least, most, _ = forecast.forces
     whose = "that of an earlier job" if forecast.shared else "the calibration"
+    whose += f", of {forecast.part} in place of all" if forecast.part else ""
     return (
         f"{forecast.sampler} {settings}: from a warm-up of {forecast.calibrated} trajectories "
         f"({whose}), in which the forces per trajectory went from {least:,} to {most:,}"

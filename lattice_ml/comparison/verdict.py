@@ -32,6 +32,7 @@ from lattice_ml.comparison.references import Known, check_comparable
 from lattice_ml.comparison.shapes import QUANTITIES, Distances, Distribution
 from lattice_ml.comparison.sides import Side, gather_side
 from lattice_ml.comparison.two_sample import FEWEST, ToldApart, tell_apart
+from lattice_ml.jax_modes import ordinary
 from lattice_ml.statistics import Estimate
 
 __all__ = ["Comparison", "compare", "labelled"]
@@ -144,6 +145,7 @@ class Comparison:
         return "\n".join(lines + [f"  warning: {warning}" for warning in self.warnings])
 
 
+@ordinary()
 def compare(
     reference: Any,
     candidate: Any,

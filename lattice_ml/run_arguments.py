@@ -1,0 +1,68 @@
+"""What a user hands to a run, checked before anything is computed: counts, a type, a start."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lattice_ml.observables import real
+
+__all__ = ["check_counts", "dtype_name", "starting_fields"]
+
+_TRAJECTORIES = "chain.n_thermalise + chain.n_configs x chain.thin"
+_COUNTED = 1 << 31  # chains, and trajectories of each, have numbers below it
+
+
+def check_counts(counts: Mapping[str, Any]) -> None:
+    """Refuse numbers of chains, trajectories and configurations that cannot be.
+
+    Args:
+        counts: `n_chains`, and of `n_configs`, `n_thermalise` and `thin` what there is.
+
+    Raises:
+        ValueError: naming the setting, its value and what is allowed.
+    """
+    for name, value in counts.items():
+        least = 0 if name == "n_thermalise" else 1
+        if not _whole(value) or value < least:
+            raise ValueError(f"chain.{name} must be a whole number >= {least}, got {value}")
+    total = counts.get("n_thermalise", 0) + counts.get("n_configs", 1) * counts.get("thin", 1)
+    for name, size in {"chain.n_chains": counts["n_chains"], _TRAJECTORIES: total}.items():
+        if size >= _COUNTED:
+            raise ValueError(f"{name} must be below 2^31, which random numbers count, got {size}")
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a type: "float32" of np.float32 and of jnp.float32."""
+    try:
+        return str(dtype) if dtype is None else np.dtype(dtype).name
+    except TypeError:
+        return str(dtype)
+
+
+def starting_fields(start: Any, dtype: str) -> str | np.ndarray:
+    """How chains begin: a word, or fields in floats whose fourth power a type holds.
+
+    Raises:
+        ValueError: no real numbers, or a field that is too large or none.
+    """
+    if isinstance(start, str):
+        return start
+    try:
+        fields = real(np.asarray(start))
+    except TypeError as error:
+        raise ValueError(f"chain.start: {error}") from error
+    largest = float(np.finfo(np.float64 if dtype == "float64" else np.float32).max) ** 0.25
+    good = np.abs(fields) < largest  # false of NaN too
+    if not good.all():
+        site = np.argwhere(~good)[0].tolist()
+        raise ValueError(
+            f"chain.start: the fields and their fourth powers must be finite in {dtype}, got "
+            f"{fields[*site]} at {site}"
+        )
+    return fields
+
+
+def _whole(value: Any) -> bool:
+    """Whether a value counts something: 3 or np.int64(3), not 3.0 and not True."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
