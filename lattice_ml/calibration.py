@@ -24,7 +24,7 @@ from lattice_ml import chain, files
 from lattice_ml.config import Job
 from lattice_ml.distributed import return_freed_memory
 from lattice_ml.engine import Engine, Program
-from lattice_ml.generation import starting_fields
+from lattice_ml.generation import check_memory, starting_fields
 
 __all__ = ["Begun", "Calibration", "calibrate"]
 
@@ -92,6 +92,7 @@ def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibrati
         begun: what a run that was begun goes on from, without a warm-up.
         split: devices over which each lattice is spread.
     """
+    check_memory(job)
     wanted, begin = job.chain, time.monotonic()
     key = jax.random.key(job.seed)
     engine = Engine(key, job.lattice, wanted.n_chains, job.output.dtype, split)

@@ -5,6 +5,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from lattice_ml import memory, processes
+
 __all__ = ["VERBS", "main"]
 
 VERBS = {
@@ -22,6 +24,12 @@ VERBS = {
     "bench": "benchmarks of samplers, models and this machine; without a name, what there is",
     "info": "what an ensemble or a model is and where it came from",
 }
+
+_ABORTED = (
+    "a library ended the process, most likely because it was refused memory: fewer chains, smaller "
+    "batches or a smaller lattice take less; what was committed is safe, and the same command goes "
+    "on from there"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,8 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    commands = importlib.import_module("lattice_ml.commands")
-    return commands.run(verb, rest)
+    try:
+        memory.prepare()
+        commands = importlib.import_module("lattice_ml.commands")
+    except (MemoryError, ImportError) as error:  # NumPy is missing, say, or memory for it
+        print(f"lattice-ml {verb}: {error or type(error).__name__}", file=sys.stderr)
+        return 3 if isinstance(error, MemoryError) else 2
+    if arguments is None:
+        processes.explain_aborts(f"lattice-ml {verb}: {_ABORTED}")
+    return int(commands.run(verb, rest))
 
 
 def _usage() -> str:

@@ -21,7 +21,7 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "distributed", "processes", "randomness", "statistics", "arguments"),
+    *("_pytree", "distributed", "memory", "processes", "randomness", "statistics", "arguments"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
     *("observables", "engine", "chain", "ensemble", "array_files", "exchange"),
