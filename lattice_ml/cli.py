@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from lattice_ml import interruptions
+from lattice_ml import interruptions, memory, processes
 from lattice_ml.printable import say
 
 __all__ = ["VERBS", "main"]
@@ -25,6 +25,12 @@ VERBS = {
     "info": "what an ensemble or a model is and where it came from",
 }
 
+_ABORTED = (
+    "a library ended the process, most likely because it was refused memory: fewer chains, smaller "
+    "batches or a smaller lattice take less; what was committed is safe, and the same command goes "
+    "on from there"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lattice-ml`; returns the exit status.
@@ -33,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     4 a check is undecided; 130 or 143 interrupted with everything committed.
     """
     if arguments is not None:
-        return _run(list(arguments))
+        return _run(list(arguments), alone=False)
     words = sys.argv[1:]  # a process of its own
     with interruptions.answered(" ".join(["lattice-ml", *(w for w in words[:1] if w in VERBS)])):
-        return _run(words)
+        return _run(words, alone=True)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], *, alone: bool) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
         return 0 if words else 2
@@ -59,8 +65,15 @@ def _run(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    commands = importlib.import_module("lattice_ml.commands")
-    return commands.run(verb, rest)
+    try:
+        memory.prepare()
+        commands = importlib.import_module("lattice_ml.commands")
+    except (MemoryError, ImportError) as error:  # NumPy is missing, say, or memory for it
+        say(f"lattice-ml {verb}: {error or type(error).__name__}", file=sys.stderr)
+        return 3 if isinstance(error, MemoryError) else 2
+    if alone:
+        processes.explain_aborts(f"lattice-ml {verb}: {_ABORTED}")
+    return int(commands.run(verb, rest))
 
 
 def _usage() -> str:

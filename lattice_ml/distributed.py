@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    *("CPU_FLAGS", "keep_freed_memory", "return_freed_memory", "usable_cores", "use_all_cores"),
+    *("CPU_FLAGS", "c_function", "control_groups", "keep_freed_memory", "read_text"),
+    *("return_freed_memory", "usable_cores", "use_all_cores"),
 ]
 
 # For programs that keep to one core: XLA's threads only hurt small arrays, and by default it uses
@@ -50,7 +51,7 @@ def usable_cores(root: str | os.PathLike[str] = "/") -> int:
         return os.cpu_count() or 1
     topology = Path(root) / "sys/devices/system/cpu"
     cores = {
-        _text(topology / f"cpu{cpu}/topology/thread_siblings_list") or f"{cpu}"
+        read_text(topology / f"cpu{cpu}/topology/thread_siblings_list") or f"{cpu}"
         for cpu in os.sched_getaffinity(0)
     }
     return max(1, int(min(len(cores), *_quotas(Path(root)))))
@@ -59,24 +60,29 @@ def usable_cores(root: str | os.PathLike[str] = "/") -> int:
 def _quotas(root: Path) -> Iterator[float]:
     """CPUs that each control group above this process may use, in versions 2 and 1 of cgroups."""
     yield float("inf")
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for folder, version in control_groups(root, "cpu"):
+        if version == 2:
+            limit = read_text(folder / "cpu.max").split()
+        else:
+            limit = [read_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        if all(word.isdigit() for word in limit) and len(limit) == 2:  # else "max" or -1
+            yield int(limit[0]) / int(limit[1])
+
+
+def control_groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """Folders of the control groups above this process with the version, 2 or 1, of cgroups."""
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         mount = root / "sys/fs/cgroup"
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         groups = [Path(path.lstrip("/")), *Path(path.lstrip("/")).parents]
         for group in groups:  # a container may see its own group as the root of all
-            if not controllers:
-                limit = _text(mount / group / "cpu.max").split()
-            else:
-                folder = mount / controllers / group
-                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-                limit = [_text(folder / name) for name in names]
-            if all(word.isdigit() for word in limit) and len(limit) == 2:  # else "max" or -1
-                yield int(limit[0]) / int(limit[1])
+            yield mount / controllers / group, 1 if controllers else 2
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What a file of the system says; nothing where it is not there."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -91,17 +97,17 @@ def keep_freed_memory() -> None:
     elsewhere.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    if (mallopt := _c_function("mallopt")) is not None:
+    if (mallopt := c_function("mallopt")) is not None:
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def return_freed_memory() -> None:
     """Give the system what the C library keeps; has no effect elsewhere than with glibc."""
-    if (malloc_trim := _c_function("malloc_trim")) is not None:
+    if (malloc_trim := c_function("malloc_trim")) is not None:
         malloc_trim(0)
 
 
-def _c_function(name: str) -> Any:
+def c_function(name: str) -> Any:
     """A function of the C library, or None where it has none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

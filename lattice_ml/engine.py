@@ -23,10 +23,10 @@ from lattice_ml.lattice import Lattice
 from lattice_ml.layout import Layout, widest
 from lattice_ml.split import CHAINS, SITES, plan
 
-__all__ = ["Engine", "Program"]
+__all__ = ["BLOCK_BYTES", "Engine", "Program"]
 
 _START = 2**32 - 1  # the trajectory number that draws hot starts
-_BLOCK_BYTES = 1 << 26  # configurations of one call
+BLOCK_BYTES = 1 << 26  # configurations of one call
 _BLOCK_FORCES = 1 << 32  # forces on sites in one call: some seconds
 _BLOCK_TRAJECTORIES = 4096
 
@@ -62,7 +62,7 @@ class Engine:
     def buffer_configs(self, thin: int, save: bool) -> int:
         """Room for configurations per chain in one call, bounded in bytes and in trajectories."""
         sites = self.lattice.volume * min(len(self.slots), self.n_chains) if save else 1
-        fits = _BLOCK_BYTES // (sites * np.dtype(self.dtype).itemsize)
+        fits = BLOCK_BYTES // (sites * np.dtype(self.dtype).itemsize)
         return max(1, min(fits, _BLOCK_TRAJECTORIES // thin))
 
     def block_configs(self, forces: int) -> int:

@@ -45,6 +45,7 @@ COST = "cost.json"
 CONFIG = "config.toml"
 
 _CHUNK_BYTES = 2**20
+_OF_A_DATASET = 2**14  # bytes that HDF5 adds, at most
 
 Array = npt.NDArray[Any]
 Columns = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # dtype and shape of one row
@@ -125,11 +126,17 @@ def write_shard(
 
 
 def shard_image(rows: Mapping[str, Array], state: Mapping[str, Array]) -> memoryview:
-    """The bytes of a shard, in memory first: HDF5 does not survive a full disk."""
+    """The bytes of a shard, in memory first: HDF5 does not survive a full disk.
+
+    Nor does it survive a lack of memory, so all of it is there before the first is written.
+    """
     image = io.BytesIO()
+    datasets = dict(rows) | {f"state/{name}": array for name, array in state.items()}
+    n_bytes = sum(array.nbytes for array in datasets.values())
     with h5py.File(image, "w") as file:
+        image.seek(n_bytes + n_bytes // 100 + _OF_A_DATASET * (1 + len(datasets)))
+        image.write(b"end")  # HDF5 cuts the file where its own end is
         file.create_group("state")
-        datasets = dict(rows) | {f"state/{name}": array for name, array in state.items()}
         for name, array in sorted(datasets.items()):
             create_dataset(file, name, array.shape, array.dtype)[...] = array
     return image.getbuffer()

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import chain, files, shards, storage
+from lattice_ml import chain, files, memory, shards, storage
 from lattice_ml.calibration import Calibration, calibrate
 from lattice_ml.config import Job
 from lattice_ml.session import as_toml, provenance
@@ -258,7 +258,7 @@ def _memory(calibration: Calibration, n: int, shard: int) -> Memory:
         device=device,
         device_limit=(devices[0].memory_stats() or {}).get("bytes_limit"),
         process=max(calibration.peak, calibration.resident + arrays),
-        process_limit=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        process_limit=memory.most(),
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import chain
+from lattice_ml import chain, memory
 from lattice_ml.config import Job
+from lattice_ml.engine import BLOCK_BYTES
 from lattice_ml.ensemble import Ensemble, open_ensemble
 from lattice_ml.failures import voice_doubt
 from lattice_ml.jax_modes import ordinary
@@ -19,7 +20,7 @@ from lattice_ml.processes import Team, team
 from lattice_ml.session import Interrupted, Progress, Watch, provenance, watching, write_config
 from lattice_ml.storage import Run, StorageError, open_run
 
-__all__ = ["Interrupted", "generate", "starting_fields"]
+__all__ = ["Interrupted", "check_memory", "generate", "starting_fields"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = ("acceptance", "swap_acceptance")  # of the histories, while a run goes on
@@ -72,6 +73,7 @@ def generate(
         thin=settings.thin,
     )
     voice_doubt(job.sampler)
+    check_memory(job)
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
     start = "hot" if begun else starting_fields(settings.start)
     run = open_run(out, job.config, provenance=provenance("generate"), team=processes)
@@ -117,6 +119,28 @@ def generate(
                 )
         run.finish()
     return open_ensemble(out)
+
+
+def check_memory(job: Job) -> None:
+    """Refuse a job whose fields the host cannot hold, before it takes the time to find out.
+
+    Counted is what every run needs at least: the state on its way to the devices and back; a block
+    and its file; and where the devices are the host's cores, the state and two blocks once more.
+
+    Raises:
+        OutOfMemory: it cannot.
+    """
+    n_chains = -(-job.chain.n_chains // jax.process_count())
+    state = n_chains * job.lattice.volume * np.dtype(job.output.dtype).itemsize
+    block = min(max(state, BLOCK_BYTES), job.chain.n_configs * state)
+    block *= job.output.save_configs
+    on_cores = state + 2 * block if jax.default_backend() == "cpu" else 0
+    shape = " x ".join(map(str, job.lattice.shape))
+    memory.require(
+        2 * (state + block) + on_cores,
+        f"{n_chains:,} chains of {shape}",
+        "fewer chains, a smaller lattice or --output.dtype float32 take less",
+    )
 
 
 @contextmanager

@@ -21,9 +21,9 @@ MODULES = {
 
 # Bottom to top: a module imports only what stands before it.
 ORDER = [
-    *("_pytree", "jax_modes", "interruptions", "distributed", "processes", "randomness"),
-    *("statistics", "arguments", "printable", "writing", "results", "schema", "seals"),
-    *("manifests", "intact"),
+    *("_pytree", "jax_modes", "interruptions", "distributed", "memory", "processes"),
+    *("randomness", "statistics", "arguments", "printable", "writing", "results", "schema"),
+    *("seals", "manifests", "intact"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "site_term", "actions"),
     *("conventions", "samplers", "observables", "engine", "failures", "chain", "ensemble"),
