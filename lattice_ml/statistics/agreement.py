@@ -57,19 +57,21 @@ def chain_agreement(
     if not np.ptp(delta, axis=1).any():  # all constant: frozen apart, or frozen together
         apart = bool(np.ptp(means))
         return ChainAgreement(math.inf if apart else 0.0, dof, 0.0 if apart else 1.0)
-    n_modes = max(1, 8 // n_chains)
-    waves = np.exp(2j * np.pi * np.outer(np.arange(n), np.arange(1, n_modes + 1)) / n)
-    pulls = means / math.sqrt(np.mean(np.abs(delta @ waves) ** 2) / n**2)
-    chi2 = float(np.sum(pulls**2))
     gamma = autocovariance(delta - means[:, None])
     window, tau = summation_window(gamma / gamma[0], delta.size, 2.0)
     tau *= 1 + (2 * window + 1) / n  # eq. 49 for chains with a mean of their own each
+    modes = np.arange(1, max(1, 8 // n_chains) + 1)
+    waves = np.exp(2j * np.pi * np.outer(np.arange(n), modes) / n)
+    fall = np.mean(1 / (1 + (2 * np.pi * modes * tau / n) ** 2))
+    pulls = means / math.sqrt(np.mean(np.abs(delta @ waves) ** 2) / fall / n**2)
+    chi2 = float(np.sum(pulls**2))
     if n < 20 * tau:
         return ChainAgreement(chi2, dof, math.nan)
-    n_waves = 2 * n_modes * n_chains
+    n_waves = 2 * len(modes) * n_chains
     largest = float(np.max(np.abs(pulls))) * math.sqrt(n_chains / dof)
     p_largest = _any_of(n_chains, 2 * _upper_tail(largest, n_waves, n / (5 * tau)))
-    p_all = float(special.fdtrc(dof, n_waves, chi2 / dof))
+    spread = 1 + 12 * tau / n  # of chi2 where the means are those of squares, against Gaussians
+    p_all = float(special.fdtrc(dof / spread, n_waves / spread, chi2 / dof))
     return ChainAgreement(chi2, dof, _any_of(2, min(p_all, p_largest)))
 
 
