@@ -4,6 +4,7 @@ import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -184,9 +185,11 @@ def test_the_benchmark_of_false_alarms_runs(false_alarms, monkeypatch, capsys):
     monkeypatch.setattr(false_alarms, "DRAWS", [(64, 50, 1.0)])
     monkeypatch.setattr(false_alarms, "SMOOTH", [])
     monkeypatch.setattr(false_alarms, "ISING", [((2, 2), 0.3, 10.0, "cold")])
-    assert false_alarms.main(["--minutes", "0", "--only", "exact draws", "HMC+Wolff"]) == 0
+    clock = SimpleNamespace(monotonic=iter([0.0, 1.0, 2.0, 61.0]).__next__)
+    monkeypatch.setattr(false_alarms, "time", clock)
+    assert false_alarms.main(["--minutes", "1", "--only", "exact draws", "HMC+Wolff"]) == 0
     out = capsys.readouterr().out
-    assert "| HMC+Wolff: 2 x 2, kappa 0.3, lam 10, 16 x 250 | 2 | 0 | 0 |" in out
+    assert "| HMC+Wolff: 2 x 2, kappa 0.3, lam 10, 64 x 100 | 2 | 0 | 0 |" in out
     assert "0 of 4 correct ensembles refused" in out
 
 
