@@ -42,9 +42,10 @@ def chain_agreement(
 
     Measured for C = 2 ... 256 and n >= 50 tau: p < 1e-4 in 0.4e-4 to 1.2e-4 of AR(1) ensembles, up
     to 6e-4 of their squares, before both corrections; with them, p < 1e-3 in 2 of 3,000 squares at
-    n = 20 tau and of as many at 25 tau (without, in 20 and 10). Of 64 chains, one off by 6 of its errors
-    gives p < 1e-4 in 2 of 3 cases for n >= 1000 tau; in 4 of 5 it takes 8 errors at n = 200 tau and
-    10 at 50 tau. For n < 20 tau, as seen within the chains, the p-value is NaN: run longer.
+    n = 20 tau and of as many at 25 tau (without, in 20 and 10). Of 64 chains, one off by 6 of its
+    errors gives p < 1e-4 in 2 of 3 cases for n >= 1000 tau; in 4 of 5 it takes 8 errors at
+    n = 200 tau and 10 at 50 tau. For n < 20 tau, as seen within the chains, the p-value is NaN: run
+    longer.
 
     Raises:
         ValueError: There is a single chain.
