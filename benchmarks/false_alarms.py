@@ -226,8 +226,8 @@ def cases(only: Sequence[str]) -> list[Case]:
         name = f"{size[0]} x {size[1]}, tau {size[2]:g}"
         found.append(Case("exact draws", name, partial(draws, *size)))
     for (shape, size), kind in itertools.product(SIZES.items(), KINDS):
-        clusters = {"Wolff", "SwendsenWang"} & set(kind.split("+"))
-        for theory in (*SMOOTH, *(ISING if clusters else ())):
+        signs_move = "Langevin" not in kind and {"Wolff", "SwendsenWang"} & set(kind.split("+"))
+        for theory in (*SMOOTH, *(ISING if signs_move else ())):  # Langevin: too stiff
             if theory[0] == shape:
                 extents = " x ".join(map(str, shape))
                 name = f"{extents}, kappa {theory[1]:g}, lam {theory[2]:g}, {size[0]} x {size[1]}"
