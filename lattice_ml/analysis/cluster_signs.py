@@ -1,8 +1,8 @@
 r"""Whether clusters have the signs that they should have, without waiting for one to change it.
 
-With the |phi_x| held fixed, signs of a nearest-neighbour action are an Ising model.  Where each link
+With all |phi_x| held fixed, signs of a nearest-neighbour action are an Ising model.  Where a link
 is a bond with probability 1 - exp(-2 h phi_x phi_{x+mu}), never where that is negative, every
-cluster of bonds has either sign with probability 1/2, whatever the others have (`samplers.cluster`):
+cluster of bonds has either sign with probability 1/2, whatever others have (`samplers.cluster`):
 
     < M^2 - sum_C M_C^2 > = 0,    M_C = (1/V) sum_{x in C} phi_x.
 
