@@ -69,13 +69,13 @@ def test_stripes_in_every_chain_are_seen_where_nothing_else_sees_them():
 
 
 def test_some_configurations_of_a_long_run_are_looked_at(monkeypatch):
-    cfgs = RNG.standard_normal((50, 4, 8, 8))
+    cfgs = RNG.standard_normal((50, 16, 8, 8))
     ensemble = chains(FreeField(0.1, 2), cfgs)
     whole = cluster_signs.measure(ensemble, 1.0)
-    assert whole.difference.shape == (4, 50)
-    monkeypatch.setattr(cluster_signs, "_SITES", 4 * 64 * 8)
+    assert whole.difference.shape == (16, 50)
+    monkeypatch.setattr(cluster_signs, "_SITES", 16 * 64 * 8)
     some = cluster_signs.measure(ensemble, 1.0)
-    assert some.difference.shape == (4, 8)
+    assert some.difference.shape == (16, 8)
     assert (some.configs[0], some.configs[-1]) == (0, 49)
     means = cfgs[some.configs].mean(axis=(2, 3)).T
     assert np.all(some.difference < means**2)
@@ -101,3 +101,10 @@ class Weighted:
 
     def __getattr__(self, name):
         return getattr(self._ensemble, name)
+
+
+def test_a_single_chain_of_a_large_lattice_is_judged(monkeypatch):
+    """As many configurations as a chain needs to be judged, though it takes more sites."""
+    cfgs = RNG.standard_normal((400, 1, 8, 8))
+    monkeypatch.setattr(cluster_signs, "_SITES", 10 * 64)
+    assert certificate(chains(phi4(0.0), cfgs)).verdict != "undecided"

@@ -22,7 +22,7 @@ __all__ = ["ClusterSigns", "measure"]
 
 _SITES = 1 << 20  # looked at: a second
 _MOST_SITES = 1 << 24  # of large lattices
-_FEWEST = 16  # configurations
+_FEWEST = 128  # configurations, so that those of one chain can be judged
 _AT_ONCE = 1 << 18  # sites
 
 Array = npt.NDArray[Any]
