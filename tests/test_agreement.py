@@ -46,6 +46,13 @@ def test_skewed_observables_do_not_raise_false_alarms():
     assert np.sum(np.array(p) < 0.01) < 9
 
 
+def test_chains_of_some_twenty_tau_do_not_raise_false_alarms():
+    # tau = 10 of the squares: the density falls before the first mode, and means are skewed
+    p = np.array([chain_agreement(x).p_value for x in ar1(28, (400, 64, 220), 0.951) ** 2])
+    assert np.sum(p >= 0) > 300
+    assert np.sum(p < 0.01) < 9
+
+
 def test_one_chain_of_64_shifted_by_six_errors_is_found():
     for seed in (28, 29):
         series = ar1(seed, (64, 3000), 0.5)

@@ -7,6 +7,7 @@ equilibrium, or that has to be the same in all parts of an ensemble:
   to judge by the rest;
 * `schwinger_dyson`: <Re[phi(p)* (dS/dphi)(p)]>/V = 1 at every momentum, for any action (alpha for
   ensembles of exp(-S/alpha));
+* `cluster_signs`: <M^2> is that of clusters whose signs are independent (nearest neighbours);
 * `exp_minus_dh`, `acceptance`: <exp(-dH)> = 1 and <min(1, exp(-dH))> = 2 P(dH < 0), at any volume;
 * `chains_agree`, `halves_agree`: M^2, |M|, phi^2, the link sum and S have one mean in all chains,
   and before and after the middle of the run;
@@ -17,15 +18,16 @@ equilibrium, or that has to be the same in all parts of an ensemble:
 * `chains_independent`: the action of no chain moves with that of another.
 
 The Schwinger-Dyson equations hold inside a well or around a frozen domain wall as well: what sees
-those are the chains, the halves and the balance.  Configurations are read in blocks and measured
-anew, so that data altered after the run are seen; histories are used where none were kept.
+those are the clusters, the chains, the halves and the balance.  Configurations are read in blocks
+and measured anew, so that data altered after the run are seen; histories are used where none were
+kept.
 
 A test that is not for this kind of ensemble (no histories, a single chain, no symmetry) is not
 applicable.  One that is for it, and that too few or too short chains leave open, is undecided: an
 ensemble passes where nothing fails and nothing is left open.
 
 Averages are judged as in `judging`.  Every certificate may fail a correct ensemble with
-probability 1e-3 / 9, so all of them together with 1e-3.  Measured by `benchmarks/false_alarms.py`:
+probability 1e-3 / 10, so all of them together with 1e-3.  Measured by `benchmarks/false_alarms.py`:
 1 of 2,000 exact draws of 1 to 400 chains was refused, and none of 200 HMC runs.
 """
 
@@ -216,6 +218,17 @@ def _schwinger_dyson(evidence: Evidence) -> tuple[str, float]:
     return f"{means[name].show(1)} at {name}", p_value
 
 
+def _cluster_signs(evidence: Evidence) -> tuple[str, float]:
+    if evidence.cluster_signs is None:
+        raise Missing("there are no clusters: not nearest neighbours, or no configurations")
+    difference, configs = evidence.cluster_signs
+    weights = evidence.weights
+    some = weights[:, configs] if isinstance(weights, np.ndarray) else weights
+    mean = _zero(some * difference)
+    _, p_value = _worst({"": mean.p_value})
+    return f"<M^2> is {mean.show()} above that of independent clusters", p_value
+
+
 def _exp_minus_dh(evidence: Evidence) -> tuple[str, float]:
     finite = np.minimum(evidence.history("exp_minus_dh"), 1e50)  # it may have overflowed
     mean = _zero(evidence.weights * (finite - 1))
@@ -353,6 +366,12 @@ _TESTS = {
         "at every momentum the fields answer to this action as they must",
         "the configurations do not follow exp(-S) of this action: wrong couplings, convention, "
         "boundary or scale, a biased sampler, or no equilibrium",
+    ),
+    "cluster_signs": _Test(
+        _cluster_signs,
+        "domains have the signs that they must have",
+        "domains do not have the signs that they must have: domain walls of the start that do not "
+        "move, or wrong couplings",
     ),
     "exp_minus_dh": _Test(
         _exp_minus_dh,

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import actions
+from lattice_ml.analysis import cluster_signs
+from lattice_ml.analysis.cluster_signs import ClusterSigns
 from lattice_ml.ensemble import rows_in
 from lattice_ml.files import StorageError
 from lattice_ml.lattice import Lattice
@@ -55,6 +57,7 @@ class Evidence:
         schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
             the temperature.
         two_point: |phi(p)|^2/V by the same momenta.
+        cluster_signs: of some configurations; None where there are none, or no clusters.
         digests: 64-bit hashes of the |phi| of configurations, equal where only signs differ.
     """
 
@@ -65,6 +68,7 @@ class Evidence:
     measured: Mapping[str, Array]
     schwinger_dyson: Mapping[str, Array]
     two_point: Mapping[str, Array]
+    cluster_signs: ClusterSigns | None
     digests: Array | None
     log_prob: Array | None = None
 
@@ -114,6 +118,7 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
         log_prob=getattr(ensemble, "log_prob", None),
         stored=stored,
         two_point=_by_name(names, measured.pop("power", None)),
+        cluster_signs=cluster_signs.measure(ensemble, temperature) if measured else None,
         digests=measured.pop("digests", None),
         measured=measured,
         schwinger_dyson={name: term / temperature for name, term in terms.items()},
