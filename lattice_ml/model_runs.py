@@ -24,9 +24,9 @@ from lattice_ml.files import StorageError
 from lattice_ml.model_files import MANIFEST, THEORIES, WEIGHTS, Stage
 from lattice_ml.session import write_config
 
-__all__ = ["ModelRun", "open_model_run"]
+__all__ = ["CHECKPOINTS", "ModelRun", "open_model_run"]
 
-_METRICS, _CHECKPOINTS = "metrics.jsonl", "checkpoints"
+_METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 _FREE = ("training.checkpoint_every", "sampling.")  # what leaves the weights alone and may change
 
 
@@ -97,7 +97,7 @@ class ModelRun:
         self._held.callback(locks.release_lock, lock)
         if not self.finished:
             earlier = manifest["format_version"] == 1
-            self._checkpoints = Checkpoints(directory / _CHECKPOINTS, earlier=earlier)
+            self._checkpoints = Checkpoints(directory / CHECKPOINTS, earlier=earlier)
             self._held.callback(self._checkpoints.close)
             self._begin(made_by)
 
@@ -194,7 +194,7 @@ def _check_not_foreign(directory: Path) -> None:
         raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a model")
     if not directory.exists() or (directory / MANIFEST).exists():
         return
-    begun = {locks.LOCK, files.CONFIG, THEORIES, _METRICS, _CHECKPOINTS}
+    begun = {locks.LOCK, files.CONFIG, THEORIES, _METRICS, CHECKPOINTS}
     begun |= {name + files.TEMPORARY for name in (MANIFEST, THEORIES, files.CONFIG)}
     if not begun.issuperset(path.name for path in directory.iterdir()):
         raise StorageError(
