@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lattice_ml import files, locks, manifests, model_files, model_schema, seals, shards
+from lattice_ml.checkpoints import Checkpoints
 from lattice_ml.files import StorageError
+from lattice_ml.model_runs import CHECKPOINTS
 
 __all__ = ["accept_edit"]
 
@@ -69,6 +71,8 @@ def _model(directory: Path) -> list[str]:
     report = directory / model_files.REPORT
     if report.exists():
         model_files.read_report(directory, edited=True)
+    if model_files.WEIGHTS not in manifest["files"] and manifest["format_version"] == 1:
+        Checkpoints(directory / CHECKPOINTS, earlier=True).close()
     written = _write(directory, manifest, model_files.MANIFEST)
     if report.exists() and seals.sealed(found := seals.parse(report, finite=False)) != found:
         with files.replacing(report) as temporary:

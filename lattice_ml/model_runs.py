@@ -25,9 +25,9 @@ from lattice_ml.files import StorageError
 from lattice_ml.model_files import MANIFEST, THEORIES, WEIGHTS, Stage
 from lattice_ml.session import write_config
 
-__all__ = ["ModelRun", "open_model_run"]
+__all__ = ["CHECKPOINTS", "ModelRun", "open_model_run"]
 
-_METRICS, _CHECKPOINTS = "metrics.jsonl", "checkpoints"
+_METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 _FILES = (
     MANIFEST,
     THEORIES,
@@ -111,7 +111,7 @@ class ModelRun:
             self._forget_states()
         else:
             earlier = manifest["format_version"] == 1
-            self._checkpoints = Checkpoints(directory / _CHECKPOINTS, earlier=earlier)
+            self._checkpoints = Checkpoints(directory / CHECKPOINTS, earlier=earlier)
             self._held.callback(self._checkpoints.close)
             self._begin(made_by)
 
@@ -203,7 +203,7 @@ class ModelRun:
 
     def _forget_states(self) -> None:
         """Remove what nobody goes on from."""
-        shutil.rmtree(self.directory / _CHECKPOINTS, ignore_errors=True)
+        shutil.rmtree(self.directory / CHECKPOINTS, ignore_errors=True)
 
     def _update(self, **entries: object) -> None:
         manifest = self.manifest | entries
@@ -216,7 +216,7 @@ def _check_not_foreign(directory: Path) -> None:
         raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a model")
     if not directory.exists() or (directory / MANIFEST).exists():
         return
-    begun = {locks.LOCK, files.CONFIG, THEORIES, _METRICS, _CHECKPOINTS}
+    begun = {locks.LOCK, files.CONFIG, THEORIES, _METRICS, CHECKPOINTS}
     begun |= {path.name for path in _strays(directory)}
     if not begun.issuperset(path.name for path in directory.iterdir()):
         raise StorageError(

@@ -50,9 +50,9 @@ _NUMBER = number(finite=False)  # a likelihood may be infinite, an error unknown
 _MEAN = table({"value": _NUMBER, "error": _NUMBER})
 _WEIGHTS = {"ess": _NUMBER, "pareto_k": _NUMBER, "log_z": _NUMBER, "log_z_error": _NUMBER}
 _ENTRY = {
-    "n_samples": whole(1),
-    "n": whole(1),
-    "n_steps": whole(1),
+    "n_samples": whole(),
+    "n": whole(),
+    "n_steps": whole(),
     "log_likelihood": _NUMBER,
     "validation_log_likelihood": _NUMBER,
     "kl_gaussian": nullable(_NUMBER),
@@ -61,7 +61,7 @@ _ENTRY = {
     "missed_mode": nullable(text()),
     "log_weight_change": table({"rms": _NUMBER, "mean": _NUMBER, "error": _NUMBER}),
 } | _WEIGHTS
-_NEEDED = {"verdict": text(), "n_weights": whole(1)}
+_NEEDED = {"verdict": text(), "n_weights": whole()}
 _KNOWN = {
     "training_seconds": number(0),  # these two in reports of earlier versions
     "compile_seconds": number(0),

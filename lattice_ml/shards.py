@@ -227,7 +227,7 @@ def check_index(directory: Path, config: Mapping[str, Any]) -> None:
         StorageError: the file is altered, or the manifest is.
     """
     path = directory / files.INDEX
-    if not path.exists():
+    if not path.is_file():
         return
     with intact.opened(path) as file:
         found = {name: _plain(value) for name, value in file.attrs.items()}

@@ -11,6 +11,7 @@ from trained_rbms import FREE, train
 
 from lattice_ml import checkpoints, cli, files, model_files, seals
 from lattice_ml.checkpoints import Checkpoints
+from lattice_ml.editing import accept_edit
 from lattice_ml.files import StorageError
 from lattice_ml.model_files import open_model
 
@@ -189,6 +190,14 @@ def test_a_training_that_an_earlier_version_began_goes_on_to_the_same_bytes(begu
     old(begun)
     assert lasting(go_on(begun, data)) == lasting(finished)
     assert open_model(begun).manifest["format_version"] == files.FORMAT_VERSION
+
+
+def test_its_states_are_sealed_with_the_rest_where_that_is_asked_for(begun, data, finished):
+    old(begun)
+    step = max(int(path.name) for path in (begun / "checkpoints").iterdir())
+    assert accept_edit(begun) == ["model.json"]
+    assert (begun / "checkpoints" / str(step) / "seal.json").exists()
+    assert lasting(go_on(begun, data)) == lasting(finished)
 
 
 def test_a_model_of_an_earlier_version_is_read_and_said_to_be_unsealed(finished, tmp_path, capsys):
