@@ -20,7 +20,7 @@ from lattice_ml.printable import say, shown
 
 ESCAPE, FORGED, TURNED = "\x1b[2J", "a\nb: passed", "\u202efdp"
 NO_TEXT = os.fsdecode(b"\xff")
-NASTY = f"_{ESCAPE}{FORGED}{TURNED}{NO_TEXT}$\\frac $x$ [red]\u65e5\x9b<&"
+NASTY = f"_{ESCAPE}{FORGED}{TURNED}{NO_TEXT}$\\frac$ [red]\u65e5\x9b<&"
 
 
 def test_what_is_not_printable_is_shown_by_its_number():
@@ -47,7 +47,7 @@ def test_a_name_in_a_figure_is_no_formula_and_not_hidden(tmp_path):
     assert report.in_figure("\u65e5") == "\\u65e5", "the font has no such sign"
     figure = Figure()
     axis = figure.subplots()
-    for name in (NASTY, "$\\frac", "a\\$b$"):
+    for name in (NASTY, "$\\frac$", "a\\$b$"):
         axis.plot([0, 1], label=report.in_figure(name))
     axis.set_title(report.in_figure(NASTY))
     legend = axis.legend()
