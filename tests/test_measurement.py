@@ -194,7 +194,9 @@ def test_log_z_is_known_where_the_weights_have_their_constant(tmp_path):
     sampled = made.config | {"sampling": {"correct": "hmc"}}
     assert measure(Bare(log_prob=None, config=sampled))["log_z"] == measure(made)["log_z"]
     words = describe_weights(measure(Bare(log_prob=None)))
-    assert words.endswith("log Z not known: the weights have no fixed constant")
+    assert words.endswith("log Z not known: the weights are estimates, or without their constant")
+    estimated = {"provenance": [{"made_by": {"approximate": True}}]}
+    assert measure(Bare(manifest=made.manifest | estimated))["log_z"] is None
 
 
 def test_every_line_of_weights_that_leave_a_handful_is_marked(tmp_path, capsys):
