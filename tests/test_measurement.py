@@ -194,7 +194,9 @@ def test_log_z_is_known_where_the_weights_have_their_constant(tmp_path):
     sampled = made.config | {"sampling": {"correct": "hmc"}}
     assert measure(Bare(log_prob=None, config=sampled))["log_z"] == measure(made)["log_z"]
     words = describe_weights(measure(Bare(log_prob=None)))
-    assert words.endswith("log Z not known: the weights have no fixed constant")
+    assert words.endswith("log Z not known: the weights are estimates, or without their constant")
+    estimated = {"provenance": [{"made_by": {"approximate": True}}]}
+    assert measure(Bare(manifest=made.manifest | estimated))["log_z"] is None
 
 
 def test_every_line_of_weights_that_leave_a_handful_is_marked(tmp_path, capsys):
@@ -234,6 +236,19 @@ def test_info_export_and_check_speak_of_the_weights(tmp_path, capsys):
         spectrum = ["spectrum", str(tmp_path / name), "--out", str(tmp_path / f"{name}-spectrum")]
         assert cli.main(spectrum) == 0
         assert ("warning: weighted averages" in capsys.readouterr().out) == bool(status)
+
+
+def test_a_comparison_of_such_weights_is_undecided(tmp_path, capsys):
+    """Both are a tenth as wide as they should be, so that no test finds a difference."""
+    for seed in (2, 3):
+        drawn(tmp_path / f"{seed}", NARROW, seed=seed)
+    words = [str(tmp_path / "2"), str(tmp_path / "3"), "--no-classifier"]
+    assert cli.main(["compare", *words, "--out", str(tmp_path / "page")]) == 4
+    assert ": undecided: " in capsys.readouterr().out.splitlines()[0]
+    report = json.loads((tmp_path / "page" / "report.json").read_text())
+    assert not report["accepted"] and "not reliable" in report["candidates"][0]["doubts"][0]
+    assert "? undecided" in (tmp_path / "page" / "report.html").read_text()
+    assert cli.main(["compare", *words, "--no-weights"]) == 1, "check sees what they are"
 
 
 def test_values_measured_with_such_weights_are_no_reference(tmp_path, capsys):

@@ -55,7 +55,7 @@ def estimate_weights(ensemble: Any) -> dict[str, Estimate | None]:
 
     Returns:
         `ess`, Kish's number over n, (sum w)^2 / (n sum w^2); and `log_z`, log <w>, of the action
-        in (h, a, b), or None where the weights are only known up to a constant.
+        in (h, a, b), or None where the weights are estimates or known up to a constant only.
     """
     logs = np.asarray(ensemble.log_weight, np.float64)
     largest = float(logs.max())
@@ -73,7 +73,11 @@ def describe_weights(estimates: Mapping[str, Estimate | None]) -> str | None:
     ess, log_z = (estimates.get(name) for name in OF_WEIGHTS)
     if ess is None:
         return None
-    known = f"log Z {log_z}" if log_z else "log Z not known: the weights have no fixed constant"
+    known = (
+        f"log Z {log_z}"
+        if log_z
+        else "log Z not known: the weights are estimates, or without their constant"
+    )
     return f"{ess.n} samples are worth {ess.worth:.4g}, Pareto k {ess.pareto_k:.2f}, {known}"
 
 
@@ -89,7 +93,13 @@ def explain(estimates: Mapping[str, Estimate | None]) -> dict[str, str]:
 
 
 def _normalised(ensemble: Any) -> bool:
-    """Whether <w> = Z: the weights of `sample` are, and those that are -S - log_prob."""
+    """Whether <w> = Z: so it is of weights that are -S - log_prob, or that `sample` made.
+
+    Weights of a density that is an estimate have another mean.
+    """
+    origin = getattr(ensemble, "manifest", {}).get("provenance") or [{}]
+    if origin[-1].get("made_by", {}).get("approximate"):
+        return False
     made = getattr(ensemble, "config", {}).get("sampling") or {}
     if made.get("correct") in ("reweight", "hmc"):
         return True
