@@ -117,7 +117,8 @@ def run(
         ValueError: an argument that makes no sense, by name.
         RunError: the dynamics diverged.
     """
-    voice_doubt(sampler)
+    if n_thermalise:  # else the way from the start is what is wanted
+        voice_doubt(sampler)
     parts = list(
         blocks(
             key,
