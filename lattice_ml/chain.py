@@ -122,7 +122,8 @@ def run(
         ValueError: an argument that makes no sense, by name.
         RunError: the dynamics diverged.
     """
-    voice_doubt(sampler)
+    if n_thermalise:  # else the way from the start is what is wanted
+        voice_doubt(sampler)
     name = dtype_name(dtype)
     parts = list(
         blocks(

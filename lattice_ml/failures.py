@@ -5,7 +5,8 @@ r"""What stops a run whose dynamics have failed, judged by all that it has produ
   averages over many chains, and its one field is kept again and again.  A chain of which nothing is
   accepted where the others have accepted 30 times is such a one: its phi^2 has the same bits in
   every configuration, whatever signs change, and its acceptances add up to less than one.  Chains
-  in equilibrium are alike, and one of e^30 is so unlucky.
+  in equilibrium are alike, and one of e^30 is so unlucky.  Where 30 updates are accepted and no bit
+  changes, steps are below the rounding of the fields.
 * A mean of exp(-dH) that equilibrium forbids: positive numbers of mean 1 have a mean above m by a
   chance of at most 1/m (Markov).  A chain that falls into its well while it is kept has 1e40.
 
@@ -137,16 +138,27 @@ class _Moves:
 
     def problem(self) -> str | None:
         """What is said of chains that are stuck, where that cannot be chance."""
-        stuck = np.flatnonzero(self._still & (self._accepted < 1))
-        n = len(self._still)
+        n, rejected = len(self._still), self._still & (self._accepted < 1)
         nothing = n > 0 and self._accepted.sum() < 1 and self._updates * n >= _FEWEST
-        if not len(stuck) or not (nothing or self._accepted.mean() >= _EXPECTED):
-            return None
-        others = f" and {len(stuck) - 1} more of {n}" if len(stuck) > 1 else ""
-        return (
-            f"chain {stuck[0]}{others} did not accept one of {self._updates} updates, of which all "
-            f"chains accept {100 * self._accepted.mean() / self._updates:.1f} % on average"
-        )
+        if rejected.any() and (nothing or self._accepted.mean() >= _EXPECTED):
+            return (
+                f"{_named(rejected)} did not accept one of {self._updates} updates, of which all "
+                f"chains accept {100 * self._accepted.mean() / self._updates:.1f} % on average"
+            )
+        rounded = self._still & (self._accepted >= _EXPECTED)
+        if rounded.any():
+            return (
+                f"{_named(rounded)} accepted {self._accepted[rounded].min():.0f} of "
+                f"{self._updates} updates, and no bit of phi^2 changed: the steps are lost in the "
+                "rounding of the fields (output.dtype = float64 has more digits)"
+            )
+        return None
+
+
+def _named(chains: np.ndarray) -> str:
+    """The first of these chains, `(n_chains,)` booleans, and how many more there are."""
+    first, *more = np.flatnonzero(chains)
+    return f"chain {first} and {len(more)} more of {len(chains)}" if more else f"chain {first}"
 
 
 def doubt(sampler: Any) -> str | None:
