@@ -24,16 +24,8 @@ ORDER = [
     *("_pytree", "jax_modes", "distributed", "processes", "randomness", "statistics", "arguments"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "actions", "conventions", "samplers"),
-    *(
-        "observables",
-        "engine",
-        "chain",
-        "ensemble",
-        "array_axes",
-        "array_names",
-        "array_files",
-        "exchange",
-    ),
+    *("observables", "run_arguments", "engine", "chain", "ensemble"),
+    *("array_axes", "array_names", "array_files", "exchange"),
     *("analysis", "correction", "models"),
     *(
         "model_sections",
