@@ -21,8 +21,8 @@ venv: $(VENV)/.stamp-dev ## Install lattice_ml, editable, with its plots and dev
 
 quickstart: $(VENV)/.stamp-plot ## Install, generate an ensemble at criticality and measure it
 	$(BIN)/lattice-ml generate configs/phi4_critical.toml --out $(QUICKSTART)
-	$(BIN)/lattice-ml measure $(QUICKSTART) --out $(QUICKSTART)/report \
-	    --json $(QUICKSTART)/measure.json
+	$(BIN)/lattice-ml measure $(QUICKSTART) --out $(QUICKSTART).report \
+	    --json $(QUICKSTART).json
 
 report: quickstart ## Compare two Langevin schemes with the quickstart: report.html, one rejected
 	for scheme in leimkuhler_matthews euler; do \

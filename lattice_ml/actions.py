@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 
+_LARGEST = 1e15  # of a coupling: forces and their squares have room in float32
+
 Hop = Callable[[jax.Array], jax.Array]
 
 
@@ -116,6 +118,8 @@ class _NearestNeighbour(ABC):
         check_dimension(self, ndim)
         h, a, b = map(number, ("h", "a", "b"), self.couplings())
         form = f"h = {h:.6g}, a = {a:.6g}, b = {b:.6g}"
+        if max(abs(h), abs(a), abs(b)) >= _LARGEST:
+            raise ValueError(f"the action's couplings must be below {_LARGEST:g}, got {form}")
         if b < 0:
             raise ValueError(
                 f"the action is not bounded below: the coefficient b of phi^4 must be >= 0, "

@@ -157,15 +157,15 @@ def _of_shape(extents: tuple[int, ...], known: Axes, shape: tuple[int, ...]) -> 
 
 def _misfit(extents: tuple[int, ...], known: Axes, shape: tuple[int, ...]) -> str:
     """What is wrong with a shape that no reading has, and what would fit."""
-    asked = f"but lattice.shape asks for {shape}"
     free = Axes(shape=shape, last=known.last)
     fitting = [found for found in _of_shape(extents, free, shape) if found.chain is None]
     fits = [found.sample for found in fitting if found.sample is not None]
     remedy = f"sample axis {fits[0]} would fit" if fits else "no other sample axis fits"
+    got = ", "
     if isinstance(known.sample, int):
         for found in _readings(extents, Axes(known.sample, known.chain)):
-            asked = f"with sample axis {known.sample} a configuration is {found.shape}, {asked}"
-    return f": {asked}; {remedy}"
+            got = f": with sample axis {known.sample} a configuration is {found.shape}, "
+    return f"{got}but lattice.shape asks for {shape}; {remedy}"
 
 
 def _readings(extents: tuple[int, ...], known: Axes) -> list[Reading]:

@@ -191,7 +191,9 @@ def _open_array(
             return np.lib.format.open_memmap(file, mode="r"), "c", {}
         if suffix == ".npz":
             archive = np.lib.npyio.NpzFile(stack.enter_context(file.open("rb")))
-            names = choose(file, archive.files, dataset)
+            with zipfile.ZipFile(file) as members:  # what is not .npy is no array
+                arrays = [n[:-4] for n in members.namelist() if n.endswith(".npy")]
+            names = choose(file, arrays, dataset)
             return joined(file, names, [archive[name] for name in names]), "c", {}
         opened = stack.enter_context(h5py.File(file))
         order = "julia" if _start(file).startswith(_JULIA) else "c"
@@ -221,10 +223,12 @@ def _dataset(file: Path, opened: h5py.File, dataset: str | None) -> Any:
             names = choose(file, list(files.datasets(opened)), dataset)
         found = [opened[name] for name in names]
     except (KeyError, RuntimeError) as error:
-        raise StorageError(
-            f"cannot read {file}: {error} (HDF5 cannot read the chunked arrays of some versions of "
-            f"JLD2: write it without chunk=, or name an array that can be read)"
-        ) from error
+        julia = _start(file).startswith(_JULIA) or file.suffix.lower() in _HDF5[2:]
+        why = (
+            " (HDF5 cannot read the chunked arrays of some versions of JLD2: write it without "
+            "chunk=, or name an array that can be read)"
+        )
+        raise StorageError(f"cannot read {file}: {error.args[0]}{why * julia}") from error
     for part in found:
         _check_shards(file, part)
     # what JLD2 compresses is one chunk, of which no part can be read without the rest

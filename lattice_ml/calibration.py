@@ -40,6 +40,8 @@ _FEWEST = 20  # trajectories of a warm-up that says something
 _TURNS = 8  # of measurements of production, of which the fastest counts
 _GROWTH = 3  # later trajectories are longer than the first
 _SITES = 1 << 24  # of all chains, beyond which a part of them is measured
+_FORCES = 1 << 30  # on sites: some seconds
+_PATIENCE = 1 << 6  # as many times as long a single trajectory may be
 _IMAGE = 1 << 28  # bytes of a file, beyond which a smaller one is made
 _OVERHEAD = 1 << 15  # bytes of a file beside its rows, and ...
 _PER_CHUNK = 64  # ... for each of their chunks of a MiB
@@ -121,19 +123,33 @@ def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibrati
 
 
 def _part(job: Job, split: int) -> Job:
-    """As much of a job as some seconds allow: fewer chains, then shorter sides of the lattice."""
+    """As much of a job as some seconds allow: fewer chains, shorter sides, less thinning.
+
+    Raises:
+        ValueError: a single trajectory takes too long.
+    """
     shape, n_chains = list(job.lattice.shape), job.chain.n_chains
-    if n_chains * math.prod(shape) <= _SITES:
-        return job
-    least = min(n_chains, jax.device_count())  # so that all devices are busy
-    n_chains = max(least, min(n_chains, _SITES // math.prod(shape)))
+    if n_chains * math.prod(shape) > _SITES:
+        least = min(n_chains, jax.device_count())  # so that all devices are busy
+        n_chains = max(least, min(n_chains, _SITES // math.prod(shape)))
     first = 1 if split > 1 else 0  # slabs of the first axis keep their length
     while n_chains * math.prod(shape) > _SITES and max(shape[first:], default=0) >= 4:
         longest = shape.index(max(shape[first:]), first)
         shape[longest] //= 2
-    start = job.chain.start if job.chain.start == "cold" else "hot"
-    chain = replace(job.chain, n_chains=n_chains, start=start)
-    return replace(job, lattice=Lattice(tuple(shape)), chain=chain)
+    lattice, wanted = Lattice(tuple(shape)), job.chain
+    forces = int(job.sampler.tuner(lattice, wanted.n_thermalise).sampler.forces)
+    each = forces * n_chains * lattice.volume
+    if each > _FORCES * _PATIENCE:
+        raise ValueError(
+            f"a trajectory of {forces:,} forces on {lattice.volume:,} sites of {n_chains:,} chains "
+            f"is too long to be tried: make n_steps or trajectory_length smaller"
+        )
+    thin = min(wanted.thin, max(1, _FORCES // each))
+    if (n_chains, lattice, thin) == (wanted.n_chains, job.lattice, wanted.thin):
+        return job
+    start = wanted.start if lattice == job.lattice or wanted.start == "cold" else "hot"
+    chain = replace(wanted, n_chains=n_chains, thin=thin, start=start)
+    return replace(job, lattice=lattice, chain=chain)
 
 
 def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibration:
@@ -154,17 +170,18 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
         return np.broadcast_to(np.zeros((), array.dtype), (n, *(row if per_site else ())))
 
     row = 8 * len(found.histories) + engine.lattice.volume * np.dtype(engine.dtype).itemsize * save
-    tuning = found.tuning
+    slots, tuning = program.slots / found.program.slots, found.tuning
+    thinned = f", thinned by {part.chain.thin:,}" * (part.chain.thin < wanted.thin)
     return replace(
         found,
         program=program,
         tuning=replace(tuning, seconds=tuning.seconds * ratio, total=tuning.total * ratio),
         state={name: whole(array) for name, array in found.state.items()},
-        per_config=found.per_config * ratio,
+        per_config=found.per_config * ratio * wanted.thin / part.chain.thin,
         arguments=int(found.arguments * ratio),
         block=program.size * len(engine.slots) * row // len(engine.mesh.local_devices),
-        temporaries=int(found.temporaries * ratio),
-        part=f"{_counted(part.chain.n_chains)} of {' x '.join(map(str, shape))}",
+        temporaries=int(found.temporaries * ratio * max(1, slots)),
+        part=f"{_counted(part.chain.n_chains)} of {' x '.join(map(str, shape))}{thinned}",
     )
 
 

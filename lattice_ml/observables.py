@@ -24,6 +24,7 @@ from lattice_ml.statistics.series import as_numbers
 __all__ = [
     *("DERIVED", "PRIMARIES", "Derived", "Fields"),
     *("known_primaries", "measure_configurations", "primaries", "real"),
+    "require_powers",
 ]
 
 _ROOM_SITES = 1 << 20  # of the configurations that one call measures
@@ -207,6 +208,29 @@ def real(fields: np.ndarray) -> np.ndarray:
             raise TypeError(f"fields are of real numbers, got {fields.dtype}")
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
     return fields.astype(dtype, copy=False)
+
+
+def require_powers(fields: np.ndarray, phi4: np.ndarray, first: int) -> None:
+    """Refuse configurations whose fourth power is not finite.
+
+    Args:
+        fields: `(n, *L)`.
+        phi4: as measured of them, `(n,)`.
+        first: the number of the first one.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    bad = np.flatnonzero(~np.isfinite(phi4))
+    if not len(bad):
+        return
+    largest = float(np.abs(fields[bad[0]]).max())
+    why = (
+        f"|phi| up to {largest:.3g}, whose fourth power overflows {fields.dtype}"
+        if np.isfinite(largest)
+        else "a number that is not finite"
+    )
+    raise ValueError(f"sample {first + int(bad[0])} has {why}")
 
 
 def _measure(

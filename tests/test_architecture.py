@@ -26,7 +26,8 @@ ORDER = [
     *("seals", "manifests", "intact"),
     *("files", "locks", "shards", "resuming", "storage"),
     *("lattice", "layout", "split", "integrators", "site_term", "actions"),
-    *("conventions", "samplers", "observables", "engine", "failures", "chain", "ensemble"),
+    *("conventions", "samplers", "observables", "run_arguments", "engine", "failures", "chain"),
+    "ensemble",
     *("array_axes", "array_names", "array_files", "exchange"),
     *("analysis", "correction", "models"),
     *(

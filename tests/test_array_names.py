@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import zipfile
 
 import h5py
 import numpy as np
@@ -165,6 +166,16 @@ def test_a_field_whose_fourth_power_overflows_is_named(tmp_path, dtype):
     fields[5, 1, 2] = 1e6
     np.save(tmp_path / "a.npy", fields)
     assert import_array(tmp_path / "a.npy", tmp_path / "out", config=CONFIG).n_configs == 24
+
+
+def test_what_is_no_array_in_a_file_is_no_choice(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("readme.txt", "no array")
+    assert refusal(tmp_path / "a.npz").endswith("has no array 'cfgs'; it has none")
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        opened["cfgs"] = h5py.ExternalLink("absent.h5", "/cfgs")
+    said = refusal(tmp_path / "a.h5")
+    assert said.startswith("cannot read ") and "JLD2" not in said
 
 
 # Files of this program.

@@ -245,6 +245,21 @@ def test_a_job_that_no_memory_holds_is_forecast_all_the_same(monkeypatch, capsys
     assert "in place of all" in capsys.readouterr().out
 
 
+def test_long_thinning_is_tried_for_a_part_of_it_and_endless_trajectories_are_not(
+    capsys, monkeypatch
+):
+    words = ["--chain.thin", "1000", "--sampler.n-steps", "4", "--sampler.step-size", "0.1"]
+    whole = dry_run("--out", "run", *words)["run"]
+    monkeypatch.setattr("lattice_ml.calibration._FORCES", 24 * 3 * 5 * 100)
+    found = dry_run("--out", "run", *words)["run"]
+    assert (whole["part"], found["part"]) == ("", "3 chains of 6 x 4, thinned by 100")
+    assert found["seconds"]["production"] < 20 * whole["seconds"]["production"]
+    assert whole["seconds"]["production"] < 20 * found["seconds"]["production"]
+    assert found["disk"] == whole["disk"] | {"free": found["disk"]["free"]}
+    assert cli.main(["generate", "job.toml", "--dry-run", "--sampler.n-steps", str(10**15)]) == 2
+    assert "forces on 24 sites of 3 chains is too long to be tried" in capsys.readouterr().err
+
+
 def test_the_size_of_a_large_file_is_reckoned(monkeypatch):
     words = [*config.read_arguments("job.toml"), "--lattice.shape", "16", "16"]
     calibration = forecast.calibrate(config.parse(words))

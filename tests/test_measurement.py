@@ -267,3 +267,18 @@ def test_too_few_configurations_are_refused(chains):
     short = replace(chains, histories={k: v[:, :3] for k, v in chains.histories.items()})
     with pytest.raises(ValueError, match="configurations"):
         measure(short)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1e10, "has .phi. up to 1e.10, whose fourth power overflows float32"),
+        (np.nan, "has a number that is not finite"),
+    ],
+)
+def test_a_configuration_whose_fourth_power_overflows_is_named(value, said):
+    fields = np.random.default_rng(0).normal(size=(8, 4, 4)).astype(np.float32)
+    fields[5, 1, 2] = value
+    foreign = chain.Chains(ACTION, (4, 4), 1, fields, {"another": np.zeros((2, 4))}, {})
+    with pytest.raises(ValueError, match=f"sample 5 {said}"):
+        remeasured_series(foreign)

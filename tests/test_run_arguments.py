@@ -144,6 +144,12 @@ def test_numbers_of_any_kind_are_couplings(kind):
     assert all(type(value) is float for value in found.couplings())
 
 
+@pytest.mark.parametrize("values", [{"kappa": 1e300, "lam": 1.0}, {"kappa": 0.1, "lam": 1e300}])
+def test_couplings_that_overflow_are_refused(values):
+    with pytest.raises(ValueError, match=r"couplings must be below 1e\+15, got h = "):
+        action("kappa", 2, **values)
+
+
 # Dimensions.
 
 

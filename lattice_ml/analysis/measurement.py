@@ -11,7 +11,13 @@ import numpy as np
 
 from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
-from lattice_ml.observables import DERIVED, Derived, known_primaries, measure_configurations
+from lattice_ml.observables import (
+    DERIVED,
+    Derived,
+    known_primaries,
+    measure_configurations,
+    require_powers,
+)
 from lattice_ml.statistics import Estimate, estimate, kish, pareto_k
 
 __all__ = [
@@ -147,7 +153,9 @@ def remeasured_series(ensemble: Any) -> dict[str, np.ndarray]:
         for name in known_primaries(ensemble.action)
     }
     for first, fields in ensemble.blocks():
-        for name, values in measure_configurations(ensemble.action, fields).items():
+        measured = measure_configurations(ensemble.action, fields)
+        require_powers(fields, measured["phi4"], first)
+        for name, values in measured.items():
             series[name].reshape(-1)[first : first + len(values)] = values
     return {name: values.T for name, values in series.items()}
 
