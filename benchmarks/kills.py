@@ -197,6 +197,7 @@ def campaign(job: Job, n: int, random_: random.Random) -> tuple[int, list[str]]:
         names = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
         if failed or names:
             wrong.append(f"{job.name}, {how}: {failed or 'other files: ' + ', '.join(names)}")
+            print(wrong[-1], file=sys.stderr, flush=True)
     return early, wrong
 
 
@@ -223,7 +224,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             early, other = campaign(job, n, seeded)
             print(f"| {name} | {n} | {early} | {n - len(other)} |", flush=True)
             wrong += other
-    print("\n".join(["", *wrong]))
     if not options.keep:
         shutil.rmtree(folder)
     return 1 if wrong else 0
