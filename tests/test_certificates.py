@@ -10,60 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checked_runs import NAMES, one, part, phi4, run, verdicts
 
 import lattice_ml
-from lattice_ml import HMC, Cycle, FreeField, Lattice, SwendsenWang, Wolff
+from lattice_ml import FreeField, Lattice
 from lattice_ml._pytree import pytree
 from lattice_ml.analysis import certificates, evidence
-from lattice_ml.analysis.certificates import Certificate, check, verdict
+from lattice_ml.analysis.certificates import Certificate, check
 from lattice_ml.chain import Chains
 from lattice_ml.storage import open_run
 
 pytestmark = pytest.mark.unoptimised
 
-SHAPE = (16, 16)
-NAMES = {
-    "schwinger_dyson",
-    "cluster_signs",
-    "exp_minus_dh",
-    "acceptance",
-    "chains_agree",
-    "halves_agree",
-    "z2_balance",
-    "histories_agree",
-    "repeats",
-    "chains_independent",
-}
-
-
-def phi4(kappa, lam=0.022, ndim=2):
-    return lattice_ml.action("kappa", ndim, kappa=kappa, lam=lam)
-
-
-def run(action, shape=SHAPE, seed=1, n_chains=32, n_configs=200, **settings):
-    counts = {"n_chains": n_chains, "n_configs": n_configs, "n_thermalise": 100} | settings
-    return lattice_ml.run(jax.random.key(seed), HMC(action), Lattice(shape), **counts)
-
 
 @pytest.fixture(scope="module")
 def symmetric():
     return run(phi4(0.25))
-
-
-def verdicts(ensemble, **options):
-    """Names by verdict; every certificate is there once."""
-    found = check(ensemble, **options)
-    assert [c.name for c in found] == list(dict.fromkeys(c.name for c in found))
-    assert {c.name for c in found} == NAMES | {"weights"}
-    found = [c for c in found if c.meaning != "all configurations count alike"]
-    return {
-        v: {c.name for c in found if c.verdict == v}
-        for v in ("pass", "fail", "undecided", "not applicable")
-    }
-
-
-def one(ensemble, name):
-    return next(c for c in check(ensemble) if c.name == name)
 
 
 def store(directory, ensemble, action, *, keep=True, log_weight=None):
@@ -232,102 +194,6 @@ def test_the_benchmark_of_false_alarms_runs(false_alarms, monkeypatch, capsys):
     assert "0 of 4 correct ensembles refused" in out
 
 
-# ------------------------------------------------------------------- what cannot be seen
-
-
-def test_chains_shorter_than_their_slowest_mode_are_not_compared(false_alarms):
-    short = false_alarms.free_field((1, 1), 64, 200, 80.0)
-    found = one(short, "chains_agree")
-    assert found.verdict == "undecided"
-    assert found.meaning.startswith("chains are shorter than 20 tau_int of M^2, and one that is ")
-    assert verdict(check(short)) == "undecided"
-
-
-@pytest.mark.parametrize("n_chains", [1, 16])
-def test_a_double_well_that_chains_do_not_cross_never_passes(n_chains):
-    """Too many domains of its hot start are left in every chain: <phi^2> is off by 18 errors."""
-    wells = lattice_ml.action("standard", 1, mass_squared=-12.0, g=1.0)
-    found = run(wells, (16,), n_chains=n_chains, n_configs=300, n_thermalise=100)
-    assert verdict(check(found)) != "pass"
-    assert one(found, "cluster_signs").verdict != "pass"
-
-
-def test_the_slowest_quantity_must_be_judged_too(false_alarms):
-    """The first of one chain of 60 tau: phi^2 and S could be judged, M^2 could not."""
-    short = next(false_alarms.draws(1, 600, 10.0))
-    found = verdicts(short)
-    assert "halves_agree" in found["undecided"] and not found["fail"]
-    assert one(short, "halves_agree").meaning == (
-        "the chains are too short, or too few, to judge the mean of M^2: run longer"
-    )
-
-
-def part(ensemble, n_chains, n_configs):
-    """The first chains and configurations of an ensemble."""
-    cfgs = ensemble.cfgs.reshape(-1, ensemble.n_chains, *ensemble.shape)
-    few = {name: series[:n_chains, :n_configs] for name, series in ensemble.histories.items()}
-    flat = cfgs[:n_configs, :n_chains].reshape(-1, *ensemble.shape)
-    return replace(ensemble, cfgs=flat, histories=few)
-
-
-def test_a_single_configuration_is_undecided(symmetric):
-    found = verdicts(part(symmetric, 1, 1))
-    assert found["fail"] == set()
-    assert {"schwinger_dyson", "cluster_signs", "halves_agree"} <= found["undecided"]
-    assert verdict(check(part(symmetric, 1, 1))) == "undecided"
-
-
-def test_one_configuration_per_chain_is_undecided(symmetric):
-    found = verdicts(part(symmetric, 32, 1))
-    assert found["fail"] == set()
-    assert {"chains_agree", "halves_agree"} <= found["undecided"]
-    reason = "there is one configuration per chain: run longer"
-    assert one(part(symmetric, 32, 1), "chains_agree").meaning == reason
-
-
-@pytest.mark.parametrize("signs", [1, -1])
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_run_in_which_nothing_moved_is_undecided(symmetric, signs, keep):
-    """Equilibrium was where it began, all trajectories were rejected, and signs were flipped."""
-    first = part(symmetric, 32, 1)
-    flips = np.resize([1, signs], 100).astype(np.float32)
-    cfgs = first.cfgs * flips[:, None, None, None]
-    histories = {name: np.repeat(series, 100, axis=1) for name, series in first.histories.items()}
-    histories |= {"magnetisation": histories["magnetisation"] * flips}
-    still = replace(first, cfgs=cfgs.reshape(-1, *SHAPE), histories=histories)
-    if not keep:
-        still = NoConfigurations(still)
-    found = {c.name: c for c in check(still)}
-    for name in ("chains_agree", "halves_agree"):
-        assert found[name].verdict == "undecided"
-        assert found[name].meaning == "nothing moved: no chain has left its first configuration"
-
-
-class NoConfigurations:
-    """Chains of which the histories alone were kept."""
-
-    def __init__(self, chains):
-        self._chains = chains
-
-    def __getattr__(self, name):
-        return () if name == "cfgs" else getattr(self._chains, name)
-
-
-def test_together_certificates_fail_before_they_are_undecided_and_pass_last(symmetric):
-    def of(*verdicts):
-        return verdict(Certificate("any", v, "", math.nan, "") for v in verdicts)
-
-    assert of("pass", "not applicable") == "pass"
-    assert of("pass", "undecided") == "undecided"
-    assert of("pass", "undecided", "fail") == "fail"
-    assert of("not applicable") == of() == "undecided", "nothing was tested"
-    wrong = replace(symmetric, action=phi4(0.3))
-    short = part(wrong, 32, 6)
-    found = verdicts(short)
-    assert "schwinger_dyson" in found["fail"] and "chains_agree" in found["undecided"]
-    assert verdict(check(short)) == "fail"
-
-
 # ------------------------------------------------------------------- what is looked at
 
 
@@ -387,40 +253,6 @@ def test_configurations_that_differ_by_signs_have_one_digest():
     digests = evidence._digests(cfgs)
     assert digests[0] == digests[1] == digests[2]
     assert len(set(digests)) == 3
-
-
-@pytest.fixture(scope="module", params=[Wolff, SwendsenWang])
-def clusters(request):
-    """Half of the trajectories are rejected, and the lattice has few clusters."""
-    action = phi4(0.2)
-    hmc = HMC(action, step_size=0.8, n_steps=4)
-    cycle = Cycle((hmc, request.param(action)))
-    counts = {"n_chains": 32, "n_configs": 200, "n_thermalise": 100}
-    return lattice_ml.run(jax.random.key(1), cycle, Lattice((4, 2)), **counts)
-
-
-def test_clusters_may_flip_back_while_trajectories_are_rejected(clusters):
-    fields = clusters.cfgs.reshape(200, 32, 8)
-    signed = fields * np.sign(fields[..., :1])  # one of phi and -phi
-    came_back = np.all(signed[2:] == signed[:-2], axis=2) & np.any(signed[2:] != signed[1:-1], 2)
-    assert came_back.sum() > 10
-    found = one(clusters, "repeats")
-    assert found.verdict == "pass" and "0 come back" in found.value
-    histories = {"magnetisation": clusters.series("magnetisation")}
-    assert one(replace(clusters, histories=histories), "repeats").verdict == "pass"
-
-
-@pytest.mark.parametrize("there", [(50, 3), (50, 4)], ids=["later", "in another chain"])
-def test_what_comes_back_with_other_signs_is_found(clusters, there):
-    fields = clusters.cfgs.reshape(200, 32, 4, 2).copy()
-    fields[150, 3] = fields[there] * np.float32([1, -1])
-    assert one(replace(clusters, cfgs=fields.reshape(-1, 4, 2)), "repeats").verdict == "fail"
-
-
-def test_clusters_do_not_hide_configurations_that_were_doubled(clusters):
-    fields = clusters.cfgs.reshape(200, 32, 4, 2).copy()
-    fields[1::2] = fields[::2] * np.float32([1, -1])
-    assert one(replace(clusters, cfgs=fields.reshape(-1, 4, 2)), "repeats").verdict == "fail"
 
 
 def test_rejections_explain_repeats_and_a_few_more_do_not(symmetric):

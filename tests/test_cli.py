@@ -320,35 +320,6 @@ def test_measure_checks_all_ensembles_before_it_prints(capsys):
     assert "absent holds no ensemble" in refused(capsys, "measure", "runs/small", "absent")
 
 
-# check.
-
-
-def test_check_says_undecided_and_what_to_do(capsys, folder):
-    np.save(folder / "few.npy", np.load(folder / "small.npy")[::3][:6])
-    words = ["--action.convention", "kappa", "--action.kappa", "0.2", "--action.lam", "0.1"]
-    assert run(capsys, "import", "few.npy", "--out", "few", *words)[::2] == (0, "")
-    status, out, err = run(capsys, "check", "few", "--json", "few.json")
-    assert (status, err) == (4, "")
-    first, *lines, last = out.splitlines()
-    assert first == "few: undecided: schwinger_dyson, cluster_signs, halves_agree, z2_balance"
-    assert sum(line.startswith("  undecided ") for line in lines) == 4
-    assert "run longer (the same command with more chain.n_configs), with more chains" in last
-    *tests, together = json.loads((folder / "few.json").read_text())["few"]
-    assert len(tests) == len(lines) and all(test["name"] != "verdict" for test in tests)
-    assert (together["name"], together["verdict"]) == ("verdict", "undecided")
-    assert together["value"] == first.removeprefix("few: undecided: ")
-
-
-def test_one_that_fails_decides_the_status_over_one_that_is_undecided(capsys, folder):
-    np.save(folder / "wrong.npy", np.abs(np.load(folder / "small.npy")))
-    words = ["--action.convention", "kappa", "--action.kappa", "0.2", "--action.lam", "0.1"]
-    words += ["--n-chains", "3"]
-    assert run(capsys, "import", "wrong.npy", "--out", "wrong", *words)[0] == 0
-    for order in (["few", "wrong"], ["wrong", "few"]):
-        status, out, _ = run(capsys, "check", *order)
-        assert status == 1 and "wrong: FAILED " in out and "few: undecided: " in out
-
-
 # import, export, info.
 
 

@@ -16,7 +16,7 @@ import lattice_ml
 from lattice_ml import FreeField, Lattice, measure, two_point
 from lattice_ml.analysis import judging
 from lattice_ml.chain import Chains
-from lattice_ml.comparison import exact_reference, means, read_values
+from lattice_ml.comparison import exact_reference, means, page, read_values
 from lattice_ml.comparison.sides import gather_side
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +78,17 @@ def test_a_planted_fault_is_found(fault, by):
     level = 1e-3 / 30
     best = min(test.p_value for test in found.tests if not math.isnan(test.p_value))
     assert best < level**3, "the fault is not found by luck"
+
+
+def test_a_side_that_is_too_short_for_check_is_named(pair):
+    """Nine configurations do not show 20 autocorrelation times, whatever these are."""
+    short = verdicts.free_field((1, 2), 64, 9, 1.0)
+    found = compare(pair[0], short)
+    assert any(": chains_agree" in w and "is undecided" in w for w in found.warnings)
+    judged = sum(test.verdict in ("pass", "fail") for test in found.tests)
+    assert found.verdict == f"accepted: none of {judged} tests finds a difference"
+    row = next(row for row in page._tests(found).rows if row[0] == "chains_agree")
+    assert row[1] == "undecided"
 
 
 def test_observables_are_those_of_measure_and_z_their_difference(pair):

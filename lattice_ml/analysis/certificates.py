@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
-from lattice_ml.analysis import judging
+from lattice_ml.analysis import judging, repeats
 from lattice_ml.analysis.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.judging import Mean, judge, stretches
 from lattice_ml.jax_modes import ordinary
@@ -298,46 +298,6 @@ def _differ(stored: Array, measured: Array) -> Array:
     return np.asarray(np.abs(stored - measured) > 1e-3 * stored.std() + 1e-5 * np.abs(stored))
 
 
-def _repeats(evidence: Evidence) -> tuple[str, float]:
-    if evidence.digests is None:
-        raise Missing("no configurations were kept")
-    # Clusters change signs whether or not the trajectory before them was accepted, and back again:
-    # while trajectories are rejected |phi| stays, and afterwards it never comes back.
-    repeats = evidence.digests[:, 1:] == evidence.digests[:, :-1]
-    exchanged = "swap_acceptance" in evidence.stored
-    returns, where = _returns(evidence.digests, repeats, exchanged)
-    value = f"{np.sum(repeats)} configurations follow themselves"
-    p_value = 1.0
-    if "acceptance" in evidence.stored and repeats.size:
-        accepted = evidence.stored["acceptance"]
-        if exchanged:  # or waited where trajectories are rejected more often
-            accepted = np.minimum(accepted, evidence.stored["ladder_acceptance"])
-        rejected = (1 - accepted[:, 1:]) ** evidence.thin
-        value += f", {np.sum(rejected):.0f} rejections"
-        p_value = _at_least(int(np.sum(repeats)), repeats.size, float(np.mean(rejected)))
-    return f"{value}; {returns} come back {where}", 0.0 if returns else p_value
-
-
-def _returns(digests: Array, repeats: Array, exchanged: bool) -> tuple[int, str]:
-    """How many configurations come back that must not, and where they would.
-
-    With replica exchange one may come back to its own chain: it went to another value, where
-    trajectories were rejected, and was swapped back.
-    """
-    if exchanged:
-        seen = np.concatenate([np.unique(chain) for chain in digests])
-        return len(seen) - len(np.unique(seen)), "in another chain"
-    first_seen = np.concatenate([digests[:, 0], digests[:, 1:][~repeats]])
-    return len(first_seen) - len(np.unique(first_seen)), "later or in another chain"
-
-
-def _at_least(k: int, n: int, p: float) -> float:
-    """Probability of k or more successes in n trials with probability p."""
-    from scipy import special
-
-    return float(special.betainc(k, n - k + 1, p)) if k else 1.0
-
-
 def _chains_independent(evidence: Evidence) -> tuple[str, float]:
     from scipy import fft, special
 
@@ -403,12 +363,7 @@ _TESTS = {
         "the configurations are those of the run",
         "the configurations, their order or the action were changed after the run",
     ),
-    "repeats": _Test(
-        _repeats,
-        "no configuration is there more often than the sampler put it",
-        "configurations were duplicated, the chains have not left a common start, or their number "
-        "is not the one stated",
-    ),
+    "repeats": _Test(repeats.judge, *repeats.PASSED_FAILED),
     "chains_independent": _Test(
         _chains_independent,
         "no two chains move together",

@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 __all__ = ["ClusterSigns", "measure"]
 
-_SITES = 1 << 20  # looked at: a second
+_SITES = 1 << 18  # looked at: a fraction of a second
 _MOST_SITES = 1 << 24  # of large lattices
 _FEWEST = 128  # configurations, so that those of one chain can be judged
-_AT_ONCE = 1 << 18  # sites
+_AT_ONCE = 1 << 17  # sites
 
 Array = npt.NDArray[Any]
 
