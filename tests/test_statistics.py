@@ -216,8 +216,7 @@ def test_one_configuration_that_has_all_the_weight_has_no_error():
 
 
 def test_weights_that_leave_a_handful_are_marked_and_their_errors_uncertain():
-    rng = np.random.default_rng(37)
-    x, w = rng.normal(size=(2, 1, 2000))
+    x, w = np.random.default_rng(37).normal(size=(2, 1, 2000))
     found = estimate(x, log_weights=2 * w)
     assert 0.7 < found.pareto_k < 1 < found.worth < 60 and found.marks == ("weights",)
     assert found.error_error > found.error / 8, "not 1/40, as 2000 would have"
