@@ -71,12 +71,13 @@ SIZES = {  # chains, configurations: one program for all couplings of a lattice
     (8, 8, 8): (8, 400),
 }
 
+LANGEVIN = {"scheme": "leimkuhler_matthews", "step_size": 0.02, "trajectory_length": 0.4}
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {  # updates between configurations, settings
     "HMC": (1, {}),
     "FourierHMC": (1, {}),
     "MALA": (4, {}),
     "Kramers": (3, {}),
-    "Langevin": (3, {"scheme": "leimkuhler_matthews", "step_size": 0.02}),
+    "Langevin": (3, LANGEVIN),
     "ReplicaExchange": (1, {}),
     "HMC+MALA": (2, {}),
     "HMC+Wolff": (1, {}),
@@ -84,7 +85,7 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {  # updates between configuratio
     "Wolff+MALA": (3, {}),
     "Kramers+SwendsenWang": (2, {}),
     "FourierHMC+Wolff": (1, {}),
-    "Langevin+Wolff": (3, {"scheme": "leimkuhler_matthews", "step_size": 0.005}),
+    "Langevin+Wolff": (2, LANGEVIN),
     "ReplicaExchange+Wolff": (1, {}),
     "HMC+Wolff+SwendsenWang": (1, {}),
 }

@@ -27,8 +27,8 @@ applicable.  One that is for it, and that too few or too short chains leave open
 ensemble passes where nothing fails and nothing is left open.
 
 Averages are judged as in `judging`.  Every certificate may fail a correct ensemble with
-probability 1e-3 / 10, so all of them together with 1e-3.  Measured by `benchmarks/false_alarms.py`:
-1 of 2,000 exact draws of 1 to 400 chains was refused, and none of 200 HMC runs.
+probability 1e-3 divided by their number, so all of them together with 1e-3.
+`benchmarks/false_alarms.py` measures that for every sampler (docs/compare.md).
 """
 
 import math
