@@ -197,6 +197,8 @@ def test_values_of_a_file(pair, tmp_path):
     ("text", "match"),
     [
         ("{", "is not JSON"),
+        ("[" * 10**5 + "]" * 10**5, "is not JSON"),
+        ('{"phi2": 1' + "0" * 400 + "}", "phi2 must be a number"),
         ("[]", "must hold one table of observables"),
         ('{"a": {"phi2": 1}, "b": {"phi2": 1}}', "'a' is no observable; allowed are magnetisation"),
         ('{"phi2": "x"}', r"phi2 must be a number, \[value, error\].*got 'x'"),
