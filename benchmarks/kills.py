@@ -69,7 +69,7 @@ JOBS = {  # {} is the output; the first word is the verb
     "export, json.gz": "export data --out {}/all.json.gz",
     "measure": "measure data --json {}/found.json --out {}/page",
     "check": "check data --json {}/found.json",
-    "compare": "compare data --reference exact --json {}/found.json --out {}/page",
+    "compare": "compare exact data --out {}/page",
     "extrapolate": "extrapolate langevin finer --json {}/found.json --out {}/page",
     "spectrum": "spectrum rbm --out {}",
 }
