@@ -191,7 +191,7 @@ def sampler(kind: str, action: Any) -> Any:
         given = {key: value for key, value in KINDS[kind][1].items() if key in known}
         if name == "ReplicaExchange":
             h = float(action.couplings()[0])
-            given |= {"coupling": "h", "ladder": (0.8 * h, 0.6 * h)}
+            given |= {"coupling": "h", "ladder": (0.96 * h, 0.92 * h)}
         return cls(action, **given)
 
     parts = tuple(part(name) for name in kinds.parts(kind))
