@@ -13,7 +13,9 @@ equilibrium, or that has to be the same in all parts of an ensemble:
   `histories`;
 * `repeats`: a configuration follows itself no more often than proposals are rejected, and never
   comes back, here or in another chain;
-* `chains_independent`: the action of no chain moves with that of another.
+* `chains_independent`: the action of no chain moves with that of another;
+* `amplitudes`, `copies`, `movement`, `rejections`, `steps`: what gives ensembles away that look
+  right but were not made as they say, see the modules `amplitudes`, `copies` and `movement`.
 
 The Schwinger-Dyson equations hold inside a well or around a frozen domain wall as well: what sees
 those are the chains, the halves and the balance.  Configurations are read in blocks and measured
@@ -22,7 +24,7 @@ anew, so that data altered after the run are seen; histories are used where none
 Averages are judged as in `judging`.  Every certificate may fail a correct ensemble with
 probability 1e-3 divided by their number, so all of them together with 1e-3.  Measured by
 `benchmarks/false_alarms.py`: 1 of 2,000 exact draws of 1 to 400 chains was refused, and none of
-200 HMC runs.
+200 HMC runs.  `benchmarks/fooling.py` measures what is found and from how many configurations on.
 """
 
 import math
@@ -34,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
-from lattice_ml.analysis import histories, judging
+from lattice_ml.analysis import amplitudes, copies, histories, judging, movement
 from lattice_ml.analysis.evidence import Evidence, Missing, gather
 from lattice_ml.analysis.judging import Mean, judge, stretches
 
@@ -306,4 +308,7 @@ _TESTS = {
         "no two chains move together",
         "chains move together: they drift, or share their random numbers",
     ),
+    "amplitudes": _Test(amplitudes.judge, *amplitudes.PASSED_FAILED),
+    "copies": _Test(copies.judge, *copies.PASSED_FAILED),
+    **{name: _Test(*test) for name, test in movement.TESTS.items()},
 }
