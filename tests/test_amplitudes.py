@@ -101,6 +101,8 @@ def test_weights_are_used(gaussian):
     assert amplitudes.judge(weighted)[1] > 1e-3
     series = amplitudes.terms(weighted, "all momenta")
     assert abs(series.mean()) < 4 * series.std() / np.sqrt(series.size)
+    with pytest.raises(amplitudes.Missing, match="too few independent amplitudes"):
+        amplitudes.judge(replace(evidence, log_weights=100 * log_weights))
 
 
 def test_few_amplitudes_are_not_judged(gaussian):

@@ -36,11 +36,12 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     """The momenta whose amplitudes fluctuate least as they must, and the p-value of all."""
     if not evidence.two_point or not evidence.schwinger_dyson:
         raise Missing("no configurations were kept")
-    means = {}
+    means, log_weights = {}, evidence.log_weights
+    share = 1.0 if log_weights is None else statistics.kish(log_weights) / log_weights.size
     for name, power in evidence.two_point.items():
         needed = max(_FEWEST_CONFIGS, _FEWEST / evidence.modes[name])
         tau = _tau_int(power) if power.size >= needed else math.inf
-        if power.size / (2 * tau) >= needed:
+        if share * power.size / (2 * tau) >= needed:
             delta = terms(evidence, name)
             starts = judging.stretch_starts(delta, tau_int=tau)
             parts = judging.stretch_means(delta, starts)
