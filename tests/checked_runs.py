@@ -10,6 +10,11 @@ from lattice_ml.analysis.certificates import check
 
 SHAPE = (16, 16)
 NAMES = {
+    "amplitudes",
+    "copies",
+    "movement",
+    "rejections",
+    "steps",
     "schwinger_dyson",
     "cluster_signs",
     "exp_minus_dh",

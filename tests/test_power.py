@@ -85,7 +85,7 @@ def test_domain_walls_that_no_longer_move():
     uniform = np.full(SHAPE, 4.8)
     start = np.stack([stripe, uniform, stripe.T, uniform]).astype(np.float32)
     frozen = run(phi4(0.5), start=start, sampler={"trajectory_length": 1.0})
-    assert failed(frozen) == {"chains_agree", "cluster_signs"}
+    assert failed(frozen) == {"chains_agree", "cluster_signs", "movement"}
 
 
 def test_a_missing_well():

@@ -12,10 +12,13 @@ equilibrium, or that has to be the same in all parts of an ensemble:
 * `chains_agree`, `halves_agree`: M^2, |M|, phi^2, the link sum and S have one mean in all chains,
   and before and after the middle of the run;
 * `z2_balance`: <M> = 0, and M > 0 as often as M < 0, where the action declares `z2`;
-* `histories_agree`: what was stored while the chains ran is what the configurations give now;
+* `histories_agree`: what was stored while the chains ran is what the configurations give now, see
+  `histories`;
 * `repeats`: a configuration follows itself, but for signs, no more often than proposals are
   rejected, and never comes back, here or in another chain;
-* `chains_independent`: the action of no chain moves with that of another.
+* `chains_independent`: the action of no chain moves with that of another;
+* `amplitudes`, `copies`, `movement`, `rejections`, `steps`: what gives ensembles away that look
+  right but were not made as they say, see the modules `amplitudes`, `copies` and `movement`.
 
 The Schwinger-Dyson equations hold inside a well or around a frozen domain wall as well: what sees
 those are the clusters, the chains, the halves and the balance.  Configurations are read in blocks
@@ -28,11 +31,12 @@ ensemble passes where nothing fails and nothing is left open.
 
 Averages are judged as in `judging`.  Every certificate may fail a correct ensemble with
 probability 1e-3 divided by their number, so all of them together with 1e-3.
-`benchmarks/false_alarms.py` measures that for every sampler (docs/compare.md).
+`benchmarks/false_alarms.py` measures that for every sampler, `benchmarks/fooling.py` what is found
+and from how many configurations on (docs/check.md).
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -40,7 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
-from lattice_ml.analysis import judging, repeats
+from lattice_ml.analysis import amplitudes, copies, histories, judging, movement, repeats
 from lattice_ml.analysis.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.judging import Mean, judge, stretches
 from lattice_ml.jax_modes import ordinary
@@ -98,9 +102,10 @@ def check(ensemble: Any, *, weights: bool = True) -> list[Certificate]:
     return certify(gather(ensemble, weights=weights))
 
 
-def certify(evidence: Evidence) -> list[Certificate]:
-    """The tests of `check`, of what was already read."""
-    return [_certify(name, test, evidence) for name, test in _TESTS.items()]
+def certify(evidence: Evidence, names: Collection[str] | None = None) -> list[Certificate]:
+    """The tests of `check`, or those of some names, of what was already read."""
+    chosen = _TESTS if names is None else names
+    return [_certify(name, test, evidence) for name, test in _TESTS.items() if name in chosen]
 
 
 def verdict(certificates: Iterable[Certificate]) -> Verdict:
@@ -285,19 +290,6 @@ def _z2_balance(evidence: Evidence) -> tuple[str, float]:
     return f"<M> = {mean.show()}, M > 0 in {positive:.1f} %", p_value
 
 
-def _histories_agree(evidence: Evidence) -> tuple[str, float]:
-    if not evidence.measured:
-        raise Missing("no configurations were kept")
-    names = ("action", "magnetisation")
-    bad = np.any([_differ(evidence.history(n), evidence.measured[n]) for n in names], axis=0)
-    return f"{np.sum(bad)} of {bad.size} configurations differ", float(not bad.any())
-
-
-def _differ(stored: Array, measured: Array) -> Array:
-    """Where two series differ by more than rounding, which is far below the fluctuations."""
-    return np.asarray(np.abs(stored - measured) > 1e-3 * stored.std() + 1e-5 * np.abs(stored))
-
-
 def _chains_independent(evidence: Evidence) -> tuple[str, float]:
     from scipy import fft, special
 
@@ -358,15 +350,14 @@ _TESTS = {
         "both signs of the magnetisation are sampled alike",
         "one sign of the magnetisation is preferred: a well is missing",
     ),
-    "histories_agree": _Test(
-        _histories_agree,
-        "the configurations are those of the run",
-        "the configurations, their order or the action were changed after the run",
-    ),
+    "histories_agree": _Test(histories.judge, *histories.PASSED_FAILED),
     "repeats": _Test(repeats.judge, *repeats.PASSED_FAILED),
     "chains_independent": _Test(
         _chains_independent,
         "no two chains move together",
         "chains move together: they drift, or share their random numbers",
     ),
+    "amplitudes": _Test(amplitudes.judge, *amplitudes.PASSED_FAILED),
+    "copies": _Test(copies.judge, *copies.PASSED_FAILED),
+    **{name: _Test(*test) for name, test in movement.TESTS.items()},
 }

@@ -31,6 +31,9 @@ __all__ = [
 _PIECE_BYTES = 8 * 2**20
 _ALL = "all momenta"
 _LOWEST = 16  # momentum shells that are looked at one by one; the others in as many groups
+_FEW = 8  # momenta that tell configurations apart only where they are known to many digits
+# Of measurements, relative to the terms that they sum: 100 and more times the precision.
+_SINGLE, _DOUBLE = 1e-5, 1e-12
 
 Array = npt.NDArray[Any]
 
@@ -48,8 +51,13 @@ class Evidence:
     """Series `(n_chains, n_configs)` of an ensemble, as far as it has them.
 
     Attributes:
+        action: that of the ensemble, None where it is not known.
+        shape: extents of the lattice.
         z2: whether the action declares the symmetry phi -> -phi.
         thin: trajectories between configurations.
+        rounding: what a measurement may be off by, relative to the largest terms of its sums.
+        sampler: settings of the sampler as tuned; empty where nothing is known of it.
+        order: numbers of the trajectories, and of the chains, as they were stored.
         log_weights: not normalised; None where all configurations count alike.
         log_prob: log density of what made the configurations, where it was stored.
         stored: histories by name.
@@ -57,17 +65,24 @@ class Evidence:
         schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
             the temperature.
         two_point: |phi(p)|^2/V by the same momenta.
+        modes: how many momenta these are.
         cluster_signs: of some configurations; None where there are none, or no clusters.
         digests: 64-bit hashes of the |phi| of configurations, equal where only signs differ.
     """
 
+    action: Any
+    shape: tuple[int, ...]
     z2: bool
     thin: int
+    rounding: float
+    sampler: Mapping[str, Any]
+    order: Mapping[str, Array]
     log_weights: Array | None
     stored: Mapping[str, Array]
     measured: Mapping[str, Array]
     schwinger_dyson: Mapping[str, Array]
     two_point: Mapping[str, Array]
+    modes: Mapping[str, int]
     cluster_signs: ClusterSigns | None
     digests: Array | None
     log_prob: Array | None = None
@@ -106,14 +121,21 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
     stored = {name: ensemble.series(name) for name in ensemble.history}
     measured = _measure(ensemble) if _has_configurations(ensemble) else {}
     terms = {_ALL: stored["schwinger_dyson"]} if "schwinger_dyson" in stored else {}
-    names = []
+    names, modes = [], {}
     if measured:
-        names = Momenta(Lattice(ensemble.shape)).names
+        momenta = Momenta(Lattice(ensemble.shape))
+        names, modes = momenta.names, momenta.modes
         terms = _by_name(names, measured.pop("terms", None))
     temperature = getattr(ensemble, "temperature", 1.0)
     return Evidence(
+        action=ensemble.action,
+        shape=tuple(ensemble.shape),
         z2=getattr(ensemble.action, "z2", False),
         thin=ensemble.thin,
+        rounding=_rounding(ensemble) if measured else _SINGLE,
+        sampler=_sampler(ensemble),
+        order=_order(ensemble),
+        modes=modes,
         log_weights=getattr(ensemble, "log_weight", None) if weights else None,
         log_prob=getattr(ensemble, "log_prob", None),
         stored=stored,
@@ -123,6 +145,30 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
         measured=measured,
         schwinger_dyson={name: term / temperature for name, term in terms.items()},
     )
+
+
+def _rounding(ensemble: Any) -> float:
+    """Of what is measured of its configurations, in float32 where x64 is off."""
+    double = jax.dtypes.canonicalize_dtype(ensemble.cfgs.dtype) == np.float64
+    return _DOUBLE if double else _SINGLE
+
+
+def _sampler(ensemble: Any) -> dict[str, Any]:
+    """Settings of the sampler as tuned, of an ensemble on disk or in memory.
+
+    They are in units of the field, so those of a converted ensemble are not known.
+    """
+    config = getattr(ensemble, "config", {})
+    if "converted" in config:
+        return {}
+    manifest = getattr(ensemble, "manifest", {"tuned": getattr(ensemble, "tuned", {})})
+    return {**config.get("sampler", {}), **manifest["tuned"]}
+
+
+def _order(ensemble: Any) -> dict[str, Array]:
+    """Numbers `(n_chains, n_configs)` that each configuration was stored with."""
+    names = {"trajectory", "chain"} & getattr(ensemble, "columns", {}).keys()
+    return {name: by_chain(ensemble.column(name), ensemble.n_chains) for name in sorted(names)}
 
 
 def _by_name(names: list[str], series: Array | None) -> dict[str, Array]:
@@ -196,6 +242,7 @@ class Momenta:
 
     Attributes:
         names: of the shells and groups, "all momenta" last.
+        modes: how many momenta each has.
         p_hat_squared: mean of each.
     """
 
@@ -207,6 +254,8 @@ class Momenta:
         self.names = [*(_name(group, values) for group in groups), _ALL]
         group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[shell]
         self._sizes = np.bincount(group_of.ravel())
+        sizes = [*self._sizes.tolist(), lattice.volume]
+        self.modes = dict(zip(self.names, sizes, strict=True))
         sums = np.bincount(group_of.ravel(), weights=lattice.p_hat_squared.ravel())
         self.p_hat_squared = np.append(sums / self._sizes, sums.sum() / lattice.volume)
         extent = lattice.shape[-1]
@@ -224,6 +273,8 @@ class Momenta:
         Fields are `(n, *L)`, the averages over shells and groups `(n, n_names)`.
         """
         axes = tuple(range(1, fields.ndim))
+        if len(self.names) <= _FEW:
+            fields = fields.astype(np.float64)
         phi = np.fft.rfftn(fields, axes=axes).reshape(len(fields), -1)
         found = {"power": self.average(phi.real**2 + phi.imag**2)}
         if action is not None:

@@ -64,18 +64,19 @@ def judge(mean: float, *parts: Array, known_error: float = 0.0) -> Mean:
     return Mean(mean, math.sqrt(squared_error), float(p_value))
 
 
-def stretch_starts(series: Array, wanted: int = STRETCHES) -> Array:
+def stretch_starts(series: Array, wanted: int = STRETCHES, tau_int: float | None = None) -> Array:
     """Where stretches that are independent of each other begin within the chains.
 
     Args:
         series: `(n_chains, n_configs)`, as correlated as what will be averaged.
         wanted: stretches of all chains together; there are more where there are more chains, and
             fewer where they would be shorter than 10 tau_int.
+        tau_int: of the series in configurations, where that is known already.
     """
     n_chains, n = series.shape
     pieces = 1
     if n_chains < wanted and n >= statistics.MIN_CONFIGS:
-        shortest = 10 * statistics.estimate(series).tau_int
+        shortest = 10 * (tau_int or statistics.estimate(series).tau_int)
         pieces = max(1, int(n / max(shortest, n_chains * n / wanted)))
     return np.arange(pieces) * n // pieces
 
