@@ -122,6 +122,8 @@ def run(
         ValueError: an argument that makes no sense, by name.
         RunError: the dynamics diverged.
     """
+    counts = {"n_configs": n_configs, "n_thermalise": n_thermalise, "thin": thin}
+    check(sampler, lattice, n_chains=n_chains, split=split, **counts)
     if n_thermalise:  # else the way from the start is what is wanted
         voice_doubt(sampler)
     name = dtype_name(dtype)

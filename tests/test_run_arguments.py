@@ -92,7 +92,7 @@ def test_complex_fields_are_refused(dtype):
     for refuse in (PHI4, PHI4.force, PHI4.density, hop):
         with pytest.raises(TypeError, match=f"a field is of real numbers, got {dtype}"):
             refuse(field)
-    with pytest.raises(TypeError, match=f"fields are of real numbers, got {dtype}"):
+    with pytest.raises(TypeError, match=f"cfgs must be real, got {dtype}"):
         measure_configurations(PHI4, np.asarray(field)[None])
     with pytest.raises(ValueError, match=rf"chain\.start: fields are .* got {dtype}"):
         chains(start=np.asarray(field)[None])
