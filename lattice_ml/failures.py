@@ -24,9 +24,7 @@ __all__ = ["Doubt", "RunError", "Watch", "doubt", "voice_doubt"]
 _EXPECTED = 30.0  # acceptances, after which a chain that has none is no chance
 _FEWEST = 1000  # updates of all chains together, of which something is accepted in any useful run
 _IMPOSSIBLE = 1e6  # of the mean of exp(-dH)
-_HIGH = (
-    3.0  # barrier from which on HMC needs hundreds of trajectories to cross: see docs/methods.md
-)
+_HIGH = 3.0  # barrier that HMC needs hundreds of trajectories to cross (docs/methods.md)
 
 
 class RunError(RuntimeError):
@@ -178,6 +176,8 @@ def doubt(sampler: Any) -> str | None:
 
 
 def voice_doubt(sampler: Any) -> None:
-    """Warn the caller of the caller of a `doubt`."""
+    """Warn the caller of a function in `jax_modes.ordinary` of a `doubt`."""
     if text := doubt(sampler):
-        warnings.warn(text, Doubt, stacklevel=3)
+        warnings.warn(
+            text, Doubt, stacklevel=4
+        )  # this, the function, what surrounds it, the caller

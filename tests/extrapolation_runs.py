@@ -25,7 +25,7 @@ def written(directory, step_size=0.1, *, sampler=LANGEVIN, seed=None, ratio=1.0,
         "seed": round(1e4 * step_size) if seed is None else seed,
         "lattice": {"shape": SHAPE},
         "action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.2, "lam": 0.02},
-        "sampler": sampler and {**sampler, "step_size": step_size},
+        **({"sampler": {**sampler, "step_size": step_size}} if sampler else {}),  # or an import
         "chain": {"n_chains": N_CHAINS, "n_configs": 100, "thin": 1},
         "output": {"dtype": "float32", "save_configs": False},
     }

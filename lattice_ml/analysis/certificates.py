@@ -44,7 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
-from lattice_ml.analysis import amplitudes, copies, histories, judging, movement, repeats
+from lattice_ml.analysis import amplitudes, copies, histories, judging, movement, repeats, weighted
 from lattice_ml.analysis.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.judging import Mean, judge, stretches
 from lattice_ml.jax_modes import ordinary
@@ -199,23 +199,6 @@ def _require_movement(evidence: Evidence) -> None:
 # ------------------------------------------------------------------------------ the tests
 
 
-def _weights(evidence: Evidence) -> tuple[str, float]:
-    if evidence.log_weights is None:
-        raise Missing("all configurations count alike")
-    n, tail = evidence.log_weights.size, statistics.pareto_k(evidence.log_weights)
-    worth = statistics.kish(evidence.log_weights)
-    value = f"{n} samples are worth {worth:.4g}, Pareto k {tail:.2f}"
-    if evidence.log_prob is not None:
-        expected = -evidence.primary("action") - evidence.log_prob
-        if bad := int(
-            np.sum(np.abs(evidence.log_weights - expected) > 1e-3 + 1e-5 * abs(expected))
-        ):
-            return f"{value}; {bad} of them differ from -S - log q", 0.0
-    if reason := statistics.doubt(n, worth, tail):
-        raise Undecided(reason)
-    return value, 1.0
-
-
 def _schwinger_dyson(evidence: Evidence) -> tuple[str, float]:
     terms = evidence.schwinger_dyson or {"all momenta": evidence.history("schwinger_dyson")}
     means = {name: _zero(evidence.weights * (term - 1)) for name, term in terms.items()}
@@ -308,11 +291,7 @@ def _chains_independent(evidence: Evidence) -> tuple[str, float]:
 
 
 _TESTS = {
-    "weights": _Test(
-        _weights,
-        "the weights leave enough configurations to judge by",
-        "the weights are not those of this action and density: one of them was changed",
-    ),
+    "weights": _Test(weighted.judge, *weighted.PASSED_FAILED),
     "schwinger_dyson": _Test(
         _schwinger_dyson,
         "at every momentum the fields answer to this action as they must",
