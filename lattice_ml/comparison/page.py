@@ -22,16 +22,13 @@ from lattice_ml.results import check_json, check_page, has_keys, write_json
 __all__ = ["as_table", "check", "write"]
 
 _PAGE, _TABLE = "report.html", "report.json"
-_FIGURES = (
-    *("observables", "distributions", "two_point", "schwinger_dyson"),
-    *("classifier", "configurations", "history"),
-)
+_FIGURES = "observables distributions two_point schwinger_dyson classifier configurations history"
 _SHAPE = has_keys("reference", "accepted", "candidates")
 
 
 def check(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
-    check_page(Path(folder) / _PAGE, "compare", _FIGURES)
+    check_page(Path(folder) / _PAGE, "compare", _FIGURES.split())
     check_json(Path(folder) / _TABLE, _SHAPE, new_folder=True)
 
 
@@ -51,10 +48,8 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
     comparisons = labelled(comparisons)
     found = {in_figure(c.candidate.label): c for c in comparisons}
     reference = comparisons[0].reference
-    sides = [
-        *([reference] if isinstance(reference, Side) else []),
-        *(c.candidate for c in comparisons),
-    ]
+    known = [reference] if isinstance(reference, Side) else []
+    sides = [*known, *(c.candidate for c in comparisons)]
     write_page(
         folder / _PAGE,
         verb="compare",
@@ -233,9 +228,8 @@ def _tests(found: Comparison) -> Table:
 
 
 def _judged(test: Certificate) -> Mark | str:
-    if test.verdict in ("pass", "fail"):
-        return Mark(test.verdict, test.verdict == "pass")
-    return "undecided" if test.verdict == "undecided" else "-"
+    marks = {name: Mark(name, name == "pass") for name in ("pass", "fail")}
+    return marks.get(test.verdict) or test.verdict.replace("not applicable", "-")
 
 
 def _cumulants(comparisons: Sequence[Comparison]) -> Table:
