@@ -63,6 +63,7 @@ class Chains:
     histories: dict[str, np.ndarray]  # (n_chains, n_configs)
     tuned: dict[str, float]
     temperature: float = field(default=1.0, kw_only=True)  # alpha of exp(-S/alpha)
+    kind: str = field(default="", kw_only=True)  # of the sampler, such as HMC+Wolff
 
     @property
     def n_chains(self) -> int:
@@ -149,7 +150,14 @@ def run(
     temperature = float(getattr(sampler, "temperature", 1.0))
     tuned = parts[-1].tuned
     return Chains(
-        sampler.action, lattice.shape, thin, flat, histories, tuned, temperature=temperature
+        sampler.action,
+        lattice.shape,
+        thin,
+        flat,
+        histories,
+        tuned,
+        temperature=temperature,
+        kind=_kind(sampler),
     )
 
 
@@ -337,9 +345,12 @@ def warming(
 
 def _check_splits(sampler: Any) -> None:
     if not getattr(sampler, "splits", False):
-        kind = "+".join(getattr(sampler, "kinds", [type(sampler).__name__]))
         raise ValueError(
-            f"{kind} cannot be used with split, because it needs whole lattices: "
+            f"{_kind(sampler)} cannot be used with split, because it needs whole lattices: "
             "HMC, Langevin without fourier_mass_squared, MALA and Kramers can, "
             "such as --sampler.kind HMC"
         )
+
+
+def _kind(sampler: Any) -> str:
+    return "+".join(getattr(sampler, "kinds", [type(sampler).__name__]))

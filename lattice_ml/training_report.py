@@ -142,7 +142,7 @@ def _against(entry: Mapping[str, Any]) -> Iterator[str]:
             f"Pareto k {entry['pareto_k']:.2f}, log Z {entry['log_z']:.4g}), and no weights bring "
             f"such samples back; train it further, and look at its settings and its data"
         )
-    forward = entry.get("forward_ess")
+    forward = not entry.get("data_doubt") and entry.get("forward_ess")  # of the data's weights
     if forward and forward["value"] + 4.5 * forward["error"] < _LEAST_SHARE:
         yield (
             f"useless: the forward ESS/n on configurations held out is {forward['value']:.2g} +- "

@@ -165,7 +165,7 @@ def test_settings_that_are_not_known_give_no_bound(hmc):
         {"kind": "HMC", "step_size": "auto", "n_steps": "auto"},
         {"kind": "Langevin", **LANGEVIN, "fourier_mass_squared": 1.0},
         {"kind": "MALA"},
-        {**hmc.tuned, "mass_squared": 1.0},
+        {**hmc.tuned, "kind": "FourierHMC", "mass_squared": 1.0},
     ):
         with pytest.raises(Missing, match="how far an update moves the fields is not known"):
             movement.longest_step(gather(replace(hmc, tuned=tuned)))

@@ -51,7 +51,7 @@ def test_training_lowers_the_loss_and_reports_what_the_model_is_worth(uninterrup
     (entry,) = report["theories"]
     assert entry["shape"] == [4, 4]
     assert entry["action"]["kappa"] == 0.25
-    assert 0.6 < entry["ess"] <= 1
+    assert 0.4 < entry["ess"] <= 1
     assert entry["forward_ess"]["value"] == pytest.approx(entry["ess"], abs=0.1)
     assert entry["log_weight_change"]["rms"] < 0.2
     assert abs(entry["schwinger_dyson"]["value"] - 1) < 0.1
@@ -77,7 +77,8 @@ def test_metrics_have_a_line_per_block_of_either_phase(uninterrupted):
     assert {line["phase"] for line in lines[:20]} == {"denoising"}
     assert {line["phase"] for line in lines[20:]} == {"fine-tuning"}
     assert all(line["validation_loss"] > 0 for line in lines[:20])
-    assert np.mean([line["loss"] for line in lines[15:20]]) < lines[0]["loss"]
+    losses = np.array([line["loss"] for line in lines[:20]])
+    assert losses[10:].mean() < losses[:10].mean()
     identity = {i: x["schwinger_dyson"] for i, x in enumerate(lines) if "schwinger_dyson" in x}
     assert list(identity) == [4, 9, 14, 19, 24, 29, 34, 39]
     assert abs(identity[39] - 1) < 0.2

@@ -161,8 +161,9 @@ def _sampler(ensemble: Any) -> dict[str, Any]:
     config = getattr(ensemble, "config", {})
     if "converted" in config:
         return {}
+    known = config.get("sampler", {"kind": getattr(ensemble, "kind", "")})
     manifest = getattr(ensemble, "manifest", {"tuned": getattr(ensemble, "tuned", {})})
-    return {**config.get("sampler", {}), **manifest["tuned"]}
+    return {**known, **manifest["tuned"]}
 
 
 def _order(ensemble: Any) -> dict[str, Array]:

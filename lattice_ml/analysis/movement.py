@@ -133,7 +133,7 @@ def longest_step(evidence: Evidence) -> float:
         Missing: it is not known for the sampler, or there is none.
     """
     settings, thin = evidence.sampler, evidence.thin
-    kind = settings.get("kind") or _kind_in_memory(evidence)
+    kind = settings.get("kind")
     try:
         if kind == "HMC":
             length = settings["step_size"] * settings["n_steps"]
@@ -150,13 +150,6 @@ def longest_step(evidence: Evidence) -> float:
     except (KeyError, TypeError):  # not tuned yet, or not by this program
         pass
     raise Missing("how far an update moves the fields is not known")
-
-
-def _kind_in_memory(evidence: Evidence) -> str:
-    """The sampler of a run in memory, where its settings and histories are those of HMC alone."""
-    alone = evidence.stored.keys() <= _OF_HMC | PRIMARIES.keys()
-    lengths = {"trajectory_length", "n_steps", "step_size"}
-    return "HMC" if alone and evidence.sampler.keys() == lengths else ""
 
 
 TESTS = {
