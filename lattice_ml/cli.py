@@ -35,8 +35,8 @@ _ABORTED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lattice-ml`; returns the exit status.
 
-    0 good; 1 a check or comparison failed; 2 bad usage or input; 3 failed while running;
-    4 a check is undecided; 130 or 143 interrupted with everything committed.
+    0 good; 1 a check, comparison or training failed; 2 bad usage or input; 3 failed while running;
+    4 undecided; 130 or 143 interrupted with everything committed.
     """
     if arguments is not None:
         return _run(list(arguments), alone=False)
