@@ -77,8 +77,7 @@ def bench_command(arguments: list[str]) -> int:
     for plan in all_plans:
         found_records[plan.name] = _run(plan, options, earlier, figures)
         if options.json:  # after each: they take long
-            text = json.dumps(found_records, indent=1, allow_nan=False)
-            write_json(options.json, text + "\n", RECORDS)
+            write_json(options.json, found_records, RECORDS)
     return 0
 
 

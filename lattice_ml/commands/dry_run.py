@@ -1,7 +1,6 @@
 """`lattice-ml generate --dry-run`: what runs would take, as lines or as JSON."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +49,8 @@ def dry_run(
         say(f"with --time-limit: {_calls(found, time_limit)}")
     say("nothing was run into these directories")
     if file is not None:
-        text = {forecast.directory: dataclasses.asdict(forecast) for forecast in found}
-        write_json(file, json.dumps(text, indent=1) + "\n", FORECASTS)
+        table = {forecast.directory: dataclasses.asdict(forecast) for forecast in found}
+        write_json(file, table, FORECASTS)
 
 
 def _lines(job: Any, forecast: Any) -> list[str]:

@@ -1,7 +1,6 @@
 """`lattice-ml extrapolate`."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -53,8 +52,7 @@ def extrapolate_command(arguments: list[str]) -> int:
     found = as_table(ensembles, extrapolate(ensembles, order=options.order))
     say(*lines(found))
     if options.json:
-        text = json.dumps(found, indent=1, allow_nan=False)
-        write_json(options.json, text + "\n", EXTRAPOLATION)
+        write_json(options.json, found, EXTRAPOLATION)
     if options.out:
         say(f"page: {extrapolation_figures.write(found, options.out)}")
     return 0
