@@ -25,8 +25,7 @@ class ExtrapolateOptions:
         order: power of the step size; by default that of the scheme's bias.
         json: write the numbers to this file.
         out: write a plot and a page to this directory.
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]

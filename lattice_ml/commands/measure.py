@@ -35,8 +35,7 @@ class MeasureOptions:
         json: write the numbers to this file.
         out: write plots and a page to this directory.
         weights: use the ensemble's weights where it has some (--no-weights to ignore them).
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
@@ -124,8 +123,7 @@ class CheckOptions:
         ensembles: directories.
         json: write the certificates to this file, what they say together last.
         weights: use the ensemble's weights where it has some (--no-weights to ignore them).
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
