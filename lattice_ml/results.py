@@ -24,7 +24,7 @@ from lattice_ml.writing import StorageError
 
 __all__ = [
     *("Shape", "check_export", "check_file", "check_json", "check_page", "distinct"),
-    *("has_keys", "of_entries", "plain", "signature", "write_json", "write_result"),
+    *("has_keys", "of_entries", "plain", "read_json", "signature", "write_json", "write_result"),
 ]
 
 Shape = Callable[[Any], bool]  # whether JSON values are the result of a verb
@@ -72,6 +72,20 @@ def write_json(path: str | os.PathLike[str], values: Any, is_result: Shape) -> N
         _write_stream(file, content)
     else:
         write_result(file, content)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The JSON values in a file that a user names.
+
+    Raises:
+        ValueError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def plain(value: Any) -> Any:
