@@ -21,6 +21,7 @@ from typing import Any
 import tyro
 
 __all__ = [
+    "WORD",
     "ConfigError",
     "Fields",
     "as_arguments",
@@ -38,10 +39,11 @@ __all__ = [
     "words",
 ]
 
+WORD = 1 << 63  # whole numbers of a machine are below it
+
 Fields = list[tuple[str, Any, Any]]
 _TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False; see `_complete`
 _END = "--"  # of the values of a key
-_WORD = 1 << 63  # whole numbers of a machine are below it
 _LONGEST = 10**9  # seconds, some thirty years
 
 
@@ -124,7 +126,7 @@ def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
     except SystemExit as stop:
         raise ConfigError(_explain(schema, arguments)) from stop
     for name, value in _numbers(dataclasses.asdict(typed)):
-        if not -_WORD <= value < _WORD:
+        if not -WORD <= value < WORD:
             raise ConfigError(f"{name} must be below 2^63 in size, got {value}")
     return typed
 

@@ -106,9 +106,7 @@ class Calibration:
 
 
 def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibration:
-    """Measure a job, or a part of a large one, on the devices that there are.
-
-    In all processes together.
+    """Measure a job, or a part of a large one, on the devices of all processes together.
 
     Args:
         job: from `config.parse`.

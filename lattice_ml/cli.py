@@ -13,9 +13,9 @@ VERBS = {
     "generate": "run Markov chains of a config into an ensemble; resumes what was interrupted",
     "measure": "observables of ensembles with errors and autocorrelation times",
     "check": "test ensembles without a reference; exit 1 where a test fails, 4 where undecided",
-    "compare": "judge ensembles against a reference: report.html, a verdict, exit 1 on rejection",
+    "compare": "judge ensembles against a reference; exit 1 on rejection, 4 where undecided",
     "extrapolate": "observables of Langevin ensembles at step size zero, and how far to trust them",
-    "train": "fit a model to ensembles; resumes what was interrupted",
+    "train": "fit a model to ensembles; resumes; exit 1 where it is useless, 4 where undecided",
     "sample": "draw an ensemble from a model, corrected to exactness where asked for",
     "spectrum": "the kernel of a model or an ensemble, momentum by momentum, beside the theory's",
     "import": "make an ensemble of an array in a .npy, .npz or .h5 file",
@@ -35,8 +35,8 @@ _ABORTED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lattice-ml`; returns the exit status.
 
-    0 good; 1 a check or comparison failed; 2 bad usage or input; 3 failed while running;
-    4 a check is undecided; 130 or 143 interrupted with everything committed.
+    0 good; 1 a check, comparison or training failed; 2 bad usage or input; 3 failed while running;
+    4 undecided; 130 or 143 interrupted with everything committed.
     """
     if arguments is not None:
         return _run(list(arguments), alone=False)

@@ -178,6 +178,5 @@ def doubt(sampler: Any) -> str | None:
 def voice_doubt(sampler: Any) -> None:
     """Warn the caller of a function in `jax_modes.ordinary` of a `doubt`."""
     if text := doubt(sampler):
-        warnings.warn(
-            text, Doubt, stacklevel=4
-        )  # this, the function, what surrounds it, the caller
+        # this function, the one that calls it, what surrounds that, and its caller
+        warnings.warn(text, Doubt, stacklevel=4)

@@ -33,7 +33,7 @@ __all__ = [
     "make_folder",
     "replacing",
     *("CONFIG", "FORMAT_VERSION", "check_shards", "columns", "create_dataset", "datasets"),
-    *("describe_folder", "entry", "manifest_image", "read_cost", "read_manifest", "read_seconds"),
+    *("describe_folder", "entry", "read_cost", "read_manifest", "read_seconds"),
     *("remedy", "shard_image", "write_manifest", "write_seconds", "write_shard"),
 ]
 
@@ -98,13 +98,8 @@ def write_manifest(
     """Replace `manifest.json`, or what a model has in its place; return what it now holds."""
     new = seals.sealed({**manifest, "format_version": FORMAT_VERSION})
     with replacing(directory / name) as temporary:
-        temporary.write_bytes(manifest_image(new))
+        temporary.write_bytes(seals.image(new))
     return new
-
-
-def manifest_image(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of `manifest.json`."""
-    return seals.image(manifest)
 
 
 def write_shard(

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import chain, files, memory, shards, storage
+from lattice_ml import chain, files, memory, seals, shards, storage
 from lattice_ml.calibration import Calibration, calibrate
 from lattice_ml.config import Job
 from lattice_ml.session import as_toml, provenance
@@ -301,7 +301,7 @@ def _disk(
         "tuned": tuned,
         "shards": [*old, *new],
     }
-    named = len(files.manifest_image(complete)) + len(as_toml(job.config))
+    named = len(seals.image(complete)) + len(as_toml(job.config))
     named += _index(job.config, [*old, *new], layout)
     parts = [entry["bytes"] for entry in [*old, *new]]
     total, written = sum(parts) + named, sum(entry["bytes"] for entry in old)

@@ -20,7 +20,7 @@ from lattice_ml.processes import Team, team
 from lattice_ml.session import Interrupted, Progress, Watch, provenance, watching, write_config
 from lattice_ml.storage import Run, StorageError, open_run
 
-__all__ = ["Interrupted", "check_memory", "generate", "starting_fields"]
+__all__ = ["Interrupted", "generate", "starting_fields"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = ("acceptance", "swap_acceptance")  # of the histories, while a run goes on
@@ -73,7 +73,7 @@ def generate(
         thin=settings.thin,
     )
     voice_doubt(job.sampler)
-    check_memory(job)
+    _check_memory(job)
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
     start = "hot" if begun else starting_fields(settings.start)
     run = open_run(out, job.config, provenance=provenance("generate"), team=processes)
@@ -121,7 +121,7 @@ def generate(
     return open_ensemble(out)
 
 
-def check_memory(job: Job) -> None:
+def _check_memory(job: Job) -> None:
     """Refuse a job whose fields the host cannot hold, before it takes the time to find out.
 
     Counted is what every run needs at least: the state on its way to the devices and back; a block

@@ -21,7 +21,7 @@ __all__ = ["OutOfMemory", "Room", "in_words", "most", "prepare", "require", "roo
 
 _ARENA_MAX = -8  # malloc.h
 _ARENAS = 2  # of 64 MiB each; by default the C library reserves 8 per core
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _MB = 10**6
 _START = {  # MB until the first program has run: whatever the machine, and per core; measured
     "address space": (750, 60),

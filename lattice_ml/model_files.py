@@ -186,7 +186,7 @@ def build_network(section: Mapping[str, Any], ndim: int, seed: int) -> Any:
 
 
 def digest(values: Any) -> str:
-    """The sha256 of JSON values."""
+    """The sha256 of JSON values, as the hashes and parents of models have had it from the start."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

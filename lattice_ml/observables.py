@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
 
 from lattice_ml import actions
@@ -180,12 +181,11 @@ def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np
     """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one program for every n.
 
     Raises:
-        ValueError: the action is of another dimension.
+        ValueError: the action is of another dimension, or configurations are masked.
         TypeError: the configurations are not of real numbers.
     """
-    cfgs = as_numbers("cfgs", cfgs)
+    cfgs = real("cfgs", cfgs)
     actions.check_dimension(action, cfgs.ndim - 1)
-    cfgs = real(cfgs)
     layout = choose_layout(cfgs.shape[1:], 64, 1, "cpu")  # large lattices one by one: no padding
     room = min(64, max(1, _ROOM_SITES // (layout.group * layout.volume)))
     step = room * layout.group
@@ -196,16 +196,15 @@ def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def real(fields: np.ndarray) -> np.ndarray:
+def real(name: str, values: npt.ArrayLike) -> np.ndarray:
     """Fields in float32 or float64 of this machine; whole numbers and other floats become that.
 
     Raises:
-        TypeError: complex or other numbers.
+        TypeError, ValueError: as `as_numbers`, which names them.
     """
+    fields = as_numbers(name, values)
     dtype = fields.dtype.newbyteorder("=")
     if dtype not in (np.float32, np.float64):
-        if not jnp.issubdtype(dtype, jnp.floating) and dtype.kind not in "iub":
-            raise TypeError(f"fields are of real numbers, got {fields.dtype}")
         dtype = np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
     return fields.astype(dtype, copy=False)
 

@@ -44,13 +44,13 @@ def starting_fields(start: Any, dtype: str) -> str | np.ndarray:
     """How chains begin: a word, or fields in floats whose fourth power a type holds.
 
     Raises:
-        ValueError: no real numbers, or a field that is too large or none.
+        ValueError: no real numbers, masked ones, or a field that is too large or none.
     """
     if isinstance(start, str):
         return start
     try:
-        fields = real(np.asarray(start))
-    except TypeError as error:
+        fields = real("fields", start)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"chain.start: {error}") from error
     largest = float(np.finfo(np.float64 if dtype == "float64" else np.float32).max) ** 0.25
     good = np.abs(fields) < largest  # false of NaN too

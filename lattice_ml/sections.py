@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from lattice_ml import conventions
 from lattice_ml.arguments import (
+    WORD,
     ConfigError,
     Fields,
     chosen,
@@ -89,8 +90,6 @@ _FIXED = {
     "output": OutputSection,
 }
 
-_WORD = 1 << 63  # whole numbers of a machine are below it
-
 _AT_LEAST = {
     "seed": 0,
     "chain.n_chains": 1,
@@ -159,7 +158,7 @@ def check_values(config: Mapping[str, Any]) -> None:
         for number in numbers:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ConfigError(f"{key} must be a finite number, got {number}")
-            if isinstance(number, int) and number >= _WORD:
+            if isinstance(number, int) and number >= WORD:
                 raise ConfigError(f"{key} must be below 2^63, got {number}")
             if key in _AT_LEAST and number < _AT_LEAST[key]:
                 raise ConfigError(f"{key} must be at least {_AT_LEAST[key]}, got {number}")

@@ -9,14 +9,12 @@ All is returned as a table of JSON values (docs/spectrum.md lists the keys) and 
 `spectrum.json`, with a page of plots beside it.
 """
 
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from lattice_ml import conventions, model_files
@@ -27,7 +25,7 @@ from lattice_ml.ensemble import open_ensemble
 from lattice_ml.jax_modes import ordinary
 from lattice_ml.lattice import Lattice
 from lattice_ml.model_files import open_model
-from lattice_ml.results import check_json, check_page, has_keys, write_json
+from lattice_ml.results import check_json, check_page, has_keys, plain, write_json
 from lattice_ml.score_spectrum import NOISE, of_diffusion
 from lattice_ml.statistics import doubt_of
 from lattice_ml.writing import make_folder
@@ -100,11 +98,10 @@ def spectrum(
 
 def write(found: Found, out: str | os.PathLike[str]) -> Found:
     """Write what was found; return it as JSON values, null in the place of NaN and infinity."""
-    table: Found = _plain(found)
+    table: Found = plain(found)
     check(out)
     make_folder(Path(out))
-    text = json.dumps(table, indent=1, allow_nan=False)
-    write_json(Path(out) / _TABLE, text + "\n", _SHAPE)
+    write_json(Path(out) / _TABLE, table, _SHAPE)
     spectrum_figures.write(table, out)
     return table
 
@@ -193,14 +190,3 @@ def _bare(action: Any, lattice: Lattice) -> tuple[np.ndarray, float]:
         return np.full(len(lattice.shells[0]), np.nan), math.nan
     h, a, b = action.couplings()
     return spectral.bare_form(h, a, lattice), float(b)
-
-
-def _plain(value: Any) -> Any:
-    """JSON values; null where a number is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | jax.Array | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

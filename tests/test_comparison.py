@@ -213,9 +213,14 @@ def test_a_file_of_other_things_is_refused(text, match, tmp_path):
         read_values(tmp_path / "values.json")
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no file .*none\.json"):
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read .*none\.json: No such file"):
         read_values(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"cannot read .*: Is a directory"):
+        read_values(tmp_path)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"picture\.png is not JSON: 'utf-8' codec"):
+        read_values(tmp_path / "picture.png")
 
 
 @pytest.mark.parametrize(

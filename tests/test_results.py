@@ -62,11 +62,18 @@ def refused(capsys, *words):
 
 def test_a_result_may_be_replaced_by_its_own_kind(tmp_path):
     file = tmp_path / "file.json"
-    for text in ('{"answer": 1}', '{"answer": 2, "more": 3}', '{"answer": 42}'):
-        write_json(file, text, SHAPE)
-    assert file.read_text() == '{"answer": 42}'
+    for values in ({"answer": 1}, {"answer": 2, "more": 3}, {"answer": 42}):
+        write_json(file, values, SHAPE)
+    assert file.read_text() == '{\n "answer": 42\n}\n'
     file.write_text("")
-    write_json(file, '{"answer": 1}', SHAPE)
+    write_json(file, {"answer": 1}, SHAPE)
+
+
+def test_what_json_has_no_word_for_is_null_or_a_list(tmp_path):
+    values = {"answer": np.float32(0.5), "rows": (np.array([1.0, np.nan]), [float("inf"), 2, None])}
+    write_json(tmp_path / "file.json", values, SHAPE)
+    written = json.loads((tmp_path / "file.json").read_text())
+    assert written == {"answer": 0.5, "rows": [[1.0, None], [None, 2, None]]}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_anything_else_is_not_replaced(tmp_path, content):
     file = tmp_path / "file.json"
     file.write_bytes(content)
     with pytest.raises(StorageError, match="exists and is not overwritten"):
-        write_json(file, '{"answer": 1}', SHAPE)
+        write_json(file, {"answer": 1}, SHAPE)
     assert file.read_bytes() == content
 
 
@@ -86,9 +93,9 @@ def test_links_and_folders_are_refused(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "new")
     for name in ("link", "dangling"):
         with pytest.raises(StorageError, match="is a link and is not followed"):
-            write_json(tmp_path / name, '{"answer": 1}', SHAPE)
+            write_json(tmp_path / name, {"answer": 1}, SHAPE)
     with pytest.raises(StorageError, match="is no file"):
-        write_json(tmp_path, '{"answer": 1}', SHAPE)
+        write_json(tmp_path, {"answer": 1}, SHAPE)
     assert (tmp_path / "victim").read_text() == '{"answer": 0}'
     assert not (tmp_path / "new").exists()
 
@@ -98,14 +105,14 @@ def test_a_pipe_and_the_standard_output_are_written_to(tmp_path, capfd):
     read = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
     reader.start()
-    write_json(tmp_path / "pipe", '{"answer": 1}', SHAPE)
+    write_json(tmp_path / "pipe", {"answer": 1}, SHAPE)
     reader.join()
-    assert read == ['{"answer": 1}']
+    assert read == ['{\n "answer": 1\n}\n']
     for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
         print("before")
-        write_json(name, '{"answer": 2}\n', SHAPE)
-    assert capfd.readouterr().out == 'before\n{"answer": 2}\n' * 3
-    write_json("/dev/null", "{}", SHAPE)
+        write_json(name, {"answer": 2}, SHAPE)
+    assert capfd.readouterr().out == 'before\n{\n "answer": 2\n}\n' * 3
+    write_json("/dev/null", {}, SHAPE)
 
 
 @pytest.mark.parametrize(

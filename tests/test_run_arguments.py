@@ -94,8 +94,14 @@ def test_complex_fields_are_refused(dtype):
             refuse(field)
     with pytest.raises(TypeError, match=f"cfgs must be real, got {dtype}"):
         measure_configurations(PHI4, np.asarray(field)[None])
-    with pytest.raises(ValueError, match=rf"chain\.start: fields are .* got {dtype}"):
+    with pytest.raises(ValueError, match=rf"chain\.start: fields must be real, got {dtype}"):
         chains(start=np.asarray(field)[None])
+
+
+def test_a_mask_of_the_start_is_not_dropped():
+    start = np.ma.masked_less(SPINS[None], 0)
+    with pytest.raises(ValueError, match=r"chain\.start: fields must have no mask"):
+        chains(start=start)
 
 
 @pytest.mark.parametrize("start", [SPINS[None], jnp.asarray(SPINS)[None], [SPINS.tolist()]])

@@ -27,7 +27,8 @@ kept.
 
 A test that is not for this kind of ensemble (no histories, a single chain, no symmetry) is not
 applicable.  One that is for it, and that too few or too short chains leave open, is undecided: an
-ensemble passes where nothing fails and nothing is left open.
+ensemble passes where nothing fails and nothing is left open.  The five of `amplitudes` to `steps`
+come on top of the others, and are not applicable where chains are too short for them alone.
 
 Averages are judged as in `judging`.  Every certificate may fail a correct ensemble with
 probability 1e-3 divided by their number, so all of them together with 1e-3.
@@ -281,7 +282,7 @@ def _chains_independent(evidence: Evidence) -> tuple[str, float]:
     if n_chains < 2:
         raise Missing("there is a single chain")
     n_pairs = n_chains * (n_chains - 1) // 2
-    if 0.5 * n_pairs * special.erfc(math.sqrt(n_modes / 2)) > FALSE_ALARM_RATE / len(_TESTS):
+    if 0.5 * n_pairs * special.erfc(math.sqrt(n_modes / 2)) > _level():
         raise Undecided("the chains are too short to tell: run longer")
     # cosine modes of a stationary series are nearly independent, and a drift is in few of them
     signs = np.sign(fft.dct(action, axis=1)[:, 1:])

@@ -10,12 +10,9 @@ where trajectories were rejected, and was swapped back.  Two rejections and two 
 rejections: an import, which does not tell how it was made, is undecided where that is so.
 """
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from lattice_ml.analysis.evidence import Evidence, Missing, Undecided
+from lattice_ml.analysis.evidence import Array, Evidence, Missing, Undecided
 
 __all__ = ["PASSED_FAILED", "judge"]
 
@@ -25,8 +22,6 @@ PASSED_FAILED = (
     "is not the one stated",
 )
 _RARE = 0.1  # returns with replica exchange per rejection
-
-Array = npt.NDArray[Any]
 
 
 def judge(evidence: Evidence) -> tuple[str, float]:

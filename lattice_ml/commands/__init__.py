@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lattice_ml import memory
-from lattice_ml.printable import say
+from lattice_ml.printable import say, shown
 from lattice_ml.storage import StorageError
 
 __all__ = ["run"]
@@ -47,6 +47,7 @@ _NO_MEMORY = re.compile(
     "cannot allocate memory|can't start new thread",
     re.IGNORECASE,
 )
+_NEVER_MEANT = (RecursionError, NotImplementedError, UnicodeEncodeError, UnicodeDecodeError)
 _SHOW = "LATTICE_ML_TRACEBACK"
 _PACKAGE = Path(__file__).parents[1]
 _LONGEST = 400  # characters of what a library says
@@ -94,9 +95,6 @@ def _sentence(verb: str, error: Exception) -> tuple[str, int]:
     ), 3
 
 
-_NEVER_MEANT = (RecursionError, NotImplementedError, UnicodeEncodeError, UnicodeDecodeError)
-
-
 def _is_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
@@ -121,8 +119,7 @@ def _place(error: Exception) -> str:
 
 def _said(error: Exception) -> str:
     """The first line of what an error says, if it is not too long."""
-    line = next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    line = shown(next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__)
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
 
 

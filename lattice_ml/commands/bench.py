@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.output import RECORDS
 from lattice_ml.distributed import CPU_FLAGS
 from lattice_ml.printable import say
-from lattice_ml.results import check_json, check_page, write_json
+from lattice_ml.results import check_json, check_page, read_json, write_json
 
 __all__ = ["bench_command"]
 
@@ -77,8 +76,7 @@ def bench_command(arguments: list[str]) -> int:
     for plan in all_plans:
         found_records[plan.name] = _run(plan, options, earlier, figures)
         if options.json:  # after each: they take long
-            text = json.dumps(found_records, indent=1, allow_nan=False)
-            write_json(options.json, text + "\n", RECORDS)
+            write_json(options.json, found_records, RECORDS)
     return 0
 
 
@@ -132,14 +130,8 @@ def _unused(name: str, used: set[str]) -> str:
 
 def _earlier(file: str) -> dict[str, Any]:
     """The records of an earlier run."""
-    try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    records = found.values() if isinstance(found, dict) else [None]
-    if not all(isinstance(r, dict) and "benchmark" in r and "rows" in r for r in records):
+    found = read_json(file)
+    if not RECORDS(found):
         raise ValueError(f"{file} was not written by `lattice-ml bench --json`")
     return dict(found)
 

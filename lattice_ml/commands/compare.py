@@ -28,8 +28,7 @@ class CompareOptions:
         weights: use the ensembles' weights where they have some (--no-weights to ignore them).
         classifier: let a small network try to tell configurations apart (--no-classifier to save
             its training).
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]

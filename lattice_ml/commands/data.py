@@ -27,7 +27,7 @@ class ImportOptions:
             configuration together; 1, or what a file of `export` says.
         dataset: which array of an .npz or HDF5 file; a pattern such as 'cfg_*/phi' joins several.
         order: of the axes in an HDF5 file: c, or julia (reversed), as of .jld2 files by default.
-        shape: extents of the lattice, to be compared with the file's.
+        shape: extents of the lattice, which tell its axes from the others.
     """
 
     out: str
@@ -80,8 +80,7 @@ class ExportOptions:
     Args:
         ensemble: its directory.
         out: a new file, .h5, .npz, .npy (configurations) or .json.gz (observables, for pyerrors).
-        verify: compare the sha256 of every shard first (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensemble: tyro.conf.Positional[str]
@@ -131,8 +130,7 @@ class ConvertOptions:
         ensemble: its directory.
         action: what the couplings and fields are to be in.
         out: directory of the new ensemble.
-        verify: compare the sha256 of every shard first (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensemble: tyro.conf.Positional[str]
@@ -161,8 +159,7 @@ class InfoOptions:
 
     Args:
         directory: of the ensemble or the model.
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
         accept_edit: you have edited a JSON file of it and mean it: it is checked, and gets a new
             seal. Files of earlier versions get their first one.
     """

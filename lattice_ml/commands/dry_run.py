@@ -1,20 +1,19 @@
 """`lattice-ml generate --dry-run`: what runs would take, as lines or as JSON."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lattice_ml.commands.output import FORECASTS
+from lattice_ml.memory import in_words
 from lattice_ml.printable import say
 from lattice_ml.results import check_json, write_json
 
 __all__ = ["dry_run"]
 
-_SIZES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-_SPANS = {"s": 1.0, "min": 60.0, "h": 3600.0, "days": 86400.0}
+_SPANS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"))
 
 
 def dry_run(
@@ -50,8 +49,8 @@ def dry_run(
         say(f"with --time-limit: {_calls(found, time_limit)}")
     say("nothing was run into these directories")
     if file is not None:
-        text = {forecast.directory: dataclasses.asdict(forecast) for forecast in found}
-        write_json(file, json.dumps(text, indent=1) + "\n", FORECASTS)
+        table = {forecast.directory: dataclasses.asdict(forecast) for forecast in found}
+        write_json(file, table, FORECASTS)
 
 
 def _lines(job: Any, forecast: Any) -> list[str]:
@@ -106,10 +105,10 @@ def _layout(forecast: Any) -> str:
 def _memory(forecast: Any) -> str:
     memory = forecast.memory
     device = (
-        f"{_size(memory.device)} per device (state {_size(memory.state)}, blocks "
-        f"{_size(memory.blocks)}, temporaries {_size(memory.temporaries)})"
+        f"{in_words(memory.device)} per device (state {in_words(memory.state)}, blocks "
+        f"{in_words(memory.blocks)}, temporaries {in_words(memory.temporaries)})"
     )
-    text = f"{device}{_of(memory.device, memory.device_limit)}; process {_size(memory.process)}"
+    text = f"{device}{_of(memory.device, memory.device_limit)}; process {in_words(memory.process)}"
     if forecast.devices.platform == "cpu":
         text += " with its devices"
     return text + _of(memory.process, memory.process_limit)
@@ -118,10 +117,10 @@ def _memory(forecast: Any) -> str:
 def _disk(job: Any, forecast: Any) -> str:
     disk = forecast.disk
     what = "" if job.output.save_configs else " (histories only)"
-    left = f", {_size(disk.to_write)} still to write" if forecast.n_done else ""
+    left = f", {in_words(disk.to_write)} still to write" if forecast.n_done else ""
     return (
-        f"{_size(disk.total)} in {disk.n_shards:,} shards of at most {_size(disk.shard)}{left}; "
-        f"{disk.per_config:,.0f} bytes per configuration{what}"
+        f"{in_words(disk.total)} in {disk.n_shards:,} shards of at most {in_words(disk.shard)}"
+        f"{left}; {disk.per_config:,.0f} bytes per configuration{what}"
         + _of(disk.to_write, disk.free, "free")
     )
 
@@ -145,8 +144,9 @@ def _sum(found: Sequence[Any]) -> str:
     spread = f" ({_span(low)} to {_span(high)})" if high > low else ""
     disk, write = (sum(getattr(f.disk, name) for f in found) for name in ("total", "to_write"))
     return (
-        f"all {len(found)}: {_size(disk)} on disk{_of(write, found[0].disk.free, 'free')}, "
-        f"{_span(total)}{spread}, at most {_size(max(f.memory.process for f in found))} of memory"
+        f"all {len(found)}: {in_words(disk)} on disk{_of(write, found[0].disk.free, 'free')}, "
+        f"{_span(total)}{spread}, at most {in_words(max(f.memory.process for f in found))} of "
+        f"memory"
     )
 
 
@@ -165,18 +165,9 @@ def _calls(found: Sequence[Any], limit: float) -> str:
 def _of(needed: float, there: float | None, what: str = "there") -> str:
     if there is None:
         return ""
-    return f", MORE THAN the {_size(there)} {what}" if needed > there else ""
-
-
-def _size(n: float) -> str:
-    return _in(n, {"bytes": 1.0} | _SIZES)
+    return f", MORE THAN the {in_words(there)} {what}" if needed > there else ""
 
 
 def _span(seconds: float) -> str:
-    return _in(seconds, _SPANS)
-
-
-def _in(value: float, units: dict[str, float]) -> str:
-    unit = max((u for u in units if units[u] <= value), key=units.__getitem__, default="")
-    unit = unit or next(iter(units))
-    return f"{value / units[unit]:.3g} {unit}"
+    size, unit = next(((s, u) for s, u in _SPANS if s <= seconds), (1.0, "s"))
+    return f"{seconds / size:.3g} {unit}"

@@ -1,7 +1,6 @@
 """`lattice-ml extrapolate`."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -26,8 +25,7 @@ class ExtrapolateOptions:
         order: power of the step size; by default that of the scheme's bias.
         json: write the numbers to this file.
         out: write a plot and a page to this directory.
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
@@ -53,8 +51,7 @@ def extrapolate_command(arguments: list[str]) -> int:
     found = as_table(ensembles, extrapolate(ensembles, order=options.order))
     say(*lines(found))
     if options.json:
-        text = json.dumps(found, indent=1, allow_nan=False)
-        write_json(options.json, text + "\n", EXTRAPOLATION)
+        write_json(options.json, found, EXTRAPOLATION)
     if options.out:
         say(f"page: {extrapolation_figures.write(found, options.out)}")
     return 0

@@ -1,7 +1,6 @@
 """`lattice-ml measure` and `lattice-ml check`."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import tyro
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.output import CERTIFICATES, ESTIMATES
 from lattice_ml.printable import say
-from lattice_ml.results import Shape, check_json, distinct, write_json
+from lattice_ml.results import check_json, distinct, write_json
 
 __all__ = ["check_command", "measure_command"]
 
@@ -36,8 +35,7 @@ class MeasureOptions:
         json: write the numbers to this file.
         out: write plots and a page to this directory.
         weights: use the ensemble's weights where it has some (--no-weights to ignore them).
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
@@ -74,7 +72,7 @@ def measure_command(arguments: list[str]) -> int:
             path: {name: e and _entry(name, e) for name, e in values.items()}
             for path, values in found.items()
         }
-        _write_json(options.json, table, ESTIMATES)
+        write_json(options.json, table, ESTIMATES)
     return 0
 
 
@@ -125,8 +123,7 @@ class CheckOptions:
         ensembles: directories.
         json: write the certificates to this file, what they say together last.
         weights: use the ensemble's weights where it has some (--no-weights to ignore them).
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     ensembles: tyro.conf.Positional[tuple[str, ...]]
@@ -158,18 +155,5 @@ def check_command(arguments: list[str]) -> int:
         found[path] = [*tests, Certificate("verdict", overall, named, math.nan, _MEANINGS[overall])]
     if options.json:
         table = {path: [dataclasses.asdict(c) for c in found[path]] for path in found}
-        _write_json(options.json, table, CERTIFICATES)
+        write_json(options.json, table, CERTIFICATES)
     return _STATUS[verdict(certificates[-1] for certificates in found.values())]
-
-
-def _write_json(path: str, table: Any, shape: Shape) -> None:
-    """JSON has no NaN or infinity: they become null."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [clean(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    write_json(path, json.dumps(clean(table), indent=1, allow_nan=False) + "\n", shape)

@@ -28,8 +28,7 @@ class SpectrumOptions:
         noise: variances under a diffusion model's score, in units of its smallest propagator.
         weights: use an ensemble's weights where it has some (--no-weights to ignore them).
         seed: of samples, noise and probes.
-        verify: compare the sha256 of every shard before a number is printed (--no-verify to save
-            the time).
+        verify: compare the sha256 of every shard first (--no-verify to save the time).
     """
 
     source: tyro.conf.Positional[str]

@@ -22,7 +22,7 @@ class TrainOptions:
         data: ensembles; those of one lattice shape are learned together, small shapes first.
         init_from: a model whose weights are where the training begins.
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
-        no_verify: do not compare the sha256 of the data's shards first.
+        no_verify: do not compare the sha256 of the data's shards first, to save the time.
     """
 
     out: str

@@ -1,6 +1,5 @@
 """`compare --out`: report.html, report.json and every figure as a file."""
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from lattice_ml.comparison.references import Known
 from lattice_ml.comparison.shapes import QUANTITIES
 from lattice_ml.comparison.sides import Side
 from lattice_ml.comparison.verdict import Comparison, labelled
-from lattice_ml.results import check_json, check_page, has_keys, write_json
+from lattice_ml.results import check_json, check_page, has_keys, plain, write_json
 
 __all__ = ["as_table", "check", "write"]
 
@@ -56,7 +55,7 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
         title=f"Comparison with {reference.label}",
         summary=_summary(reference, comparisons),
         tables=[_verdicts(comparisons), _observables(comparisons), _distributions(comparisons)],
-        figures=_figures(found, reference, sides),
+        figures=_figures(found, sides),
         appendix=[
             *(_tests(c) for c in comparisons),
             *([_cumulants(comparisons)] if _cumulants(comparisons).rows else []),
@@ -64,8 +63,7 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
             *(_provenance(side) for side in sides),
         ],
     )
-    text = json.dumps(as_table(comparisons), indent=1, allow_nan=False) + "\n"
-    write_json(folder / _TABLE, text, _SHAPE)
+    write_json(folder / _TABLE, as_table(comparisons), _SHAPE)
     return folder / _PAGE
 
 
@@ -77,7 +75,7 @@ def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "accepted": all(c.accepted for c in comparisons),
         "candidates": [_candidate(c) for c in comparisons],
     }
-    cleaned: dict[str, Any] = _clean(table)
+    cleaned: dict[str, Any] = plain(table)
     return cleaned
 
 
@@ -134,17 +132,6 @@ def _estimate(found: Any) -> dict[str, float] | None:
 
 def _shells(found: means.Shells) -> dict[str, Any]:
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
-
-
-def _clean(value: Any) -> Any:
-    """JSON has no arrays, NaN or infinity."""
-    if isinstance(value, Mapping):
-        return {key: _clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_clean(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 # ---------------------------------------------------------------------------------- tables
@@ -289,9 +276,7 @@ def _provenance(side: Side) -> Table:
 # --------------------------------------------------------------------------------- figures
 
 
-def _figures(
-    found: Mapping[str, Comparison], reference: Side | Known, sides: Sequence[Side]
-) -> list[tuple[str, Any, str]]:
+def _figures(found: Mapping[str, Comparison], sides: Sequence[Side]) -> list[tuple[str, Any, str]]:
     drawn = [
         (
             "observables",

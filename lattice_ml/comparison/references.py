@@ -1,6 +1,5 @@
 """References that are no ensembles, and whether two things can be compared at all."""
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from lattice_ml.analysis.exact import exact
 from lattice_ml.analysis.measurement import OF_WEIGHTS
 from lattice_ml.observables import DERIVED
 from lattice_ml.printable import shown
+from lattice_ml.results import read_json
 
 __all__ = ["Known", "Value", "check_comparable", "exact_reference", "label_of", "read_values"]
 
@@ -84,12 +84,7 @@ def read_values(path: str | os.PathLike[str]) -> Known:
         ValueError: it is not such a table, naming the entry, or a value was measured with weights
             that are worth too little for its error to be known.
     """
-    try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
+    table = read_json(path)
     if isinstance(table, dict) and len(table) == 1 and not set(table) & set(DERIVED):
         (table,) = table.values()  # of `measure`: one ensemble
     if not isinstance(table, dict) or not table:

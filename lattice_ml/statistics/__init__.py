@@ -34,9 +34,7 @@ from lattice_ml.statistics.resampling import Resampled, bootstrap, jackknife
 from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
 from lattice_ml.statistics.series import MIN_CONFIGS
 from lattice_ml.statistics.weights import (
-    FEW_DRAWS,
     MIN_DRAWS,
-    RELIABLE_K,
     LogMean,
     doubt,
     doubt_of,
@@ -46,10 +44,8 @@ from lattice_ml.statistics.weights import (
 )
 
 __all__ = [
-    "FEW_DRAWS",
     "MIN_CONFIGS",
     "MIN_DRAWS",
-    "RELIABLE_K",
     "Area",
     "Autocorrelation",
     "ChainAgreement",

@@ -48,7 +48,6 @@ class Estimate:
     n: int  # configurations in all chains together
     n_chains: int
     thin: int = 1  # updates between stored configurations
-
     worth: float = math.inf  # what the weights leave of n; n without weights
     pareto_k: float = 0.0  # of the weights
 

@@ -19,14 +19,11 @@ import numpy.typing as npt
 
 from lattice_ml.statistics.series import Array, as_numbers
 
-__all__ = [
-    *("FEW_DRAWS", "MIN_DRAWS", "RELIABLE_K", "LogMean", "doubt", "doubt_of", "kish"),
-    *("log_mean", "pareto_k"),
-]
+__all__ = ["MIN_DRAWS", "LogMean", "doubt", "doubt_of", "kish", "log_mean", "pareto_k"]
 
-RELIABLE_K = 0.7  # arXiv:1507.02646
-FEW_DRAWS = 100  # worth less is too little, where the weights have cost at least half
 MIN_DRAWS = 25  # a fifth of them is the shortest tail to fit
+_RELIABLE_K = 0.7  # arXiv:1507.02646
+_FEW_DRAWS = 100  # worth less is too little, where the weights have cost at least half
 _MIN_TAIL = 5
 _ROUNDING = 1e-9  # log weights this close are equal
 _PRIOR_SHAPE, _PRIOR_DRAWS = 0.5, 10
@@ -64,12 +61,12 @@ def doubt(n: int, worth: float, pareto_k: float) -> str | None:
     """
     if math.isnan(pareto_k):
         return f"{n} samples are too few to judge the tail of the weights: draw more"
-    if pareto_k >= RELIABLE_K:
+    if pareto_k >= _RELIABLE_K:
         reason = (
-            f"the tail of the weights has Pareto k = {pareto_k:.2f}, allowed is k < {RELIABLE_K}"
+            f"the tail of the weights has Pareto k = {pareto_k:.2f}, allowed is k < {_RELIABLE_K}"
         )
-    elif worth < FEW_DRAWS and worth < n / 2:
-        reason = f"at least {FEW_DRAWS} are needed, or half of them"
+    elif worth < _FEW_DRAWS and worth < n / 2:
+        reason = f"at least {_FEW_DRAWS} are needed, or half of them"
     else:
         return None
     return (
