@@ -7,7 +7,8 @@ equilibrium, or that has to be the same in all parts of an ensemble:
   to judge by the rest;
 * `schwinger_dyson`: <Re[phi(p)* (dS/dphi)(p)]>/V = 1 at every momentum, for any action (alpha for
   ensembles of exp(-S/alpha));
-* `cluster_signs`: <M^2> is that of clusters whose signs are independent (nearest neighbours);
+* `cluster_signs`: <M^2>, staggered where h < 0, is that of clusters whose signs are independent
+  (nearest neighbours);
 * `exp_minus_dh`, `acceptance`: <exp(-dH)> = 1 and <min(1, exp(-dH))> = 2 P(dH < 0), at any volume;
 * `chains_agree`, `halves_agree`: M^2, |M|, phi^2, the link sum and S have one mean in all chains,
   and before and after the middle of the run;
