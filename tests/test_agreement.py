@@ -95,3 +95,13 @@ def test_a_weighted_chain_agrees_by_its_weighted_mean():
     log_weights = np.where(np.arange(16)[:, None] == 3, -0.5 * x + 0.125, 0.0)
     assert chain_agreement(x).p_value < 1e-4
     assert chain_agreement(x, log_weights).p_value > 1e-2
+
+
+def test_chains_with_uneven_weights_do_not_raise_false_alarms():
+    """Log-normal weights of which `weights.doubt` says nothing, of chains that are all right."""
+    rng = np.random.default_rng(34)
+    draws, logs = rng.standard_normal((2, 20, 256, 50))
+    p_values = [chain_agreement(x**2, 1.5 * log) for x, log in zip(draws, logs, strict=True)]
+    assert all(found.p_value > 1e-4 for found in p_values)
+    draws[0, 7] += 4
+    assert chain_agreement(draws[0] ** 2, logs[0]).p_value < 1e-4

@@ -185,6 +185,17 @@ def test_p_values_of_skewed_averages_are_uniform():
     assert 20 < np.sum(np.less(p_values, 0.01)) < 60
 
 
+def test_a_handful_of_short_chains_is_not_judged():
+    """Of 8 chains of one square each, 2 in 100 seem far from their mean with p < 1e-3."""
+    draws = np.random.default_rng(2).chisquare(1, (1000, 32, 2)) - 1
+    assert all(math.isnan(certificates._zero(delta).p_value) for delta in draws[:9, :31])
+    assert all(math.isnan(certificates._zero(delta).p_value) for delta in draws[:9, :8, :1])
+    p_values = [certificates._zero(delta).p_value for delta in draws]
+    assert np.sum(np.less(p_values, 0.001)) < 8
+    long = np.random.default_rng(3).standard_normal((8, 100))
+    assert certificates._zero(long).p_value > 1e-3
+
+
 def test_the_benchmark_of_false_alarms_runs(false_alarms, monkeypatch, capsys):
     monkeypatch.setattr(false_alarms, "use_all_cores", lambda: None)
     monkeypatch.setattr(false_alarms, "PORTION", 2)

@@ -47,6 +47,12 @@ def test_with_all_bonds_every_domain_is_a_cluster_around_the_boundary_too(axis):
     np.testing.assert_allclose(difference(-1e9, fields), difference(-1e9, -fields))
 
 
+def test_an_antiferromagnet_is_seen_as_well_as_the_ferromagnet_that_it_maps_to():
+    fields = RNG.standard_normal((20, 4, 6)) + 1
+    turned = fields * (1 - 2 * (np.indices((4, 6)).sum(axis=0) % 2))
+    np.testing.assert_allclose(difference(-0.7, turned), difference(0.7, fields), rtol=1e-12)
+
+
 def test_the_mean_over_bonds_and_signs_is_zero_on_two_sites():
     """All signs of two fixed |phi|, weighted as exp(-S) weighs them: two links join the sites."""
     size, coupling = np.array([1.0, 0.7]), 0.8

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from drawn_fields import certificate, draw, ensemble
 
+from lattice_ml import site_term
+from lattice_ml.actions import Phi4
 from lattice_ml.analysis.certificates import check
+from lattice_ml.chain import Chains
 
 pytestmark = pytest.mark.unoptimised
 
@@ -75,6 +78,21 @@ def test_a_little_noise_does_not_hide_a_copy(honest, noise):
 def test_honest_draws_are_no_copies(shape, n_chains, n_configs):
     cfgs = draw(2, shape, n_chains=n_chains, n_configs=n_configs)
     assert judged(cfgs).verdict == "pass"
+
+
+def test_equal_signs_in_the_ising_limit_are_no_copies():
+    """Of 2^16 patterns of signs, up to symmetries, many are there twice; |phi| is 1 +- 3e-4."""
+    lam, normals = 1e6, np.random.default_rng(3).standard_normal((3000, 1, 16))
+    cfgs = site_term.from_normals(normals, 1 - 2 * lam, lam).astype(np.float32)
+
+    def found(cfgs):
+        histories = {"any": np.zeros(cfgs.shape[1::-1])}
+        chains = Chains(Phi4(0.0, 1 - 2 * lam, lam), (16,), 1, cfgs[:, 0], histories, {})
+        return certificate(chains, "copies")
+
+    assert found(cfgs).p_value == 1
+    cfgs[7] = -np.roll(cfgs[2000, :, ::-1], 5, 1)
+    assert found(cfgs).verdict == "fail"
 
 
 def test_copies_on_a_small_lattice_are_found():

@@ -111,6 +111,18 @@ def test_together_certificates_fail_before_they_are_undecided_and_pass_last(symm
     assert verdict(check(short)) == "fail"
 
 
+def test_what_seems_wrong_with_long_tailed_weights_is_left_open(symmetric):
+    """They make right averages as improbable: 1 in 10 of narrow Gaussian draws was refused."""
+    noise = np.random.default_rng(1).standard_normal(symmetric.series("phi2").shape)
+    wrong = replace(symmetric, action=phi4(0.3))
+    found = {}
+    for width in (0.1, 2.0):
+        object.__setattr__(wrong, "log_weight", width * noise)
+        found[width] = one(wrong, "schwinger_dyson")
+    assert found[0.1].verdict == "fail"
+    assert found[2.0].verdict == "undecided" and "allowed is k < 0.25" in found[2.0].meaning
+
+
 # ------------------------------------------------------------------------- the command
 
 

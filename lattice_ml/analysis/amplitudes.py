@@ -37,7 +37,7 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     if not evidence.two_point or not evidence.schwinger_dyson:
         raise Missing("no configurations were kept")
     means, log_weights = {}, evidence.log_weights
-    share = 1.0 if log_weights is None else statistics.kish(log_weights) / log_weights.size
+    share = 1.0 if log_weights is None else statistics.kish(2 * log_weights) / log_weights.size
     for name, power in evidence.two_point.items():
         needed = max(_FEWEST_CONFIGS, _FEWEST / evidence.modes[name])
         tau = _tau_int(power) if power.size >= needed else math.inf

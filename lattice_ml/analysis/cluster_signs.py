@@ -9,7 +9,9 @@ cluster of bonds has either sign with probability 1/2, whatever others have (`sa
 In deep wells no dynamics of small steps moves a sign on the scale of a run.  Domain walls of the
 start then stay, all exact identities hold around them, and all means within a chain look right.
 Here they show in each configuration by itself: domains beside each other have opposite signs, and
-there are none of equal sign that happen to share no bond.
+there are none of equal sign that happen to share no bond.  Where h < 0 neighbours have opposite
+signs, and M is the staggered magnetisation, the mean of (-1)^(x_1 + ... + x_d) phi_x: the equation
+holds for any factors of the sites.
 """
 
 import math
@@ -72,6 +74,8 @@ def _differences(fields: Array, coupling: float, rng: np.random.Generator) -> Ar
     n_clusters, cluster = connected_components(graph, directed=False)
     config = np.empty(n_clusters, int)
     config[cluster] = sites.ravel() // phi[0].size
+    if coupling < 0:
+        phi *= 1 - 2 * (np.indices(phi.shape[1:]).sum(axis=0) % 2)
     parts = np.bincount(cluster, phi.ravel(), n_clusters) / phi[0].size
     squares = np.bincount(config, parts**2, len(phi))
     return np.asarray(phi.reshape(len(phi), -1).mean(axis=1) ** 2 - squares)

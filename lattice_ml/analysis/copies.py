@@ -8,10 +8,11 @@ square of the K differences.  Of N fingerprints that are continuously distribute
     P(any two are closer than r)  <  N^2/2 r^(K/2),
 
 where the exponent is K for fingerprints that fill their dimensions evenly: half of it leaves room
-for those that lie on sheets of thickness sqrt(r), as deep in the Ising limit.  Nothing within the r
-where this is 1e-6 is a coincidence.  With K = 16 (from 8 x 8 sites on: 15) and 64,000
-configurations r = 0.01, so copies are also found when noise of a hundredth of the fluctuations was
-added to them.
+for those that lie on sheets of thickness sqrt(r), as in the Ising limit.  Nothing within the r
+where this is 1e-6 is a coincidence.  Sheets are as thick as phi^2 is wide, w = sqrt(V) std(phi^2) /
+<phi^2>; where that is less than sqrt(r), r is w sqrt(r) instead.  With K = 16 (from 8 x 8 sites on:
+15) and 64,000 configurations r = 0.01, so copies are also found when noise of a hundredth of the
+fluctuations was added to them.
 
 Neighbours in a chain that moves slowly are close without being copies: within chains r is at most
 the square of the length that three in four steps do not exceed.  Configurations that are equal,
@@ -19,6 +20,8 @@ site by site, to an earlier one of their chain are rejections and left to `repea
 that follow with the same |phi| at every site are rejections too, after which clusters changed sign:
 at a site where phi is small that makes no difference.
 """
+
+import math
 
 import numpy as np
 
@@ -52,6 +55,8 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     if np.sum(first) < 2:
         raise Missing("there is a single configuration")
     reach = (2 * _COINCIDENCE / n**2) ** (2 / k)
+    sheets = min(1.0, _thickness(evidence) / np.sqrt(reach))
+    reach *= sheets
     if reach < _ROUNDING:
         raise Missing("the lattice has too few momenta to tell configurations apart")
     chain = np.broadcast_to(np.arange(n_chains)[:, None], first.shape)[first]
@@ -71,7 +76,8 @@ def judge(evidence: Evidence) -> tuple[str, float]:
         return f"0 of {n}", 1.0
     closest = max(float(near[found, other][close].min()), _ROUNDING)
     copies = len(np.unique(found[close]))
-    return f"{copies} of {n}, the closest two {closest:.1g} apart", n**2 / 2 * closest ** (k / 2)
+    p_value = n**2 / 2 * (closest / sheets) ** (k / 2)
+    return f"{copies} of {n}, the closest two {closest:.1g} apart", p_value
 
 
 def fingerprints(evidence: Evidence) -> Array:
@@ -92,6 +98,12 @@ def fingerprints(evidence: Evidence) -> Array:
 def steps(marks: Array) -> Array:
     """How far every configuration is from the one before it, `(n_chains, n_configs - 1)`."""
     return np.asarray(np.sqrt(np.mean(np.diff(marks, axis=1) ** 2, axis=2)))
+
+
+def _thickness(evidence: Evidence) -> float:
+    """How far fingerprints are apart whose signs are equal, in about the units of the others."""
+    phi2 = evidence.measured["phi2"]
+    return float(np.sqrt(math.prod(evidence.shape)) * np.std(phi2) / np.mean(phi2))
 
 
 def _usual_step(marks: Array) -> float:

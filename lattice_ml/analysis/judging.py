@@ -1,10 +1,10 @@
 r"""Whether a mean is what it should be, for correlated and weighted series.
 
-A mean is judged over independent stretches of the chains, at least 10 tau_int long or whole
-chains: Student's t (Welch's degrees of freedom where two ensembles are compared), or its correction
-for skewness (P. Hall, J. R. Stat. Soc. B 54 (1992) 221) where that is less significant.  Many means
-at once are judged by Hotelling's T^2 with the degrees of freedom of Y. Yao, Biometrika 52 (1965)
-139.
+A mean is judged over independent stretches of the chains, at least 10 tau_int long or, where there
+are 32, whole chains (a handful of short ones is too skewed for any test): Student's t (Welch's
+degrees of freedom where two ensembles are compared), or its correction for skewness (P. Hall,
+J. R. Stat. Soc. B 54 (1992) 221) where that is less significant.  Many means at once are judged by
+Hotelling's T^2 with the degrees of freedom of Y. Yao, Biometrika 52 (1965) 139.
 """
 
 import math
@@ -20,6 +20,8 @@ __all__ = ["Mean", "hotelling", "judge", "stretch_means", "stretch_starts", "str
 
 STRETCHES = 128  # wanted for an average
 _FEWEST_STRETCHES = 8
+_FEWEST_SHORT = 32  # of chains shorter than a stretch: squares of Gaussians fool fewer
+_LENGTH = 10  # of a stretch, in tau_int
 
 Array = npt.NDArray[Any]
 
@@ -76,7 +78,7 @@ def stretch_starts(series: Array, wanted: int = STRETCHES, tau_int: float | None
     n_chains, n = series.shape
     pieces = 1
     if n_chains < wanted and n >= statistics.MIN_CONFIGS:
-        shortest = 10 * (tau_int or statistics.estimate(series).tau_int)
+        shortest = _LENGTH * (tau_int or statistics.estimate(series).tau_int)
         pieces = max(1, int(n / max(shortest, n_chains * n / wanted)))
     return np.arange(pieces) * n // pieces
 
@@ -90,8 +92,19 @@ def stretch_means(series: Array, starts: Array) -> Array:
 
 
 def stretches(series: Array) -> Array:
-    """Averages of a series `(n_chains, n_configs)` over stretches that suit itself."""
-    return stretch_means(series, stretch_starts(series))
+    """Averages of a series `(n_chains, n_configs)` over stretches that suit itself.
+
+    None where these are chains too short and too few to be judged by.
+    """
+    parts = stretch_means(series, stretch_starts(series))
+    enough = len(parts) >= _FEWEST_SHORT or len(parts) > len(series) or _is_long(series)
+    return parts if enough else parts[:0]
+
+
+def _is_long(series: Array) -> bool:
+    """Whether chains are a stretch each."""
+    n = series.shape[1]
+    return n >= statistics.MIN_CONFIGS and n >= _LENGTH * statistics.estimate(series).tau_int
 
 
 class Hotelling(NamedTuple):

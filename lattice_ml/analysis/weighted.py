@@ -5,12 +5,31 @@ import numpy as np
 from lattice_ml import statistics
 from lattice_ml.analysis.evidence import Evidence, Missing, Undecided
 
-__all__ = ["PASSED_FAILED", "judge"]
+__all__ = ["PASSED_FAILED", "judge", "require_short_tail"]
 
 PASSED_FAILED = (
     "the weights leave enough configurations to judge by",
     "the weights are not those of this action and density: one of them was changed",
 )
+
+
+_NO_FOURTH = 0.25  # Pareto k from which on the error of an average is itself without error
+
+
+def require_short_tail(evidence: Evidence, p_value: float) -> None:
+    """Leave open an average that seems wrong, where weights have too long a tail for such tests.
+
+    Raises:
+        Undecided: as said.
+    """
+    if evidence.log_weights is None:
+        return
+    tail = statistics.pareto_k(evidence.log_weights)
+    if not tail < _NO_FOURTH:
+        raise Undecided(
+            f"p = {p_value:.2g} would be too small, but weights of Pareto k = {tail:.2f} "
+            f"(allowed is k < {_NO_FOURTH}) do that as often: draw more, or train on"
+        )
 
 
 def judge(evidence: Evidence) -> tuple[str, float]:

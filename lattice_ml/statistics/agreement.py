@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.gamma import autocovariance, summation_window
-from lattice_ml.statistics.series import as_primaries, fluctuations, in_safe_units
+from lattice_ml.statistics.series import Array, as_primaries, fluctuations, in_safe_units
 
 __all__ = ["ChainAgreement", "chain_agreement", "r_hat"]
+
+_SQUARES = (8.0, 12.0)  # skewness^2 and excess kurtosis of the square of a Gaussian
 
 
 class ChainAgreement(NamedTuple):
@@ -38,7 +40,8 @@ def chain_agreement(
     Student's t with 2 K C degrees of freedom or, where it is heavier, the upper tail of a mean of
     n / (5 tau) squares of Gaussians: as skewed as the mean of an M^2. The p-value is that of the
     more significant of both tests, 1 - (1 - p)^2. With weights the chain means of w (a - m) / <w>
-    are compared; the law holds where many configurations of each chain have weight.
+    are compared. Such numbers have longer tails than squares of Gaussians, whose skewness^2 is 8
+    and whose excess kurtosis is 12: those that are measured within the chains take their place.
 
     Measured for C = 2 ... 256 and n >= 50 tau: p < 1e-4 in 0.4e-4 to 1.2e-4 of AR(1) ensembles, up
     to 6e-4 of their squares, before both corrections; with them, p < 1e-3 in 2 of 3,000 squares at
@@ -74,8 +77,10 @@ def chain_agreement(
         return ChainAgreement(chi2, dof, math.nan)
     n_waves = 2 * len(modes) * n_chains
     largest = float(np.max(np.abs(pulls))) * math.sqrt(n_chains / dof)
-    p_largest = _any_of(n_chains, 2 * _upper_tail(largest, n_waves, n / (5 * tau)))
-    spread = 1 + 12 * tau / n  # of chi2 where the means are those of squares, against Gaussians
+    skewness_squared, kurtosis = _SQUARES if log_weights is None else _tails(delta)
+    squares = 8 / skewness_squared * n / (5 * tau)  # whose mean is as skewed as that of a chain
+    p_largest = _any_of(n_chains, 2 * _upper_tail(largest, n_waves, squares))
+    spread = 1 + kurtosis * tau / n  # of chi2, against that of Gaussian means
     p_all = float(special.fdtrc(dof / spread, n_waves / spread, chi2 / dof))
     return ChainAgreement(chi2, dof, _any_of(2, min(p_all, p_largest)))
 
@@ -94,6 +99,14 @@ def r_hat(series: npt.ArrayLike) -> float:
     if within == 0:
         return 1.0 if between == 0 else math.inf
     return math.sqrt((n - 1) / n + between / within)
+
+
+def _tails(delta: Array) -> tuple[float, float]:
+    """Return skewness^2 and excess kurtosis within the chains, no less than those of squares."""
+    within = delta - delta.mean(axis=1, keepdims=True)
+    within /= within.std()
+    found = float(np.mean(within**3)) ** 2, float(np.mean(within**4)) - 3
+    return max(_SQUARES[0], found[0]), max(_SQUARES[1], found[1])
 
 
 def _upper_tail(pull: float, dof: float, squares: float) -> float:
