@@ -148,6 +148,8 @@ def open_source(
     """
     if order not in (None, *ORDERS):
         raise StorageError(f"the order of axes must be one of {', '.join(ORDERS)}, got {order!r}")
+    if dataset is not None and file.suffix.lower() not in (".npz", *_HDF5):
+        raise StorageError(f"{file} holds one array without a name, so no dataset {dataset!r}")
     array, natural, attributes = _open_array(file, dataset, stack)
     if order == "julia" and file.suffix.lower() not in _HDF5:
         raise StorageError(
@@ -188,7 +190,7 @@ def _open_array(
         raise StorageError(f"cannot import {file}: the name must end in {allowed}")
     try:
         if suffix == ".npy":
-            return np.lib.format.open_memmap(file, mode="r"), "c", {}
+            return _only_array(file), "c", {}
         if suffix == ".npz":
             archive = np.lib.npyio.NpzFile(stack.enter_context(file.open("rb")))
             with zipfile.ZipFile(file) as members:  # what is not .npy is no array
@@ -201,6 +203,18 @@ def _open_array(
         return _dataset(file, opened, dataset), order, attributes
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise StorageError(f"cannot read {file}: {error}{_about_pickles(file, error)}") from error
+
+
+def _only_array(file: Path) -> Any:
+    """The array in a .npy file; several calls of `numpy.save` may have left more behind it."""
+    array = np.lib.format.open_memmap(file, mode="r")
+    more = file.stat().st_size - array.offset - array.nbytes
+    if more:
+        raise ValueError(
+            f"{more} bytes follow its array of shape {array.shape}; a file holds one array: save "
+            f"each to its own, or all to an .npz"
+        )
+    return array
 
 
 def _about_pickles(file: Path, error: Exception) -> str:

@@ -112,8 +112,19 @@ class Model:
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        """What the training found out about the model at its end."""
-        return read_report(self.directory)
+        """What the training found out about the model at its end.
+
+        Raises:
+            StorageError: as `read_report`, or it is about other weights.
+        """
+        report = read_report(self.directory)
+        own = self.manifest["files"].get(WEIGHTS)
+        if report.pop("weights", own) != own:  # not there in reports of earlier versions
+            raise StorageError(
+                f"{self.directory / REPORT} is of another model: the sha256 of its weights is not "
+                f"{own}; copy it back from where the model came from"
+            )
+        return report
 
     @property
     def seconds(self) -> float | None:
@@ -227,13 +238,14 @@ def write_network(
     history: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, str]:
     """Write report, history and weights; return the sha256 of what a model is made of, by file."""
-    with files.replacing(directory / REPORT) as temporary:
-        temporary.write_bytes(seals.image(json.loads(json.dumps(report))))
     if history is not None:
         _write_arrays(directory / HISTORY, history)
     rbm = isinstance(network, GaussianRBM)
     weights = jax.tree.map(np.asarray, vars(network)) if rbm else _weights(network)
     _write_arrays(directory / WEIGHTS, weights)
+    about = dict(report) | {"weights": intact.sha256(directory / WEIGHTS)}
+    with files.replacing(directory / REPORT) as temporary:
+        temporary.write_bytes(seals.image(json.loads(json.dumps(about))))
     names = (WEIGHTS, THEORIES) if history is None else (WEIGHTS, THEORIES, HISTORY)
     return {name: intact.sha256(directory / name) for name in names}
 

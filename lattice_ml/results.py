@@ -52,6 +52,7 @@ def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bo
     """
     file = Path(path)
     if _is_stream(file):
+        _check_stream(file)
         return
     if not (new_folder or file.parent.is_dir()):
         raise StorageError(f"{file} has no folder to lie in: there is no {file.parent}")
@@ -137,6 +138,9 @@ def check_file(path: Path, is_result: Callable[[Path], bool]) -> None:
         raise StorageError(
             f"{path} would lie in {home}, which is an ensemble or a model; results go elsewhere"
         )
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise StorageError(f"{path} has no folder to lie in: {above} is none")
     if not os.path.lexists(path):
         return
     if path.is_symlink():
@@ -245,12 +249,25 @@ def _is_stream(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
-def _write_stream(path: Path, content: bytes) -> None:
+def _check_stream(path: Path) -> None:
+    """Refuse an open file of this process that it has not."""
+    if _STREAMS.fullmatch(str(path)):
+        try:
+            os.fstat(_descriptor(path))
+        except (OSError, OverflowError) as error:
+            raise StorageError(f"{path} is no open file of this process") from error
+
+
+def _descriptor(path: Path) -> int:
     known = {"stdout": 1, "stderr": 2}
+    return known[path.name] if path.name in known else int(path.name)
+
+
+def _write_stream(path: Path, content: bytes) -> None:
     try:
         if _STREAMS.fullmatch(str(path)):
             sys.stdout.flush()
-            descriptor = os.dup(known.get(path.name) or int(path.name))
+            descriptor = os.dup(_descriptor(path))
         else:
             descriptor = os.open(path, os.O_WRONLY)
         with open(descriptor, "wb") as file:

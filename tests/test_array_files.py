@@ -154,6 +154,20 @@ def test_an_order_that_says_nothing_is_refused(tmp_path):
         import_array(tmp_path / "phi.npy", tmp_path / "out", config=ACTION, order="F")
 
 
+def test_a_name_that_the_file_does_not_have_is_refused(tmp_path):
+    np.save(tmp_path / "phi.npy", BY_SAMPLE)
+    with pytest.raises(StorageError, match=r"one array without a name, so no dataset 'phi'"):
+        import_array(tmp_path / "phi.npy", tmp_path / "out", config=KNOWN, dataset="phi")
+
+
+def test_what_follows_the_array_is_not_left_unread(tmp_path):
+    with (tmp_path / "phi.npy").open("wb") as file:
+        np.save(file, BY_SAMPLE)
+        np.save(file, BY_SAMPLE)
+    with pytest.raises(StorageError, match=r"phi\.npy: \d+ bytes follow its array"):
+        import_array(tmp_path / "phi.npy", tmp_path / "out", config=KNOWN)
+
+
 def test_other_things_of_julia_are_refused(tmp_path):
     file = julia(tmp_path / "phi.jld2", SQUARE, name="phi")
     with h5py.File(file, "r+") as opened:

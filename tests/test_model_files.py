@@ -105,6 +105,14 @@ def test_the_hash_follows_weights_and_theories_but_not_the_place(finished, copy,
     assert open_model(tmp_path / "other").hash != open_model(finished).hash
 
 
+def test_the_report_of_another_model_is_not_read(copy, tmp_path):
+    with begin(tmp_path / "other") as run:
+        run.finish(build_network(MODEL, 2, 4), REPORT)
+    shutil.copy(tmp_path / "other" / "report.json", copy)
+    with pytest.raises(StorageError, match=r"report\.json is of another model"):
+        _ = open_model(copy).report
+
+
 def test_equal_models_are_equal_byte_for_byte(finished, network, tmp_path):
     with begin(tmp_path) as run:
         run.finish(network, REPORT)

@@ -57,6 +57,37 @@ def refused(capsys, *words):
     return err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["measure", "a/ens", "--json", ""], "json must not be empty"),
+        (["measure", "a/ens", "--json="], "json must not be empty"),
+        (["measure", "a/ens", "--out", ""], "out must not be empty"),
+        (["compare", "exact", "a/ens", "--out", ""], "out must not be empty"),
+        (["spectrum", "a/ens", "--out", ""], "out must not be empty"),
+        (["export", "a/ens", "--out", ""], "out must not be empty"),
+        (["info", ""], "directory must not be empty"),
+        (["check", "a/ens", ""], "ensembles must not be empty"),
+    ],
+)
+def test_an_empty_name_is_no_file(folder, words, said, capsys):
+    assert said in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("verb", [["measure"], ["compare", "exact"], ["spectrum"]])
+def test_a_page_has_no_folder_in_a_file(folder, verb, capsys):
+    Path("notes").write_text("mine")
+    for out in ("notes", "notes/below"):
+        said = refused(capsys, *verb, "a/ens", "--out", out)
+        assert "has no folder to lie in" in said and "/notes is none" in said
+
+
+@pytest.mark.parametrize("number", ["987", "9" * 30])
+def test_a_descriptor_that_is_not_open_is_refused_before_the_work(folder, number, capsys):
+    said = refused(capsys, "measure", "a/ens", "--json", f"/dev/fd/{number}")
+    assert "is no open file of this process" in said
+
+
 # Files of JSON.
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import RECORDS
 from lattice_ml.distributed import CPU_FLAGS
 from lattice_ml.printable import say
@@ -43,7 +44,7 @@ class BenchOptions:
 
 def bench_command(arguments: list[str]) -> int:
     """Run the named benchmarks and print their tables."""
-    options = tyro.cli(BenchOptions, args=arguments, prog="lattice-ml bench")
+    options = parse_options(BenchOptions, arguments, "bench")
     from lattice_ml.benches import plans
 
     if not options.names:

@@ -6,6 +6,7 @@ from typing import Any
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.options import parse_options
 from lattice_ml.printable import say
 
 __all__ = ["compare_command"]
@@ -41,7 +42,7 @@ class CompareOptions:
 
 def compare_command(arguments: list[str]) -> int:
     """Print the comparison of each candidate; 1 where one is rejected, 4 where undecided."""
-    options = tyro.cli(CompareOptions, args=arguments, prog="lattice-ml compare")
+    options = parse_options(CompareOptions, arguments, "compare")
     paths = list(options.ensembles)
     if len(paths) < 2 - bool(options.reference_values):
         raise ValueError(

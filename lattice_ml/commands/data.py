@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.options import parse_options
 from lattice_ml.printable import say
 
 __all__ = ["convert_command", "export_command", "import_command", "info_command"]
@@ -90,7 +91,7 @@ class ExportOptions:
 
 def export_command(arguments: list[str]) -> int:
     """Write an ensemble to one file."""
-    options = tyro.cli(ExportOptions, args=arguments, prog="lattice-ml export")
+    options = parse_options(ExportOptions, arguments, "export")
     from lattice_ml.ensemble import open_ensemble
     from lattice_ml.exchange import export_array
 
@@ -141,7 +142,7 @@ class ConvertOptions:
 
 def convert_command(arguments: list[str]) -> int:
     """Write an ensemble in another convention."""
-    options = tyro.cli(ConvertOptions, args=arguments, prog="lattice-ml convert")
+    options = parse_options(ConvertOptions, arguments, "convert")
     configure_jax()
     from lattice_ml import conventions
     from lattice_ml.ensemble import open_ensemble
@@ -171,7 +172,7 @@ class InfoOptions:
 
 def info_command(arguments: list[str]) -> int:
     """Print what an ensemble or a model is and where it came from."""
-    options = tyro.cli(InfoOptions, args=arguments, prog="lattice-ml info")
+    options = parse_options(InfoOptions, arguments, "info")
     is_model = (Path(options.directory) / "model.json").exists()
     lines = []
     if options.accept_edit:

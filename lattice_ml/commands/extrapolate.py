@@ -7,6 +7,7 @@ from typing import Any, Literal
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import EXTRAPOLATION
 from lattice_ml.printable import say
 from lattice_ml.results import check_json, write_json
@@ -37,7 +38,7 @@ class ExtrapolateOptions:
 
 def extrapolate_command(arguments: list[str]) -> int:
     """Print the observables at step size zero and the warnings; JSON and a page on request."""
-    options = tyro.cli(ExtrapolateOptions, args=arguments, prog="lattice-ml extrapolate")
+    options = parse_options(ExtrapolateOptions, arguments, "extrapolate")
     configure_jax()
     from lattice_ml.analysis import extrapolation_figures
     from lattice_ml.ensemble import open_ensemble

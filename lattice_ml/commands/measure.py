@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import CERTIFICATES, ESTIMATES
 from lattice_ml.printable import say
 from lattice_ml.results import check_json, distinct, write_json
@@ -47,7 +48,7 @@ class MeasureOptions:
 
 def measure_command(arguments: list[str]) -> int:
     """Print the observables of ensembles; JSON and a page on request."""
-    options = tyro.cli(MeasureOptions, args=arguments, prog="lattice-ml measure")
+    options = parse_options(MeasureOptions, arguments, "measure")
     if not options.ensembles:
         raise ValueError("measure needs at least one ensemble directory, got none")
     configure_jax()
@@ -134,7 +135,7 @@ class CheckOptions:
 
 def check_command(arguments: list[str]) -> int:
     """Print the certificates of ensembles; 1 where one fails, 4 where one is undecided."""
-    options = tyro.cli(CheckOptions, args=arguments, prog="lattice-ml check")
+    options = parse_options(CheckOptions, arguments, "check")
     if not options.ensembles:
         raise ValueError("check needs at least one ensemble directory, got none")
     configure_jax()

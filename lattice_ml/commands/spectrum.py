@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
+from lattice_ml.commands.options import parse_options
 from lattice_ml.distributed import keep_freed_memory, use_all_cores
 from lattice_ml.printable import say
 
@@ -43,7 +44,7 @@ class SpectrumOptions:
 
 def spectrum_command(arguments: list[str]) -> int:
     """Write the spectrum of a model or an ensemble and print its table."""
-    options = tyro.cli(SpectrumOptions, args=arguments, prog="lattice-ml spectrum")
+    options = parse_options(SpectrumOptions, arguments, "spectrum")
     use_all_cores()
     keep_freed_memory()
     configure_jax()
