@@ -92,7 +92,7 @@ def parse(path: Path, *, finite: bool = True) -> dict[str, Any]:
             parse_float=_finite if finite else float,
             parse_constant=_finite if finite else float,
         )
-        json.dumps(found, ensure_ascii=False).encode()  # halves of characters cannot be shown
+        json.dumps(found, ensure_ascii=False).encode(errors="surrogateescape")  # bytes of names
     except RecursionError as error:
         raise StorageError(f"{path} is altered: it is nested too deeply") from error
     except ValueError as error:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lattice_ml import cli, comparison, progress, session
+from lattice_ml import cli, comparison, files, progress, session
 from lattice_ml.analysis import report
 from lattice_ml.comparison import verdict
 from lattice_ml.ensemble import open_ensemble
@@ -135,17 +135,13 @@ def test_errors_stay_one_line(capsys):
 def test_names_of_histories(capsys, tmp_path):
     """HDF5 takes any name; `info` lists them."""
     copy = Path(shutil.copytree(NASTY, tmp_path / "copy"))
-    manifest = json.loads((copy / "manifest.json").read_text())
-    entry = manifest["shards"][0]
-    shard = copy / "shards" / entry["file"]
+    manifest = files.read_manifest(copy)
+    shard = copy / "shards" / manifest["shards"][0]["file"]
     with h5py.File(shard, "a") as file:
         file[f"history/{ESCAPE}\n"] = np.zeros(len(file["chain"]))
-    from lattice_ml.files import entry as described
-
-    with h5py.File(shard) as file:
         chain = file["chain"][:]
-    manifest["shards"][0] = described(shard, 0, chain)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    manifest["shards"][0] = files.entry(shard, 0, chain)
+    files.write_manifest(copy, manifest)
     status, out, _ = run(capsys, "info", str(copy))
     assert status == 0 and "\\x1b[2J\\n" in out
 
