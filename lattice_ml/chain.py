@@ -147,18 +147,9 @@ def run(
         name: np.concatenate([part.history[name] for part in parts]).T for name in parts[0].history
     }
     flat = cfgs.reshape(-1, *lattice.shape)
-    temperature = float(getattr(sampler, "temperature", 1.0))
-    tuned = parts[-1].tuned
-    return Chains(
-        sampler.action,
-        lattice.shape,
-        thin,
-        flat,
-        histories,
-        tuned,
-        temperature=temperature,
-        kind=_kind(sampler),
-    )
+    made_by: dict[str, Any] = {"kind": _kind(sampler)}
+    made_by["temperature"] = float(getattr(sampler, "temperature", 1.0))
+    return Chains(sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned, **made_by)
 
 
 def check(sampler: Any, lattice: Lattice, *, n_chains: int, split: int = 1, **counts: int) -> None:
