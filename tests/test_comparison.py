@@ -213,6 +213,12 @@ def test_a_file_of_other_things_is_refused(text, match, tmp_path):
         read_values(tmp_path / "values.json")
 
 
+def test_a_file_of_bytes_is_no_table(tmp_path):
+    (tmp_path / "values.json").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError, match=r"values\.json is not JSON"):
+        read_values(tmp_path / "values.json")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file .*none\.json"):
         read_values(tmp_path / "none.json")

@@ -86,7 +86,7 @@ def read_values(path: str | os.PathLike[str]) -> Known:
     """
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
