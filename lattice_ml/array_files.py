@@ -34,6 +34,7 @@ ORDERS = ("c", "julia")
 
 _MNIST = "mnist"
 _HDF5 = (".h5", ".hdf5", ".jld", ".jld2")
+_WEIGHTS = "log_weight"  # in files of ours
 _SUFFIXES = (".npy", ".npz", *_HDF5)
 _JULIA = (b"HDF5-based Julia Data Format", b"Julia data file (HDF5)")  # how JLD2 and JLD begin
 _PICKLE = b"\x80"  # how pickles begin
@@ -196,13 +197,27 @@ def _open_array(
             with zipfile.ZipFile(file) as members:  # what is not .npy is no array
                 arrays = [n[:-4] for n in members.namelist() if n.endswith(".npy")]
             names = choose(file, arrays, dataset)
-            return joined(file, names, [archive[name] for name in names]), "c", {}
+            found = joined(file, names, [archive[name] for name in names])
+            return found, "c", _said_by_columns(archive, arrays, names)
         opened = stack.enter_context(h5py.File(file))
         order = "julia" if _start(file).startswith(_JULIA) else "c"
         attributes = dict(opened.attrs) if "format_version" in opened.attrs else {}
+        attributes |= {_WEIGHTS: True} if attributes and _WEIGHTS in opened else {}
         return _dataset(file, opened, dataset), order, attributes
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise StorageError(f"cannot read {file}: {error}{_about_pickles(file, error)}") from error
+
+
+def _said_by_columns(archive: Any, arrays: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """What an .npz of `export` says of its configurations: their chains, and that they weigh."""
+    if list(names) != ["cfgs"] or not {"chain", "trajectory"} <= set(arrays):
+        return {}
+    chain = archive["chain"]
+    n_chains = 1 + int(chain.max(initial=0)) if chain.ndim == 1 and chain.dtype.kind == "i" else 0
+    if not n_chains or not np.array_equal(chain, np.arange(len(chain)) % n_chains):
+        return {}
+    weighted = {_WEIGHTS: True} if _WEIGHTS in arrays else {}
+    return {"n_chains": n_chains, "n_configs": len(chain) // n_chains} | weighted
 
 
 def _only_array(file: Path) -> Any:

@@ -149,6 +149,7 @@ def _read_as(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
         **({} if reading.chain is None else {"chain_axis": reading.chain}),
         **({"dropped_axes": list(reading.dropped)} if reading.dropped else {}),
         **({"file_says": other} if other else {}),
+        **({"weights_left_out": True} if "log_weight" in source.attributes else {}),
     }
 
 

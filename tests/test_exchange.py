@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from storage_runs import N_CHAINS, SHAPE, block, config, contents
 
-from lattice_ml import exchange
+from lattice_ml import cli, exchange
 from lattice_ml.ensemble import open_ensemble
 from lattice_ml.exchange import export_array, import_array
 from lattice_ml.storage import StorageError, open_run
@@ -249,6 +249,29 @@ def test_what_is_exported_imports_to_the_same_configurations(ensemble, tmp_path,
     assert back.cfgs.dtype == ensemble.cfgs.dtype
     assert np.array_equal(back.cfgs, ensemble.cfgs)
     assert sorted(tmp_path.iterdir()) == [tmp_path / f"fields{suffix}", tmp_path / "out"]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_an_exported_file_says_its_chains(ensemble, tmp_path, suffix):
+    export_array(ensemble, tmp_path / f"fields{suffix}")
+    back = import_array(tmp_path / f"fields{suffix}", tmp_path / "out", config=KNOWN)
+    assert (back.n_chains, back.n_configs) == (N_CHAINS, ensemble.n_configs)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_weights_are_not_left_out_without_a_word(ensemble, tmp_path, capsys, suffix):
+    file = str(tmp_path / f"fields{suffix}")
+    assert cli.main(["export", str(ensemble.directory), "--out", file]) == 0
+    assert capsys.readouterr().err == ""
+    words = ["--action.kind", "none", "--shape", *map(str, SHAPE)]
+    assert cli.main(["import", file, "--out", str(tmp_path / "out"), *words]) == 0
+    assert "has weights, which are left out" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_hold_the_weights_is_said_to(ensemble, tmp_path, capsys):
+    file = tmp_path / "fields.npy"
+    assert cli.main(["export", str(ensemble.directory), "--out", str(file)]) == 0
+    assert "holds the samples without their weights" in capsys.readouterr().err
 
 
 def test_an_exported_h5_is_the_index_with_its_data_inside(ensemble, tmp_path):

@@ -68,9 +68,15 @@ def import_command(arguments: list[str]) -> int:
     read_as = ensemble.manifest["provenance"][0]["made_by"]
     if "dropped_axes" in read_as:
         print(f"  axes of length 1 were left out: {', '.join(map(str, read_as['dropped_axes']))}")
+    if "weights_left_out" in read_as:
+        say(
+            f"  warning: {file} has weights, which are left out: its samples count alike here, and "
+            f"are not those of the action without them",
+            file=sys.stderr,
+        )
     if "file_says" in read_as:
         other = ", ".join(f"{key} = {value}" for key, value in read_as["file_says"].items())
-        print(f"  warning: {file} was made with {other}", file=sys.stderr)
+        say(f"  warning: {file} was made with {other}", file=sys.stderr)
     return 0
 
 
@@ -109,6 +115,9 @@ def export_command(arguments: list[str]) -> int:
         return 0
     export_array(ensemble, options.out)
     say(f"{options.out}{known}")
+    if options.out.endswith(".npy") and ensemble.log_weight is not None:
+        said = "holds the samples without their weights; .h5 and .npz keep them"
+        say(f"warning: {options.out} {said}", file=sys.stderr)
     return 0
 
 
