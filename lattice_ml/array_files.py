@@ -198,6 +198,8 @@ def _open_array(
         opened = stack.enter_context(h5py.File(file))
         order = "julia" if _start(file).startswith(_JULIA) else "c"
         attributes = dict(opened.attrs) if "format_version" in opened.attrs else {}
+        if attributes and "log_weight" in opened:
+            attributes["weighted"] = True
         return _dataset(file, opened, dataset), order, attributes
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise StorageError(f"cannot read {file}: {error}{_about_pickles(file, error)}") from error

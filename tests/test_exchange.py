@@ -251,6 +251,22 @@ def test_what_is_exported_imports_to_the_same_configurations(ensemble, tmp_path,
     assert sorted(tmp_path.iterdir()) == [tmp_path / f"fields{suffix}", tmp_path / "out"]
 
 
+def test_an_import_says_what_it_leaves_out_of_an_export(ensemble, tmp_path):
+    """Weights, and a temperature: without them averages are those of another theory."""
+    asked = config() | {"sampler": {"temperature": 2.0}}
+    with open_run(tmp_path / "hot", asked, provenance={}) as run:
+        run.append(*block(0, 6))
+        run.finish()
+    for name, made, said in (
+        ("weighted", ensemble, {"weighted": True}),
+        ("hot", open_ensemble(tmp_path / "hot"), {"temperature": 2.0}),
+    ):
+        export_array(made, tmp_path / f"{name}.h5")
+        back = import_array(tmp_path / f"{name}.h5", tmp_path / f"{name}_out", config=KNOWN)
+        found = back.manifest["provenance"][0]["made_by"]["file_says"]
+        assert {key: found.get(key) for key in said} == said
+
+
 def test_an_exported_h5_is_the_index_with_its_data_inside(ensemble, tmp_path):
     export_array(ensemble, tmp_path / "fields.h5")
     with (
