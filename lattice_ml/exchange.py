@@ -134,14 +134,18 @@ def _n_chains(source: Source, asked: int | None) -> int:
 
 
 def _read_as(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What provenance keeps of how an array was read, and of couplings that its file says."""
+    """What provenance keeps of how an array was read, and of what its file says otherwise.
+
+    An import is of temperature 1 unless told otherwise.
+    """
     reading = source.reading
-    action = config.get("action", {})
-    said = {key: source.attributes.get(key, value) for key, value in action.items()}
+    temperature = config.get("sampler", {}).get("temperature", 1.0)
+    taken = {"temperature": temperature, **config.get("action", {})}
+    said = {key: source.attributes.get(key, value) for key, value in taken.items()}
     other = {
         key: value.item() if isinstance(value, np.generic) else value
         for key, value in said.items()
-        if value != action[key]
+        if value != taken[key]
     }
     return {
         "order": source.order,
@@ -243,6 +247,8 @@ def _least(ensemble: Ensemble, suffix: str) -> int:
 def _write_h5(ensemble: Ensemble, path: Path) -> None:
     with h5py.File(path, "w", locking=False) as file:  # it is locked by `writing`
         file.attrs.update(shards.attributes(ensemble.config, ensemble.n_configs))
+        if ensemble.temperature != 1:
+            file.attrs["temperature"] = ensemble.temperature
         for name, (dtype, row) in ensemble.columns.items():
             shape = (ensemble.n_configs * ensemble.n_chains, *row)
             dataset = files.create_dataset(file, name, shape, dtype)

@@ -266,12 +266,18 @@ def test_weights_are_not_left_out_without_a_word(ensemble, tmp_path, capsys, suf
     words = ["--action.kind", "none", "--shape", *map(str, SHAPE)]
     assert cli.main(["import", file, "--out", str(tmp_path / "out"), *words]) == 0
     assert "has weights, which are left out" in capsys.readouterr().err
-
-
-def test_a_file_that_cannot_hold_the_weights_is_said_to(ensemble, tmp_path, capsys):
-    file = tmp_path / "fields.npy"
-    assert cli.main(["export", str(ensemble.directory), "--out", str(file)]) == 0
+    file = str(tmp_path / "fields.npy")
+    assert cli.main(["export", str(ensemble.directory), "--out", file]) == 0
     assert "holds the samples without their weights" in capsys.readouterr().err
+
+
+def test_an_import_says_the_temperature_of_an_export(tmp_path):
+    asked = config() | {"sampler": {"temperature": 2.0}}
+    with open_run(tmp_path / "hot", asked, provenance={}) as run:
+        run.append(*block(0, 6))
+    export_array(open_ensemble(tmp_path / "hot"), tmp_path / "hot.h5")
+    back = import_array(tmp_path / "hot.h5", tmp_path / "out", config=KNOWN)
+    assert back.manifest["provenance"][0]["made_by"]["file_says"]["temperature"] == 2.0
 
 
 def test_an_exported_h5_is_the_index_with_its_data_inside(ensemble, tmp_path):
