@@ -313,6 +313,13 @@ def test_numbers_that_are_not_finite_are_refused_by_name(symmetric):
         check(replace(symmetric, cfgs=cfgs))
 
 
+def test_a_fourth_power_that_overflows_is_not_called_a_field_that_is_not_finite(symmetric):
+    cfgs = symmetric.cfgs.copy()
+    cfgs[167, 2, 3] = 1e12
+    with pytest.raises(ValueError, match=r"sample 167 has \|phi\| up to 1e\+12, whose"):
+        check(replace(symmetric, cfgs=cfgs))
+
+
 def test_a_certificate_is_one_line(symmetric):
     line = str(Certificate("repeats", "pass", "3 configurations", 0.25, "all is well"))
     assert line == "pass            repeats             3 configurations (p = 0.25): all is well"

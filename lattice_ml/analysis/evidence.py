@@ -21,7 +21,7 @@ from lattice_ml.ensemble import rows_in
 from lattice_ml.files import StorageError
 from lattice_ml.lattice import Lattice
 from lattice_ml.layout import single
-from lattice_ml.observables import measure_configurations
+from lattice_ml.observables import measure_configurations, require_powers
 
 __all__ = [
     *("Evidence", "Missing", "Momenta", "Undecided"),
@@ -116,7 +116,7 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
     """Read an ensemble once, from `open_ensemble` or `run`.
 
     Raises:
-        ValueError: a configuration is not finite.
+        ValueError: a configuration, or its fourth power, is not finite.
     """
     stored = {name: ensemble.series(name) for name in ensemble.history}
     measured = _measure(ensemble) if _has_configurations(ensemble) else {}
@@ -190,11 +190,10 @@ def _measure(ensemble: Any) -> dict[str, Array]:
     flat: dict[str, Array] = {}  # filled part by part: joining parts needs both at once
     start = 0
     for fields in pieces(ensemble):
-        part = (
-            measure_configurations(ensemble.action, fields)
-            | {"digests": _digests(fields)}
-            | momenta.measure(ensemble.action, fields)
-        )
+        primaries = measure_configurations(ensemble.action, fields)
+        if not np.isfinite(primaries["phi4"]).all() and np.isfinite(fields).all():
+            require_powers(fields, primaries["phi4"], start)
+        part = primaries | {"digests": _digests(fields)} | momenta.measure(ensemble.action, fields)
         for name, rows in part.items():
             if name not in flat:
                 flat[name] = np.empty((len(ensemble.cfgs), *rows.shape[1:]), rows.dtype)
