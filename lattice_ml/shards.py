@@ -192,6 +192,8 @@ def unrecorded_shards(
                 f"at {n_configs(found)}: a shard is missing"
             )
         new = [files.entry(path, first, _readable_chains(path)) for path in paths]
+        if found:
+            _check_order(directory / files.SHARDS / found[-1]["file"], paths)
         reached = 0
         for entry in new:
             reached += entry["n_chains"] if entry["first_chain"] == reached else 0
@@ -290,6 +292,20 @@ def _matches(directory: Path) -> Iterator[re.Match[str]]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if match := _NAME.fullmatch(path.name):
             yield match
+
+
+def _check_order(last: Path, following: Sequence[Path]) -> None:
+    """Refuse shards that do not go on where the last one ends, such as a copy of an earlier one."""
+    with intact.opened(last) as file:
+        reached = int(file["trajectory"][-1])
+    for path in following:
+        with intact.opened(path) as file:
+            begins = int(file["trajectory"][0])
+        if begins <= reached:
+            raise StorageError(
+                f"{path} begins with trajectory {begins}, but the shard before it ends with "
+                f"{reached}: it is of another place; delete it to compute it anew"
+            )
 
 
 def _readable_chains(path: Path) -> Array:

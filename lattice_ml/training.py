@@ -62,6 +62,8 @@ def train(
         OSError: the file system refuses.
     """
     ensembles = [open_ensemble(path, verify=verify) for path in data]
+    if len({ensemble.directory.resolve() for ensemble in ensembles}) < len(ensembles):
+        raise ValueError(f"--data must be different ensembles, got {' '.join(map(str, data))}")
     for ensemble in ensembles:
         if verify:
             ensemble.verify()

@@ -35,6 +35,7 @@ UNDECIDED = "undecided: "
 SITES = 1 << 20  # of the samples that judge a theory, in all
 SAMPLES = 2048  # of them at most
 _REFERENCE = 512  # held-out fields that the forward ESS is measured on
+_FEWEST = 16  # of them and their negatives that show its error
 _DOUBLED = 64  # samples whose steps are doubled
 _LEAST_SHARE = 0.005  # ESS/n: ten of 2048
 _LARGEST_CHANGE = 0.5  # rms change of log w under step doubling
@@ -224,6 +225,8 @@ def judge(drawer: Drawer, action: Any, source: Source | None, n_samples: int) ->
         # and their negatives, in the same chains
         both = np.concatenate([fields, -fields], axis=1).astype(np.float32)
         flat = both.reshape(-1, *drawer.shape)
+        if len(flat) < _FEWEST:  # few data tell nothing
+            return found
         logs = -measure_configurations(action, flat)["action"] - drawer.log_prob(flat)
         reference = logs.reshape(both.shape[:2])
         forward = correction.forward_ess(reference)

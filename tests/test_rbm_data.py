@@ -105,6 +105,22 @@ def test_an_unknown_kind_of_model_is_named():
         config.parse_training(["--model.kind", "RBM"])
 
 
+def test_an_ensemble_counts_once(free, tmp_path):
+    with pytest.raises(ValueError, match=r"--data must be different ensembles, got"):
+        training.train(job(), tmp_path / "m", data=[free, free / ".." / free.name])
+
+
+def test_few_data_are_learned_without_a_forward_ess(tmp_path):
+    fields = 0.4 * np.random.default_rng(0).normal(size=(60, 10))
+    np.save(tmp_path / "few.npy", fields)
+    action = {"kind": FREE["action.kind"], "mass_squared": FREE["action.mass_squared"]}
+    few = import_array(
+        tmp_path / "few.npy", tmp_path / "few", config={"action": action}, sample_axis=0
+    )
+    (entry,) = train(tmp_path / "m", few.directory, training_n_steps=1).report["theories"]
+    assert "ess" in entry and "forward_ess" not in entry
+
+
 def test_data_that_do_not_fit_are_refused(free, model, images, tmp_path):
     with pytest.raises(ValueError, match=r"nothing to train on"):
         training.train(job(), tmp_path / "m")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from storage_runs import (
 )
 
 from lattice_ml import files
-from lattice_ml.storage import open_run
+from lattice_ml.storage import StorageError, open_run
 
 CHILD = """
 import sys
@@ -94,6 +95,12 @@ def test_a_gap_before_a_shard_without_an_entry_is_refused(run_copy):
     files.write_manifest(run_copy, manifest | {"shards": manifest["shards"][:1]})
     shard(run_copy, 2).unlink()
     refused(run_copy, r"c00000004-n0000\.h5 begins at configuration 4, but .* end at 2")
+
+
+def test_a_copy_of_a_shard_under_the_next_name_is_refused(run_copy):
+    shutil.copy(shard(run_copy, 4), run_copy / "shards" / "c00000006-n0000.h5")
+    with pytest.raises(StorageError, match=r"begins with trajectory .* it is of another place"):
+        generate(run_copy, config(chain={"n_configs": 12}))
 
 
 def test_a_damaged_shard_without_an_entry_is_refused(run_copy):
