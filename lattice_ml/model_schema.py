@@ -68,6 +68,7 @@ _KNOWN = {
     "n_steps": whole(),
     "evaluations": number(0),
     "equivariance": table({}, others=_NUMBER),
+    "weights": SHA256,  # that it is about
     "mu_squared": either(_NUMBER, listed(_NUMBER)),
     "eigenvalue_errors": listed(_NUMBER),
     "phases": listed(VALUES),
