@@ -54,6 +54,7 @@ _ENTRY = {
     "n": whole(),
     "n_steps": whole(),
     "log_likelihood": _NUMBER,
+    "log_likelihood_of_noise": _NUMBER,
     "validation_log_likelihood": _NUMBER,
     "kl_gaussian": nullable(_NUMBER),
     "schwinger_dyson": _MEAN,
