@@ -54,6 +54,7 @@ _ENTRY = {
     "n": whole(),
     "n_steps": whole(),
     "log_likelihood": _NUMBER,
+    "log_likelihood_of_noise": _NUMBER,
     "validation_log_likelihood": _NUMBER,
     "kl_gaussian": nullable(_NUMBER),
     "schwinger_dyson": _MEAN,
@@ -68,6 +69,7 @@ _KNOWN = {
     "n_steps": whole(),
     "evaluations": number(0),
     "equivariance": table({}, others=_NUMBER),
+    "weights": SHA256,  # that it is about
     "mu_squared": either(_NUMBER, listed(_NUMBER)),
     "eigenvalue_errors": listed(_NUMBER),
     "phases": listed(VALUES),

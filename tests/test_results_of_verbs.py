@@ -56,11 +56,8 @@ def refused(capsys, *words):
     [
         (["measure", "a/ens", "--json", ""], "json must not be empty"),
         (["measure", "a/ens", "--json="], "json must not be empty"),
-        (["measure", "a/ens", "--out", ""], "out must not be empty"),
         (["compare", "exact", "a/ens", "--out", ""], "out must not be empty"),
         (["spectrum", "a/ens", "--out", ""], "out must not be empty"),
-        (["export", "a/ens", "--out", ""], "out must not be empty"),
-        (["info", ""], "directory must not be empty"),
         (["check", "a/ens", ""], "ensembles must not be empty"),
     ],
 )
