@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import files, intact, shards
+from lattice_ml.distributed import usable_cores
 from lattice_ml.files import StorageError
 
 __all__ = ["Configurations", "Ensemble", "open_ensemble", "rows_in"]
@@ -187,6 +188,8 @@ class Ensemble:
         """Return one of `columns`, (N, ...), read whole."""
         dtype, row = self.columns[name]
         rows = np.empty((self._shards[-1].stop, *row), dtype)
+        if self.hashes:
+            intact.verify_all([(s.path, s.sha256) for s in self._shards], usable_cores())
         for shard in self._shards:
             shard.place(rows, shard.read(name, self.columns, hashes=self.hashes))
         return rows

@@ -7,7 +7,8 @@ as the file stays what it was by its inode, its size and its times.
 import hashlib
 import stat
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import h5py
 
 from lattice_ml.writing import StorageError
 
-__all__ = ["once", "opened", "sha256", "size", "verify"]
+__all__ = ["once", "opened", "sha256", "size", "verify", "verify_all"]
 
 _RACY = 1.0  # seconds after which a change gives a file another time for sure
 
@@ -51,6 +52,17 @@ def verify(path: Path, wanted: str) -> None:
             raise StorageError(f"{path} is altered: its sha256 is not {wanted}")
 
     once(path, wanted, check)
+
+
+def verify_all(files: Iterable[tuple[Path, str]], n_threads: int) -> None:
+    """Compare the sha256 of several files, one on each core: hashing leaves Python to others.
+
+    Raises:
+        StorageError: naming the first that is another one.
+    """
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in pool.map(lambda file: verify(*file), files):
+            pass
 
 
 def once(path: Path, what: Hashable, check: Callable[[], None]) -> None:

@@ -82,6 +82,7 @@ def test_log_mean_of_log_normal_weights_is_exact_within_its_exact_error(seed):
 def test_too_few_draws_say_so():
     draws = np.random.default_rng(11).normal(size=MIN_DRAWS)
     assert math.isnan(pareto_k(draws[1:]))
+    assert pareto_k(np.full(3, -2.5)) == 0, "equal weights have no tail"
     assert math.isfinite(pareto_k(draws))
     assert math.isnan(log_mean([1.0]).error)
 

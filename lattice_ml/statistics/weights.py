@@ -118,7 +118,7 @@ def pareto_k(log_weights: npt.ArrayLike) -> float:
     log_w = _flat(log_weights)
     n = log_w.size
     if n < MIN_DRAWS:
-        return math.nan
+        return 0.0 if np.ptp(log_w) < _ROUNDING else math.nan
     n_tail = math.ceil(min(n / 5, 3 * math.sqrt(n)))
     largest = np.sort(np.partition(log_w, n - n_tail - 1)[-n_tail - 1 :])
     rise = largest[1:] - largest[0]
