@@ -175,7 +175,7 @@ def test_a_run_is_compared_with_an_earlier_one(league, capsys):
     status, said = against(out / "new.json", "--seed", "2")
     assert status == 0 and "Ratios to the earlier record" in said and "seed is 2, was 1" in said
     old = out / "old.json"
-    old.write_text('{"other": {"benchmark": "kernel", "rows": []}}')
+    old.write_text('{"other": {"benchmark": "kernel", "rows": [], "machine": ""}}')
     assert "has no kernel" in against(old)[1]
 
 
