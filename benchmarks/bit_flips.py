@@ -38,6 +38,7 @@ import numpy as np
 from lattice_ml.distributed import use_all_cores
 
 KINDS = ("noticed", "harmless", "SILENT", "TRACEBACK")
+ANSWERS = (0, 1, 4)  # statuses with which a verb says what it was asked
 CLOCK = re.compile(r"\d+\.\d+ s\b|[\d.]+/s")  # in what is printed
 UNREAD = ("config.toml", "metrics.jsonl", "checkpoints")  # of what is finished: few flips will do
 FEW = 5
@@ -62,7 +63,7 @@ def run(verb: str, words: str) -> tuple[int, str]:
             status = commands.run(verb, words.split())
         except Exception:
             return -1, traceback.format_exc()
-    return status, CLOCK.sub("", out.getvalue()) if status in (0, 1) else err.getvalue()
+    return status, CLOCK.sub("", out.getvalue()) if status in ANSWERS else err.getvalue()
 
 
 def written(folder: Path) -> dict[str, str]:
@@ -152,7 +153,7 @@ def judge(before: Any, after: Any) -> str:
     if after == before:
         return "harmless"
     status = after[0]
-    return {2: "noticed", 0: "SILENT", 1: "SILENT"}.get(status, "TRACEBACK")
+    return "noticed" if status == 2 else "SILENT" if status in ANSWERS else "TRACEBACK"
 
 
 def kind_of(path: Path) -> str:
@@ -168,7 +169,7 @@ def campaign(names: Sequence[str], only: str, n: int, seed: int) -> dict[str, Co
     normal = {name: {verb: call() for verb, call in calls[name].items()} for name in names}
     for name in names:  # twice the same, or nothing can be compared
         for verb, call in calls[name].items():
-            assert normal[name][verb][0] in (0, 1, 4), (name, verb, normal[name][verb])
+            assert normal[name][verb][0] in ANSWERS, (name, verb, normal[name][verb])
             assert call() == normal[name][verb], (name, verb)
     files: dict[str, list[Path]] = {}
     for path in sorted(p for name in names for p in Path(name).rglob("*") if p.is_file()):
