@@ -155,6 +155,10 @@ def test_periods_of_the_slowest_mode_make_a_trajectory():
             "--sampler.kind HMC+Langevin --sampler.step-size-Langevin 0.1 --sampler.temperature 2",
             r"temperature must be 1 in HMC\+Langevin.*; got 2",
         ),
+        (
+            "--sampler.kind Langevin+Wolff --sampler.scheme leimkuhler_matthews",
+            r"scheme cannot be leimkuhler_matthews in Langevin\+Wolff, because it goes on with",
+        ),
         ("--sampler.kind HMC+Wolff --sampler.n-updates 0", "n_updates of Wolff must be a whole"),
         ("--sampler.periods 0", "sampler.periods must be positive and finite, got 0"),
         ("--sampler.kind HMC --sampler.n-updates 1", "unknown key .* sampler.n_updates"),

@@ -126,6 +126,12 @@ class Cycle:
                     f"sampler.temperature must be 1 in {'+'.join(kinds)}, because the other parts "
                     f"sample exp(-S); got {temperature}"
                 )
+            if len(kinds) > 1 and getattr(part, "remembers", False):
+                raise ValueError(
+                    f"sampler.scheme cannot be {part.scheme} in {'+'.join(kinds)}, because it goes "
+                    f"on with the noise of its last update, which does not belong to the fields "
+                    f"that other parts have changed; euler and heun can"
+                )
             part.check()
 
     def tuner(self, lattice: Lattice, n_thermalise: int) -> "_Tuners":

@@ -86,6 +86,11 @@ class Langevin:
     fourier_mass_squared: float | None = None
     sign_flip: bool | Literal["auto"] = static(default="auto")
 
+    @property
+    def remembers(self) -> bool:
+        """Whether an update goes on with noise of the one before, as of the field that it left."""
+        return self.scheme == "leimkuhler_matthews"
+
     def start(self, phi: jax.Array) -> State:
         return State(phi)
 
