@@ -85,7 +85,7 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {  # updates between configuratio
     "Wolff+MALA": (3, {}),
     "Kramers+SwendsenWang": (2, {}),
     "FourierHMC+Wolff": (1, {}),
-    "Langevin+Wolff": (2, LANGEVIN | {"scheme": "heun"}),
+    "Langevin+Wolff": (2, LANGEVIN | {"scheme": "heun", "step_size": 0.004}),
     "ReplicaExchange+Wolff": (1, {}),
     "HMC+Wolff+SwendsenWang": (1, {}),
 }
