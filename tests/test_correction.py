@@ -59,7 +59,8 @@ def test_a_model_too_narrow_is_reported_as_unreliable():
 
 
 def test_too_few_samples_are_reported():
-    assert "24 samples are too few" in reweight(np.zeros(24)).warning
+    assert "24 samples are too few" in reweight(np.linspace(0, 1, 24)).warning
+    assert reweight(np.zeros(24)).warning is None  # equal weights have no tail to judge
 
 
 # ---------------------------------------------------------------------------- Metropolis
