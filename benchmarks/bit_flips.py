@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from lattice_ml.distributed import use_all_cores
+from lattice_ml.runtime.devices import use_all_cores
 
 KINDS = ("noticed", "harmless", "SILENT", "TRACEBACK")
 ANSWERS = (0, 1, 4)  # statuses with which a verb says what it was asked
@@ -78,24 +78,24 @@ def written(folder: Path) -> dict[str, str]:
 
 def build(names: set[str]) -> None:
     """Make everything that is going to be damaged, in the working directory."""
-    from lattice_ml import config, generation, training
+    from lattice_ml.jobs import config, generate, train
 
     def job(words: str, parse: Callable[..., Any] = config.parse) -> Any:
         return parse(words.split())
 
-    generation.generate(job(f"{SMALL} {ACTION}"), "ensemble", block_configs=8)
+    generate.generate(job(f"{SMALL} {ACTION}"), "ensemble", block_configs=8)
     assert run("export", "ensemble --out fields.npy")[0] == 0
     assert run("import", f"fields.npy --out imported --n-chains 4 {ACTION}")[0] == 0
     for kind, words in TRAIN.items():
         if f"{kind}-stopped" in names:
             stop(job(f"{words} --training.checkpoint-every 0", config.parse_training), kind)
         if kind in names:
-            training.train(job(words, config.parse_training), kind, data=["ensemble"])
+            train.train(job(words, config.parse_training), kind, data=["ensemble"])
 
 
 def stop(asked: Any, kind: str) -> None:
     """Begin a training and end it after three blocks."""
-    from lattice_ml import training
+    from lattice_ml.jobs import train
 
     done = []
 
@@ -105,7 +105,7 @@ def stop(asked: Any, kind: str) -> None:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        training.train(asked, f"{kind}-stopped", data=["ensemble"], on_progress=note)
+        train.train(asked, f"{kind}-stopped", data=["ensemble"], on_progress=note)
 
 
 def read(name: str) -> Iterator[tuple[str, Callable[[], Any]]]:

@@ -27,8 +27,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lattice_ml import HMC, Lattice, action, config, correction, generate, run, sample, train
-from lattice_ml.models.drawing import Drawing, step_error
+from lattice_ml import HMC, Lattice, action, generate, run, sample, train
+from lattice_ml.jobs import config, correction
+from lattice_ml.models.diffusion.drawing import Drawing, step_error
 
 LAM = 0.022
 CRITICAL, BROKEN, SYMMETRIC = (0.2705,), (0.5,), (0.21,)
@@ -216,7 +217,7 @@ def measure(name: str, row: Row, seed: int, folder: Path, toy: bool) -> list[dic
 
 def doubling(model: object, job: object, shape: tuple[int, ...]) -> np.ndarray:
     """Change of log w of 256 samples under step doubling."""
-    from lattice_ml.models.transfer import theory_at
+    from lattice_ml.models.diffusion.transfer import theory_at
 
     theory = theory_at(model.theories, job.action, shape).astype("float32")
     drawing = Drawing.choose(model.network, shape, n_steps=job.sampling.n_steps)

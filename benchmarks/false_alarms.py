@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from lattice_ml.distributed import use_all_cores
+from lattice_ml.runtime.devices import use_all_cores
 
 PORTION = 20  # ensembles of a case in one round
 N_THERMALISE = 1000
@@ -94,8 +94,8 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {  # updates between configuratio
 def free_field(seed: Sequence[int], n_chains: int, n_configs: int, tau: float) -> Any:
     """Draw a correct ensemble: `tau` is the autocorrelation time of the mode p = 0."""
     from lattice_ml.actions import FreeField
-    from lattice_ml.chain import Chains
-    from lattice_ml.lattice import Lattice
+    from lattice_ml.chains.run import Chains
+    from lattice_ml.fields.lattice import Lattice
 
     rng, lattice = np.random.default_rng(seed), Lattice((8, 8))
     action = FreeField(0.1, lattice.ndim)
@@ -203,7 +203,7 @@ def runs(kind: str, theory: tuple[Any, ...], n_chains: int, n_configs: int) -> I
     import jax
 
     import lattice_ml
-    from lattice_ml.chain import restored
+    from lattice_ml.chains.run import restored
 
     shape, kappa, lam, start = theory
     action = lattice_ml.action("kappa", len(shape), kappa=kappa, lam=lam)

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from lattice_ml.distributed import use_all_cores
+from lattice_ml.runtime.devices import use_all_cores
 
 SIZES = {"toy": (1, (10, 25)), "small": (4, (10, 25, 100, 250, 1000))}  # runs, configs per chain
 SIZES["full"] = (20, SIZES["small"][1])
@@ -250,7 +250,7 @@ def couplings(made: list[Any], lengths: Sequence[int]) -> None:
 def labelled(made: Any, **change: float) -> Any:
     """The evidence of a run for couplings that are wrong by `change`."""
     import lattice_ml
-    from lattice_ml.analysis.evidence import gather
+    from lattice_ml.analysis.certificates.evidence import gather
 
     right = {"kappa": KAPPA, "lam": LAM}
     changed = {name: value + change.get(name, 0.0) for name, value in right.items()}

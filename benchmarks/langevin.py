@@ -1,7 +1,7 @@
 """Is Langevin dynamics right: its bias at every step, and its limit of zero step?
 
 Two tables.  First the bias of <phi^2> of quartic sites (kappa = 0, lam = 0.3), per scheme
-and step size, measured and exact (`analysis/finite_step.py`), with the measured slope of
+and step size, measured and exact (`analysis/dynamics/finite_step.py`), with the measured slope of
 log |bias| in log eps: 1 for Euler, 2 for the others.  Then phi^4 theory on 16^2 at kappa = 0.264
 and 0.27, extrapolated to zero step by `lattice_ml.extrapolate`, beside the independent Monte Carlo
 values of tests/data/phi4_reference.json.  The exit status is 1 if a |z| reaches 4, a slope is off
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattice_ml.distributed import use_all_cores
+from lattice_ml.runtime.devices import use_all_cores
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "phi4_reference.json"
 CASES = {0.264: "mc.scan_L16_k0.264", 0.27: "mc.wang_repo_L16_k0.27"}
@@ -113,9 +113,9 @@ class Row(NamedTuple):
 
 def generated(folder: Path, n_configs: int, **keys: Any) -> Any:
     """An ensemble of histories with the given keys of a config, `section__key=value`."""
-    from lattice_ml.arguments import as_arguments
-    from lattice_ml.config import parse
-    from lattice_ml.generation import generate
+    from lattice_ml.jobs.config import parse
+    from lattice_ml.jobs.generate import generate
+    from lattice_ml.runtime.arguments import as_arguments
 
     keys |= {"chain__n_chains": N_CHAINS, "chain__n_configs": n_configs}
     keys |= {"chain__n_thermalise": 100, "output__save_configs": False}
@@ -130,7 +130,7 @@ def drift(phi: np.ndarray) -> np.ndarray:
 
 def exact_bias(scheme: str, step_size: float) -> float:
     """Of <phi^2> on the quartic site, relative to zero step."""
-    from lattice_ml.analysis.finite_step import site_moments
+    from lattice_ml.analysis.dynamics.finite_step import site_moments
 
     return float(site_moments(scheme, drift, step_size, (2,), radius=3.2)[0] / site_limit() - 1)
 
@@ -145,7 +145,7 @@ def site_limit() -> float:
 def biases(schemes: Sequence[str], n_configs: int, folder: Path) -> Iterator[Bias]:
     """Measure the bias of schemes at every step."""
     from lattice_ml import estimate
-    from lattice_ml.analysis.finite_step import SCHEMES
+    from lattice_ml.analysis.dynamics.finite_step import SCHEMES
 
     limit = site_limit()
     for scheme in schemes:
@@ -221,10 +221,10 @@ def draw(points: Sequence[Bias], folder: Path) -> None:
     """|bias| against the step size, with the exact curves: `langevin_bias.png`."""
     from matplotlib.figure import Figure
 
-    from lattice_ml.analysis import report
-    from lattice_ml.analysis.finite_step import SCHEMES
+    from lattice_ml.analysis.dynamics.finite_step import SCHEMES
+    from lattice_ml.report import page
 
-    with report.style():
+    with page.style():
         figure = Figure(figsize=(5.6, 4.2), layout="constrained")
         axis = figure.subplots()
         colours = dict(zip(SITE_STEPS, ("#d55e00", "#1f7fc4", "#3a9d6e", "#8a63b0"), strict=True))

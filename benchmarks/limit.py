@@ -32,8 +32,8 @@ import peers
 
 from lattice_ml.actions import Phi4
 from lattice_ml.benches.kernel import LENGTH, N_STEPS, advancer, calibrate
-from lattice_ml.distributed import CPU_FLAGS
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.runtime.devices import CPU_FLAGS
 
 SOURCE = Path(__file__).parent / "limit" / "phi4.cpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rbm_parts import BLUE, GREY, ORANGE, figure, shades
 
-from lattice_ml.analysis.report import INK, style
+from lattice_ml.report.page import INK, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

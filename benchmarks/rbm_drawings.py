@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rbm_parts import BLUE, GREY, ORANGE, figure, shades
 
-from lattice_ml.analysis.report import INK, style
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.report.page import INK, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

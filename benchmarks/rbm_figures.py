@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from rbm_parts import Part, Table
 
-    from lattice_ml.analysis.report import write_page
+    from lattice_ml.report.page import write_page
 
     begin, found, seconds = time.perf_counter(), {}, {}
     names = [name for name in PARTS if name in options.parts]

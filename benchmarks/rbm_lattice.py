@@ -13,10 +13,10 @@ import numpy as np
 import rbm_drawings as drawings
 from rbm_parts import Check, Part
 
-from lattice_ml.analysis.learning import gradient_flow, learning_time
-from lattice_ml.analysis.report import Table
+from lattice_ml.analysis.dynamics.learning import gradient_flow, learning_time
 from lattice_ml.benches.free_rbm import MASS_SQUARED, N_SITES, begin, exact, fit, learn
-from lattice_ml.models.rbm_fit import RBMSettings
+from lattice_ml.models.rbm.fit import RBMSettings
+from lattice_ml.report.page import Table
 
 REGULATORS = (9.0, 7.8, 7.1, 5.8, 4.8)
 FIXED = 9.0

@@ -15,7 +15,6 @@ import rbm_digits as digits
 from rbm_parts import Check, Part
 
 from lattice_ml import open_ensemble
-from lattice_ml.analysis.report import Table
 from lattice_ml.benches.mnist import (
     MARGIN,
     MU_SQUARED,
@@ -26,6 +25,7 @@ from lattice_ml.benches.mnist import (
     reconstruct,
     wanted,
 )
+from lattice_ml.report.page import Table
 
 N_SHOWN = 10
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lattice_ml.analysis.report import Table
 from lattice_ml.benches.style import BLUE, GREY, ORANGE
 from lattice_ml.benches.style import colours as shades
 from lattice_ml.benches.style import empty as figure
+from lattice_ml.report.page import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

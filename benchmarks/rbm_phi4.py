@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from rbm_parts import BLUE, ORANGE, Check, Part, figure, words
 
-from lattice_ml import config, generate, measure, train
-from lattice_ml.analysis.report import INK, Table, style
+from lattice_ml import generate, measure, train
 from lattice_ml.analysis.two_point import two_point
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs import config
+from lattice_ml.report.page import INK, Table, style
 
 LAM = 0.022
 PHASES = {0.21: "symmetric", 0.2705: "critical", 0.5: "broken"}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lattice_ml
-from lattice_ml.distributed import use_all_cores
+from lattice_ml.runtime.devices import use_all_cores
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "phi4_reference.json"
 
@@ -129,8 +129,8 @@ def compare(name: str, case: dict[str, Any], measured: dict[str, Any]) -> Iterat
 
 def run(case: dict[str, Any], n_chains: int, n_thermalise: int, n_configs: int) -> dict[str, Any]:
     """Generate the ensemble, histories only, and measure it."""
-    from lattice_ml.config import parse
-    from lattice_ml.generation import generate
+    from lattice_ml.jobs.config import parse
+    from lattice_ml.jobs.generate import generate
 
     counts = {"n-chains": n_chains, "n-thermalise": n_thermalise, "n-configs": n_configs}
     words = [word for key, n in counts.items() for word in (f"--chain.{key}", str(n))]

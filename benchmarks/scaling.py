@@ -1,13 +1,13 @@
 """What do more devices, and more processes, give one run?  Strong and weak scaling on this machine.
 
 HMC at fixed lengths, histories only.  In turn, round by round: one core; two cores as two devices
-of one process; two processes of one core each that share the run (`processes.py`, loopback).
-*Strong*: the same chains on all of them; *weak*: twice the chains on two cores.  A single chain
-runs on one core, on two whose threads XLA divides its operations among, and in two slabs of the
-lattice (`split.py`).  Prints site updates per second and the ratio to one core, of wall time (2 is
-perfect where nobody else uses the cores) and of CPU time (1 is perfect: nothing is wasted), medians
-and quartiles over the rounds; and how many cores were kept busy, CPU time over wall time.
-Compilation and start are left out.  All energies must be the same bits.
+of one process; two processes of one core each that share the run (`runtime/processes.py`,
+loopback). *Strong*: the same chains on all of them; *weak*: twice the chains on two cores.  A
+single chain runs on one core, on two whose threads XLA divides its operations among, and in two
+slabs of the lattice (`fields/split.py`).  Prints site updates per second and the ratio to one
+core, of wall time (2 is perfect where nobody else uses the cores) and of CPU time (1 is perfect:
+nothing is wasted), medians and quartiles over the rounds; and how many cores were kept busy, CPU
+time over wall time. Compilation and start are left out.  All energies must be the same bits.
 
     python benchmarks/scaling.py [--size toy|small|full] [--json FILE]
 """
@@ -38,14 +38,16 @@ N_STEPS = 20
 
 def measure(job: dict[str, Any], out: Path) -> None:
     """In a child: run the chains of `job` and write seconds, CPU seconds and energies."""
-    from lattice_ml.distributed import use_all_cores
+    from lattice_ml.runtime.devices import use_all_cores
 
     os.sched_setaffinity(0, job["cores"])
     use_all_cores()
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from lattice_ml import HMC, Lattice, action, chain, processes
+    from lattice_ml import HMC, Lattice, action
+    from lattice_ml.chains import run as chain
+    from lattice_ml.runtime import processes
 
     processes.join(None, 30.0)
     phi4 = action("kappa", job["ndim"], kappa=0.2, lam=0.02)

@@ -12,15 +12,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from lattice_ml import Langevin, Lattice, config, generate, measure, run, train
-from lattice_ml.analysis import relaxation, relaxation_figures
-from lattice_ml.analysis.relaxation import Curve, Equilibrium, Relaxation
-from lattice_ml.analysis.report import Table
+from lattice_ml import Langevin, Lattice, generate, measure, run, train
+from lattice_ml.analysis.dynamics import relaxation
+from lattice_ml.analysis.dynamics.relaxation import Curve, Equilibrium, Relaxation
 from lattice_ml.analysis.two_point import two_point
-from lattice_ml.arguments import as_arguments
-from lattice_ml.models.denoiser import Zero
-from lattice_ml.models.measured import measure_theory
-from lattice_ml.models.reverse import frame_steps, path_grid, path_weights
+from lattice_ml.jobs import config
+from lattice_ml.models.diffusion.denoiser import Zero
+from lattice_ml.models.diffusion.measured import measure_theory
+from lattice_ml.models.diffusion.reverse import frame_steps, path_grid, path_weights
+from lattice_ml.report import relaxation as relaxation_figures
+from lattice_ml.report.page import Table
+from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.statistics import jackknife
 
 KAPPA, LAM, STEP = 0.2705, 0.022, 0.05

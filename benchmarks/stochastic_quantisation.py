@@ -31,10 +31,11 @@ import numpy as np
 from stochastic_field import Part, Size, field, worst
 
 from lattice_ml import FreeField, Langevin, Lattice, Phi4, run
-from lattice_ml.analysis import fokker_planck, relaxation, relaxation_figures
-from lattice_ml.analysis.finite_step import SCHEMES
-from lattice_ml.analysis.relaxation import Curve
-from lattice_ml.analysis.report import Table, write_page
+from lattice_ml.analysis.dynamics import fokker_planck, relaxation
+from lattice_ml.analysis.dynamics.finite_step import SCHEMES
+from lattice_ml.analysis.dynamics.relaxation import Curve
+from lattice_ml.report import relaxation as relaxation_figures
+from lattice_ml.report.page import Table, write_page
 
 BOUND = 4.5
 WELL_STEP, FREE_STEP = 0.05, 0.1

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lattice_ml.distributed import use_all_cores
+from lattice_ml.runtime.devices import use_all_cores
 
 sys.path.insert(0, str(Path(__file__).parent))
 from false_alarms import free_field
@@ -105,7 +105,7 @@ def zero_padding(seed: int) -> tuple[Any, Any]:
 
 def _published(fields: np.ndarray) -> Any:
     """Independent fields whose action nobody stated."""
-    from lattice_ml.chain import Chains
+    from lattice_ml.chains.run import Chains
 
     chains = fields.reshape(-1, 64, *SHAPE)
     return Chains(None, SHAPE, 1, fields, {"magnetisation": chains.mean(axis=(2, 3)).T}, {})

@@ -4,8 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from lattice_ml import interruptions, memory, processes
-from lattice_ml.printable import say
+from lattice_ml.runtime import interruptions, memory, processes
+from lattice_ml.runtime.printable import say
 
 __all__ = ["VERBS", "main"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lattice_ml import FreeField, Lattice
-from lattice_ml.chain import Chains
+from lattice_ml.chains.run import Chains
 from lattice_ml.observables import measure_configurations
 
 
@@ -35,6 +35,6 @@ def ensemble(cfgs, histories=None, *, mass_squared=0.3, **options):
 def certificate(made, name):
     """One certificate of an ensemble."""
     from lattice_ml.analysis.certificates import certify
-    from lattice_ml.analysis.evidence import gather
+    from lattice_ml.analysis.certificates.evidence import gather
 
     return certify(gather(made), [name])[0]

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from lattice_ml.ensemble import open_ensemble
 from lattice_ml.observables import PRIMARIES
 from lattice_ml.statistics import estimate
-from lattice_ml.storage import open_run
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import open_run
 
 SHAPE, VOLUME, N_CHAINS = (4, 4), 16, 8
 STEPS = (0.05, 0.1, 0.2)

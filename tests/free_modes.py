@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from scipy import stats
 
-from lattice_ml import randomness
-from lattice_ml.layout import single
+from lattice_ml.fields import randomness
+from lattice_ml.fields.layout import single
 
 N_CHAINS = 128
 SQUARE, *OTHERS = (8, 6), (16,), (4, 6, 4), (4, 2, 4, 4)

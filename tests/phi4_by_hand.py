@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lattice_ml import Lattice
-from lattice_ml.conventions import action
+from lattice_ml.actions.conventions import action
 
 LATTICE = Lattice((4, 4))
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.models import rbm_fit
-from lattice_ml.models.moments import Moments
 from lattice_ml.models.rbm import GaussianRBM
-from lattice_ml.models.rbm_fit import RBMSettings, RBMState
+from lattice_ml.models.rbm import fit as rbm_fit
+from lattice_ml.models.rbm.fit import RBMSettings, RBMState
+from lattice_ml.models.rbm.moments import Moments
 
 WIDE = RBMSettings()
 

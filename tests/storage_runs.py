@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lattice_ml.storage import StorageError, open_run
+from lattice_ml.storage.run import StorageError, open_run
 
 SHAPE, N_CHAINS, BLOCK = (4, 3), 2, 2
 

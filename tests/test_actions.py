@@ -11,8 +11,8 @@ from scipy.integrate import quad
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import FreeField, Phi4
-from lattice_ml.lattice import Lattice, hop
-from lattice_ml.layout import Layout
+from lattice_ml.fields.lattice import Lattice, hop
+from lattice_ml.fields.layout import Layout
 
 SHAPES = [(2,), (5,), (2, 3), (4, 2), (3, 2, 2), (2, 3, 2, 2)]
 PHI4 = Phi4(0.54, 0.956, 0.022)

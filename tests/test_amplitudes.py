@@ -7,8 +7,8 @@ import pytest
 from drawn_fields import certificate, draw, ensemble
 
 from lattice_ml import Phi4
-from lattice_ml.analysis import amplitudes
-from lattice_ml.analysis.evidence import gather
+from lattice_ml.analysis.certificates import amplitudes
+from lattice_ml.analysis.certificates.evidence import gather
 
 pytestmark = pytest.mark.unoptimised
 

@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lattice_ml import arguments, chain, cli, config
-from lattice_ml.arguments import ConfigError, as_arguments, read_file, seconds
-from lattice_ml.lattice import Lattice
+from lattice_ml import cli
+from lattice_ml.chains import run
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs import config
+from lattice_ml.runtime import arguments
+from lattice_ml.runtime.arguments import ConfigError, as_arguments, read_file, seconds
 
 BASE = "[action]\nkappa = 0.2\nlam = 0.1\n[chain]\nn_chains = 2\nn_configs = 4\n"
 SHAPE = "[lattice]\nshape = [4, 4]\n"  # the last list of the file
@@ -172,8 +175,8 @@ def test_seeds_of_spectra_and_benchmarks_are_checked_too(seed, capsys, tmp_path,
 def test_counts_of_a_run_are_whole_numbers(value):
     sampler = dataclasses.make_dataclass("Sampler", ["action"])(None)
     with pytest.raises(ValueError, match=r"chain\.n_configs must be a whole number >= 1, got"):
-        chain.check(sampler, Lattice((4, 4)), n_chains=2, n_configs=value)
-    chain.check(sampler, Lattice((4, 4)), n_chains=np.int64(2), n_configs=3)
+        run.check(sampler, Lattice((4, 4)), n_chains=2, n_configs=value)
+    run.check(sampler, Lattice((4, 4)), n_chains=np.int64(2), n_configs=3)
 
 
 def test_a_limit_of_years_is_one():

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.array_axes import Axes, read_axes
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.exchange import import_array
-from lattice_ml.storage import StorageError
+from lattice_ml.jobs.exchange import import_array
+from lattice_ml.storage.array_axes import Axes, read_axes
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import StorageError
 
 CONFIG = {"action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.2, "lam": 0.1}}
 WORDS = ["--action.kappa", "0.2", "--action.lam", "0.1"]
@@ -167,7 +167,7 @@ def test_chains_of_their_own_axis_are_stored_configuration_major(
     else:
         with h5py.File(file, "w") as opened:
             opened["cfgs"] = array
-    monkeypatch.setattr("lattice_ml.exchange.BLOCK_BYTES", 7 * 3 * FIELDS[0, 0].nbytes)
+    monkeypatch.setattr("lattice_ml.jobs.exchange.BLOCK_BYTES", 7 * 3 * FIELDS[0, 0].nbytes)
     sample = order.index(1)
     made = import_array(file, tmp_path / "out", config=CONFIG, chain_axis=axes, sample_axis=sample)
     assert (made.n_chains, made.n_configs, made.shape) == (3, 20, (4, 4))

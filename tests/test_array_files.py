@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.exchange import import_array
-from lattice_ml.storage import StorageError
+from lattice_ml.jobs.exchange import import_array
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import StorageError
 
 ACTION = {"action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.27, "lam": 0.022}}
 JLD2 = b"HDF5-based Julia Data Format, version 0.1.1\x00 (Julia 1.10.0 64-bit) on x86_64-linux-gnu"
@@ -66,7 +66,7 @@ def test_the_order_is_that_of_the_file_unless_said(tmp_path):
 
 
 def test_files_of_julia_are_read_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("lattice_ml.exchange.BLOCK_BYTES", 5 * BY_SAMPLE[0].nbytes)
+    monkeypatch.setattr("lattice_ml.jobs.exchange.BLOCK_BYTES", 5 * BY_SAMPLE[0].nbytes)
     for axis in range(3):
         file = julia(tmp_path / f"{axis}.jld2", np.moveaxis(BY_SAMPLE, 0, axis))
         ensemble = import_array(file, tmp_path / f"out{axis}", config=ACTION, sample_axis=axis)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.exchange import export_array, import_array
-from lattice_ml.storage import StorageError
+from lattice_ml.jobs.exchange import export_array, import_array
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import StorageError
 
 CONFIG = {"action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.27, "lam": 0.022}}
 FIELDS = np.random.default_rng(0).normal(size=(24, 4, 4))
@@ -50,7 +50,7 @@ def test_arrays_of_single_configurations_are_offered_to_be_joined(parts):
 
 
 def test_joined_arrays_come_in_the_order_of_their_numbers(parts, monkeypatch):
-    monkeypatch.setattr("lattice_ml.exchange.BLOCK_BYTES", 7 * FIELDS[0].nbytes)
+    monkeypatch.setattr("lattice_ml.jobs.exchange.BLOCK_BYTES", 7 * FIELDS[0].nbytes)
     out = parts.parent / "out"
     made = import_array(parts, out, config=CONFIG, dataset="run/cfg_*/phi")
     assert np.array_equal(made.cfgs, FIELDS)

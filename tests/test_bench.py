@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.arguments import ConfigError
 from lattice_ml.benches import (
     plans,
     record,
 )
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.commands import bench as command
+from lattice_ml.runtime.arguments import ConfigError
 
 PLANS = sorted(Path(__file__).parents[1].joinpath("configs", "bench").glob("*.toml"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lattice_ml import intact, seals
+from lattice_ml.storage import intact, seals
 
 pytestmark = pytest.mark.unoptimised
 

@@ -15,10 +15,9 @@ from checked_runs import NAMES, one, part, phi4, run, verdicts
 import lattice_ml
 from lattice_ml import FreeField, Lattice
 from lattice_ml._pytree import pytree
-from lattice_ml.analysis import certificates, evidence, movement
-from lattice_ml.analysis.certificates import Certificate, check
-from lattice_ml.chain import Chains
-from lattice_ml.storage import open_run
+from lattice_ml.analysis.certificates import Certificate, check, evidence, movement, suite
+from lattice_ml.chains.run import Chains
+from lattice_ml.storage.run import open_run
 
 pytestmark = pytest.mark.unoptimised
 
@@ -181,19 +180,19 @@ def test_correct_draws_are_refused_as_rarely_as_stated(false_alarms):
 def test_p_values_of_skewed_averages_are_uniform():
     """The mean of 128 squares of normals: Student's t alone gives p < 0.01 twice too often."""
     draws = np.random.default_rng(1).chisquare(1, (4000, 128, 1)) - 1
-    p_values = [certificates._zero(delta).p_value for delta in draws]
+    p_values = [suite._zero(delta).p_value for delta in draws]
     assert 20 < np.sum(np.less(p_values, 0.01)) < 60
 
 
 def test_a_handful_of_short_chains_is_not_judged():
     """Of 8 chains of one square each, 2 in 100 seem far from their mean with p < 1e-3."""
     draws = np.random.default_rng(2).chisquare(1, (1000, 32, 2)) - 1
-    assert all(math.isnan(certificates._zero(delta).p_value) for delta in draws[:9, :31])
-    assert all(math.isnan(certificates._zero(delta).p_value) for delta in draws[:9, :8, :1])
-    p_values = [certificates._zero(delta).p_value for delta in draws]
+    assert all(math.isnan(suite._zero(delta).p_value) for delta in draws[:9, :31])
+    assert all(math.isnan(suite._zero(delta).p_value) for delta in draws[:9, :8, :1])
+    p_values = [suite._zero(delta).p_value for delta in draws]
     assert np.sum(np.less(p_values, 0.001)) < 8
     long = np.random.default_rng(3).standard_normal((8, 100))
-    assert certificates._zero(long).p_value > 1e-3
+    assert suite._zero(long).p_value > 1e-3
 
 
 def test_the_benchmark_of_false_alarms_runs(false_alarms, monkeypatch, capsys):

@@ -9,11 +9,13 @@ from storage_runs import contents, flip_a_byte
 from trained_models import make_ensemble
 from trained_rbms import FREE, train
 
-from lattice_ml import checkpoints, cli, files, model_files, seals
-from lattice_ml.checkpoints import Checkpoints
-from lattice_ml.editing import accept_edit
-from lattice_ml.files import StorageError
-from lattice_ml.model_files import open_model
+from lattice_ml import cli
+from lattice_ml.storage import checkpoints, files, seals
+from lattice_ml.storage import model as model_files
+from lattice_ml.storage.checkpoints import Checkpoints
+from lattice_ml.storage.editing import accept_edit
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.model import open_model
 
 pytestmark = pytest.mark.unoptimised
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from lattice_ml.models import classifiers
-from lattice_ml.models.classifiers import fit_cnn, fit_logistic, log_odds, moments
+from lattice_ml.comparison import classifiers
+from lattice_ml.comparison.classifiers import fit_cnn, fit_logistic, log_odds, moments
 from lattice_ml.statistics.roc import Scores, auc
 
 pytestmark = pytest.mark.unoptimised

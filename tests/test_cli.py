@@ -10,8 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from lattice_ml import chain, cli, generation, storage
-from lattice_ml.ensemble import open_ensemble
+from lattice_ml import cli
+from lattice_ml.chains import run as chain
+from lattice_ml.jobs import generate
+from lattice_ml.storage import run as storage
+from lattice_ml.storage.ensemble import open_ensemble
 
 SMALL = "seed = 3\n[lattice]\nshape = [4, 4]\n[action]\nkappa = 0.2\nlam = 0.1\n[chain]\n"
 CHAINS = "n_chains = 3\nn_thermalise = 20\nn_configs = 40\n"
@@ -125,9 +128,9 @@ def test_an_unknown_verb_names_the_nearest(capsys):
         (ValueError("wrong"), 2),
         (chain.RunError("diverged"), 3),
         (OSError(28, "No space left on device"), 3),
-        (generation.Interrupted("time is up", None), 0),
-        (generation.Interrupted("SIGINT", signal.SIGINT), 130),
-        (generation.Interrupted("SIGTERM", signal.SIGTERM), 143),
+        (generate.Interrupted("time is up", None), 0),
+        (generate.Interrupted("SIGINT", signal.SIGINT), 130),
+        (generate.Interrupted("SIGTERM", signal.SIGTERM), 143),
         (KeyboardInterrupt(), 130),
     ],
     ids=lambda value: type(value).__name__,
@@ -136,7 +139,7 @@ def test_what_ends_a_command_decides_its_status(capsys, monkeypatch, failure, st
     def fail(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr(generation, "generate", fail)
+    monkeypatch.setattr(generate, "generate", fail)
     refused(capsys, "generate", "small.toml", "--out", "other", status=status)
 
 
@@ -216,9 +219,9 @@ def test_a_time_limit_is_handed_on_in_seconds(capsys, monkeypatch, limit, second
 
     def note(job, out, *, time_limit, split, on_progress):
         asked.append(time_limit)
-        raise generation.Interrupted("time is up", None)
+        raise generate.Interrupted("time is up", None)
 
-    monkeypatch.setattr(generation, "generate", note)
+    monkeypatch.setattr(generate, "generate", note)
     run(capsys, "generate", "small.toml", "--time-limit", limit)
     assert asked == [seconds]
 

@@ -5,9 +5,8 @@ import pytest
 
 import lattice_ml
 from lattice_ml import FreeField
-from lattice_ml.analysis import cluster_signs
-from lattice_ml.analysis.certificates import check
-from lattice_ml.chain import Chains
+from lattice_ml.analysis.certificates import check, cluster_signs
+from lattice_ml.chains.run import Chains
 
 RNG = np.random.default_rng(5)
 

@@ -11,8 +11,9 @@ from phi4_by_hand import LATTICE, PHI4, advance, assert_exact
 from scipy import sparse, stats
 from scipy.sparse.csgraph import connected_components
 
-from lattice_ml import HMC, Cycle, Phi4, SwendsenWang, Wolff, measure, randomness, run
-from lattice_ml.layout import Layout
+from lattice_ml import HMC, Cycle, Phi4, SwendsenWang, Wolff, measure, run
+from lattice_ml.fields import randomness
+from lattice_ml.fields.layout import Layout
 from lattice_ml.samplers import cluster
 from lattice_ml.samplers.flood import Grid, flood
 from lattice_ml.samplers.labels import smallest_labels

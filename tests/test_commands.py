@@ -7,7 +7,7 @@ import pytest
 
 from lattice_ml import cli, commands
 from lattice_ml.commands import data
-from lattice_ml.storage import StorageError
+from lattice_ml.storage.run import StorageError
 
 VERB = ["info", "somewhere"]
 
@@ -51,7 +51,7 @@ def test_what_nobody_meant_to_raise_is_named_with_its_place(monkeypatch, capsys,
 
 
 def test_the_place_is_the_last_line_of_the_package(monkeypatch, capsys):
-    monkeypatch.setattr("lattice_ml.files.describe_folder", lambda folder: {}["tuned"])
+    monkeypatch.setattr("lattice_ml.storage.files.describe_folder", lambda folder: {}["tuned"])
     assert cli.main(VERB) == 3
     assert "KeyError at lattice_ml/files.py:" in said(capsys)
 
@@ -75,7 +75,9 @@ def test_what_the_library_means_to_say_stands_for_itself(monkeypatch, capsys, er
 
 
 def test_what_a_library_below_says_is_given_with_its_place(monkeypatch, capsys):
-    monkeypatch.setattr("lattice_ml.files.describe_folder", lambda folder: np.zeros(0).max())
+    monkeypatch.setattr(
+        "lattice_ml.storage.files.describe_folder", lambda folder: np.zeros(0).max()
+    )
     assert cli.main(VERB) == 2
     line = said(capsys)
     assert "zero-size array to reduction operation maximum" in line

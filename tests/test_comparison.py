@@ -14,10 +14,11 @@ from scipy import stats
 
 import lattice_ml
 from lattice_ml import FreeField, Lattice, measure, two_point
-from lattice_ml.analysis import judging
-from lattice_ml.chain import Chains
-from lattice_ml.comparison import exact_reference, means, page, read_values
+from lattice_ml.analysis.certificates import judging
+from lattice_ml.chains.run import Chains
+from lattice_ml.comparison import exact_reference, means, read_values
 from lattice_ml.comparison.sides import gather_side
+from lattice_ml.report import comparison
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (8, 8)
@@ -87,7 +88,7 @@ def test_a_side_that_is_too_short_for_check_is_named(pair):
     assert any(": chains_agree" in w and "is undecided" in w for w in found.warnings)
     judged = sum(test.verdict in ("pass", "fail") for test in found.tests)
     assert found.verdict == f"accepted: none of {judged} tests finds a difference"
-    row = next(row for row in page._tests(found).rows if row[0] == "chains_agree")
+    row = next(row for row in comparison._tests(found).rows if row[0] == "chains_agree")
     assert row[1] == "undecided"
 
 

@@ -6,9 +6,11 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from lattice_ml import cli, config, files, generate
-from lattice_ml.analysis import figures
-from lattice_ml.analysis.report import Mark, Table, write_page
+from lattice_ml import cli, generate
+from lattice_ml.jobs import config
+from lattice_ml.report import figures
+from lattice_ml.report.page import Mark, Table, write_page
+from lattice_ml.storage import files
 
 WORDS = ["--lattice.shape", "4", "4", "--action.kappa", "0.2", "--action.lam", "0.022"]
 WORDS += ["--chain.n-chains", "64", "--chain.n-configs", "20", "--chain.n-thermalise", "50"]

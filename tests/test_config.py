@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lattice_ml import config, generation
-from lattice_ml.config import ConfigError
+from lattice_ml.jobs import config, generate
+from lattice_ml.jobs.config import ConfigError
 
 pytestmark = pytest.mark.unoptimised
 
@@ -315,6 +315,6 @@ def test_a_ready_config_opens_with_what_it_is_and_runs(file, tmp_path):
     assert file.read_text().startswith("# ")
     words = ["--chain.n-chains", "2", "--chain.n-configs", "2", "--chain.n-thermalise", "2"]
     job = parse_file(file, *words)
-    made = generation.generate(job, tmp_path)
+    made = generate.generate(job, tmp_path)
     assert made.cfgs.shape == (4, *job.lattice.shape)
     assert np.isfinite(made.series("action")).all()

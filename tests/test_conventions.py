@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lattice_ml import conventions
-from lattice_ml.actions import FreeField, Phi4
-from lattice_ml.conventions import CONVENTIONS
+from lattice_ml.actions import FreeField, Phi4, conventions
+from lattice_ml.actions.conventions import CONVENTIONS
 
 SHAPES = [(2,), (3, 4), (2, 3, 2), (2, 2, 3, 2)]
 # Two parameters each: a single and a double well.

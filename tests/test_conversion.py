@@ -9,11 +9,11 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lattice_ml import action, cli, convert_ensemble, generate, measure, open_ensemble
+from lattice_ml.actions.conventions import CONVENTIONS
 from lattice_ml.analysis.measurement import remeasured_series
-from lattice_ml.config import parse
-from lattice_ml.conventions import CONVENTIONS
+from lattice_ml.jobs.config import parse
 from lattice_ml.statistics import Estimate
-from lattice_ml.storage import StorageError, open_run
+from lattice_ml.storage.run import StorageError, open_run
 
 SHAPE = (4, 4)
 WORDS = ["--lattice.shape", "4", "4", "--action.kappa", "0.25", "--action.lam", "0.022"]
@@ -109,7 +109,7 @@ def test_a_converted_ensemble_cost_what_the_old_one_did(tmp_path):
 
 def test_an_interrupted_conversion_goes_on(ensemble, tmp_path, monkeypatch):
     whole = convert_ensemble(ensemble, tmp_path / "whole", "beta")
-    monkeypatch.setattr("lattice_ml.exchange.BLOCK_BYTES", 4 * 16 * 4 * 4)
+    monkeypatch.setattr("lattice_ml.jobs.exchange.BLOCK_BYTES", 4 * 16 * 4 * 4)
     parts = convert_ensemble(ensemble, tmp_path / "parts", "beta")
     assert len(parts.manifest["shards"]) > 1
     assert np.array_equal(whole.cfgs[:], parts.cfgs[:])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lattice_ml.models.denoiser import Zero
-from lattice_ml.models.equivariance import violations
-from lattice_ml.models.modes import Modes
-from lattice_ml.models.networks.convnet import ConvNet
-from lattice_ml.models.theory import Theory
+from lattice_ml.fields.modes import Modes
+from lattice_ml.models.diffusion.denoiser import Zero
+from lattice_ml.models.diffusion.equivariance import violations
+from lattice_ml.models.diffusion.networks.convnet import ConvNet
+from lattice_ml.models.diffusion.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from drawn_fields import certificate, draw, ensemble
 
-from lattice_ml import site_term
-from lattice_ml.actions import Phi4
+from lattice_ml.actions import Phi4, site_term
 from lattice_ml.analysis.certificates import check
-from lattice_ml.chain import Chains
+from lattice_ml.chains.run import Chains
 
 pytestmark = pytest.mark.unoptimised
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lattice_ml import HMC, FreeField, Lattice
-from lattice_ml.correction import forward_ess, metropolis, missed_mode, refine, reweight
+from lattice_ml.jobs.correction import forward_ess, metropolis, missed_mode, refine, reweight
 from lattice_ml.statistics import estimate
 
 MODES = 6

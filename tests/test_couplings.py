@@ -11,10 +11,11 @@ import pytest
 
 import lattice_ml
 from lattice_ml import HMC, FreeField, Langevin, Lattice, Phi4, action, infer_couplings
-from lattice_ml.analysis import couplings, evidence, probes, terms
+from lattice_ml.analysis import couplings, probes, terms
+from lattice_ml.analysis.certificates import evidence
 from lattice_ml.analysis.normal_equations import solve, split
 from lattice_ml.analysis.terms import TERMS
-from lattice_ml.chain import Chains
+from lattice_ml.chains.run import Chains
 
 EXTENDED = ("link", "square", "quartic", "sextic", "diagonal", "distance_2")
 PHI4 = action("kappa", 2, kappa=0.25, lam=0.022)
@@ -263,7 +264,7 @@ def test_parameters_of_a_convention_have_propagated_errors(convention):
 
     def parameters(values):
         scaled, _ = lattice_ml.convert(Phi4(*map(float, values)), convention, 2)
-        return list(lattice_ml.conventions.parameters(scaled, convention, 2).values())
+        return list(lattice_ml.actions.conventions.parameters(scaled, convention, 2).values())
 
     centre = parameters(found.values)
     step = 1e-6 * np.eye(3)

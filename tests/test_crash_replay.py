@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from disk_operations import disks, lay_out, record
 
-from lattice_ml import config, generation
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.storage import StorageError
+from lattice_ml.jobs import config
+from lattice_ml.jobs import generate as generation
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import StorageError
 
 JOB = {
     "lattice.shape": [8, 8],

@@ -7,10 +7,12 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact
 
-from lattice_ml import HMC, MALA, Cycle, Kramers, Langevin, Wolff, chain, measure, randomness, run
+from lattice_ml import HMC, MALA, Cycle, Kramers, Langevin, Wolff, measure, run
 from lattice_ml.analysis.exact import exact
-from lattice_ml.config import ConfigError, parse
-from lattice_ml.layout import single
+from lattice_ml.chains import run as chain
+from lattice_ml.fields import randomness
+from lattice_ml.fields.layout import single
+from lattice_ml.jobs.config import ConfigError, parse
 from lattice_ml.samplers import cycle
 
 BASE = "--lattice.shape 4 4 --action.kappa 0.2 --action.lam 0.022"

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from lattice_ml import processes, session
-from lattice_ml.distributed import usable_cores
+from lattice_ml.runtime import processes, session
+from lattice_ml.runtime.devices import usable_cores
 
 
 @pytest.fixture

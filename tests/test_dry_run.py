@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from lattice_ml import cli, config, files, forecast, shards
+from lattice_ml import cli
+from lattice_ml.jobs import config, forecast
+from lattice_ml.storage import files, shards
 
 CONFIG = """
 [lattice]
@@ -219,7 +221,7 @@ def test_a_part_of_a_large_job_says_what_all_of_it_takes(monkeypatch, words, par
     asked = [*config.read_arguments("job.toml"), *words.split()]
     job = config.parse([*asked, "--sampler.n-steps", "4", "--sampler.step-size", "0.1"])
     (whole,) = forecast.forecasts([(job, "nowhere")])
-    monkeypatch.setattr("lattice_ml.calibration._SITES", 600)
+    monkeypatch.setattr("lattice_ml.jobs.calibration._SITES", 600)
     (found,) = forecast.forecasts([(job, "nowhere")])
     assert (whole.part, found.part) == ("", part)
     for name in ("devices", "block_configs", "n_configs", "tuned", "forces"):
@@ -233,8 +235,8 @@ def test_a_part_of_a_large_job_says_what_all_of_it_takes(monkeypatch, words, par
 @pytest.mark.parametrize("words", ["--lattice.shape 20000 20000", "--chain.n-chains 60000000"])
 def test_a_job_that_no_memory_holds_is_forecast_all_the_same(monkeypatch, capsys, words):
     """And in the seconds that a small part of it takes: nothing has the size of the job."""
-    monkeypatch.setattr("lattice_ml.calibration._SITES", 1 << 10)
-    monkeypatch.setattr("lattice_ml.calibration._IMAGE", 1 << 20)
+    monkeypatch.setattr("lattice_ml.jobs.calibration._SITES", 1 << 10)
+    monkeypatch.setattr("lattice_ml.jobs.calibration._IMAGE", 1 << 20)
     begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     said = dry_run("--out", "run", *words.split(), "--sampler.kind", "HMC")["run"]
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begin
@@ -250,7 +252,7 @@ def test_long_thinning_is_tried_for_a_part_of_it_and_endless_trajectories_are_no
 ):
     words = ["--chain.thin", "1000", "--sampler.n-steps", "4", "--sampler.step-size", "0.1"]
     whole = dry_run("--out", "run", *words)["run"]
-    monkeypatch.setattr("lattice_ml.calibration._FORCES", 24 * 3 * 5 * 100)
+    monkeypatch.setattr("lattice_ml.jobs.calibration._FORCES", 24 * 3 * 5 * 100)
     found = dry_run("--out", "run", *words)["run"]
     assert (whole["part"], found["part"]) == ("", "3 chains of 6 x 4, thinned by 100")
     assert found["seconds"]["production"] < 20 * whole["seconds"]["production"]
@@ -264,7 +266,7 @@ def test_the_size_of_a_large_file_is_reckoned(monkeypatch):
     words = [*config.read_arguments("job.toml"), "--lattice.shape", "16", "16"]
     calibration = forecast.calibrate(config.parse(words))
     exact, _ = calibration.shard(2000, 3)
-    monkeypatch.setattr("lattice_ml.calibration._IMAGE", 1 << 18)
+    monkeypatch.setattr("lattice_ml.jobs.calibration._IMAGE", 1 << 18)
     size, seconds = calibration.shard(2000, 3)
     assert abs(size - exact) < 0.04 * exact, "a chunk that is not full"
     assert 0 < seconds < 10

@@ -7,10 +7,11 @@ import pytest
 from storage_runs import config, contents, generate
 from test_manifests import edit
 
-from lattice_ml import cli, files, locks
-from lattice_ml.editing import accept_edit
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.files import StorageError
+from lattice_ml import cli
+from lattice_ml.storage import files, locks
+from lattice_ml.storage.editing import accept_edit
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.files import StorageError
 
 
 @pytest.fixture

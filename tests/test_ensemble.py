@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from storage_runs import N_CHAINS, SHAPE, block, config, flip_a_byte, generate, shard
 
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.storage import StorageError, open_run
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import StorageError, open_run
 
 N_CONFIGS = 6
 FIELDS = np.concatenate([block(first)[1] for first in (0, 2, 4)])  # (n_configs, n_chains, *shape)

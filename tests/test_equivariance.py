@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lattice_ml.models.denoiser import Denoiser, Zero
-from lattice_ml.models.equivariance import symmetries, violations
-from lattice_ml.models.modes import Modes
-from lattice_ml.models.theory import Theory
+from lattice_ml.fields.modes import Modes
+from lattice_ml.models.diffusion.denoiser import Denoiser, Zero
+from lattice_ml.models.diffusion.equivariance import symmetries, violations
+from lattice_ml.models.diffusion.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from storage_runs import N_CHAINS, SHAPE, block, config, contents
 
-from lattice_ml import cli, exchange
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.exchange import export_array, import_array
-from lattice_ml.storage import StorageError, open_run
+from lattice_ml import cli
+from lattice_ml.jobs import exchange
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import StorageError, open_run
 
 SUFFIXES = [".npy", ".npz", ".h5"]
 ACTION = {"action": {"kind": "Phi4", "convention": "kappa", "kappa": 0.27, "lam": 0.022}}
@@ -44,7 +44,7 @@ def npy(tmp_path):
 def test_import_keeps_the_numbers_and_their_precision(tmp_path, suffix, dtype):
     array = SAMPLES.astype(dtype)
     file = save(tmp_path / f"fields{suffix}", array)
-    ensemble = import_array(file, tmp_path / "out", config=KNOWN)
+    ensemble = exchange.import_array(file, tmp_path / "out", config=KNOWN)
     assert ensemble.cfgs.dtype == array.dtype.newbyteorder("=")
     assert np.array_equal(ensemble.cfgs, array)
     assert (ensemble.shape, ensemble.n_chains, ensemble.n_configs) == (SHAPE, 1, 12)
@@ -60,12 +60,12 @@ def test_import_keeps_the_numbers_and_their_precision(tmp_path, suffix, dtype):
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 def test_import_takes_the_samples_from_any_axis(tmp_path, suffix, axis):
     file = save(tmp_path / f"fields{suffix}", np.moveaxis(SAMPLES, 0, axis))
-    ensemble = import_array(file, tmp_path / "out", config=KNOWN, sample_axis=axis)
+    ensemble = exchange.import_array(file, tmp_path / "out", config=KNOWN, sample_axis=axis)
     assert np.array_equal(ensemble.cfgs, SAMPLES)
 
 
 def test_import_of_several_chains_is_configuration_major(npy, tmp_path):
-    ensemble = import_array(npy, tmp_path / "out", config=KNOWN, n_chains=3)
+    ensemble = exchange.import_array(npy, tmp_path / "out", config=KNOWN, n_chains=3)
     assert (ensemble.n_chains, ensemble.n_configs) == (3, 4)
     assert np.array_equal(ensemble.cfgs, SAMPLES)
     assert ensemble.column("chain").tolist() == [0, 1, 2] * 4
@@ -76,14 +76,14 @@ def test_import_of_several_chains_is_configuration_major(npy, tmp_path):
 def test_import_reads_and_writes_in_blocks(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(exchange, "BLOCK_BYTES", 5 * SAMPLES[0].nbytes)
     file = save(tmp_path / f"fields{suffix}", SAMPLES)
-    ensemble = import_array(file, tmp_path / "out", config=KNOWN, n_chains=2)
+    ensemble = exchange.import_array(file, tmp_path / "out", config=KNOWN, n_chains=2)
     assert [s["n_configs"] for s in ensemble.manifest["shards"]] == [2, 2, 2]
     assert np.array_equal(ensemble.cfgs, SAMPLES)
 
 
 def test_the_parent_is_the_hash_of_the_numbers_whatever_the_file(tmp_path):
     parents = {
-        import_array(
+        exchange.import_array(
             save(tmp_path / f"fields{suffix}", np.moveaxis(SAMPLES, 0, axis)),
             tmp_path / f"out{axis}{suffix}",
             config=KNOWN,
@@ -91,7 +91,7 @@ def test_the_parent_is_the_hash_of_the_numbers_whatever_the_file(tmp_path):
         ).parent
         for axis, suffix in enumerate(SUFFIXES)
     }
-    other = import_array(
+    other = exchange.import_array(
         save(tmp_path / "other.npy", SAMPLES + 1), tmp_path / "other", config=KNOWN
     )
     assert len(parents) == 1 and other.parent not in parents
@@ -99,7 +99,7 @@ def test_the_parent_is_the_hash_of_the_numbers_whatever_the_file(tmp_path):
 
 def test_import_goes_on_where_it_was_interrupted(npy, tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "BLOCK_BYTES", 5 * SAMPLES[0].nbytes)
-    import_array(npy, tmp_path / "whole", config=KNOWN)
+    exchange.import_array(npy, tmp_path / "whole", config=KNOWN)
     class_append, calls = exchange.open_run, []
 
     def interrupted(*args, **kwargs):
@@ -116,36 +116,36 @@ def test_import_goes_on_where_it_was_interrupted(npy, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(exchange, "open_run", interrupted)
-        import_array(npy, tmp_path / "out", config=KNOWN)
+        exchange.import_array(npy, tmp_path / "out", config=KNOWN)
     assert open_ensemble(tmp_path / "out").n_configs == 5
-    import_array(npy, tmp_path / "out", config=KNOWN)
+    exchange.import_array(npy, tmp_path / "out", config=KNOWN)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_import_does_not_mix_two_files(npy, tmp_path):
-    import_array(npy, tmp_path / "out", config=KNOWN)
+    exchange.import_array(npy, tmp_path / "out", config=KNOWN)
     other = save(tmp_path / "other.npy", SAMPLES + 1)
     with pytest.raises(StorageError, match=r"parent: the run in .* was made with"):
-        import_array(other, tmp_path / "out", config=KNOWN)
+        exchange.import_array(other, tmp_path / "out", config=KNOWN)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_import_chooses_an_array_by_name(tmp_path, suffix):
     file = save(tmp_path / f"two{suffix}", SAMPLES, other=SAMPLES + 1)
-    assert np.array_equal(import_array(file, tmp_path / "a", config=KNOWN).cfgs, SAMPLES)
-    named = import_array(file, tmp_path / "b", config=KNOWN, dataset="other")
+    assert np.array_equal(exchange.import_array(file, tmp_path / "a", config=KNOWN).cfgs, SAMPLES)
+    named = exchange.import_array(file, tmp_path / "b", config=KNOWN, dataset="other")
     assert np.array_equal(named.cfgs, SAMPLES + 1)
     only = save(tmp_path / f"one{suffix}", SAMPLES, name="phi")
-    assert np.array_equal(import_array(only, tmp_path / "c", config=KNOWN).cfgs, SAMPLES)
+    assert np.array_equal(exchange.import_array(only, tmp_path / "c", config=KNOWN).cfgs, SAMPLES)
     unclear = save(tmp_path / f"unclear{suffix}", SAMPLES, name="phi", other=SAMPLES)
     with pytest.raises(StorageError, match=r"has no array 'cfgs'; name one of .*other"):
-        import_array(unclear, tmp_path / "d", config=KNOWN)
+        exchange.import_array(unclear, tmp_path / "d", config=KNOWN)
 
 
 def refused(file, match, **options):
     out = file.parent / "out"
     with pytest.raises(StorageError, match=match):
-        import_array(file, out, config=options.pop("config", KNOWN), **options)
+        exchange.import_array(file, out, config=options.pop("config", KNOWN), **options)
     assert not out.exists(), "nothing is written before the file is checked"
 
 
@@ -244,8 +244,8 @@ def ensemble(tmp_path_factory):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_exported_imports_to_the_same_configurations(ensemble, tmp_path, suffix):
-    export_array(ensemble, tmp_path / f"fields{suffix}")
-    back = import_array(tmp_path / f"fields{suffix}", tmp_path / "out", config=KNOWN)
+    exchange.export_array(ensemble, tmp_path / f"fields{suffix}")
+    back = exchange.import_array(tmp_path / f"fields{suffix}", tmp_path / "out", config=KNOWN)
     assert back.cfgs.dtype == ensemble.cfgs.dtype
     assert np.array_equal(back.cfgs, ensemble.cfgs)
     assert sorted(tmp_path.iterdir()) == [tmp_path / f"fields{suffix}", tmp_path / "out"]
@@ -253,8 +253,8 @@ def test_what_is_exported_imports_to_the_same_configurations(ensemble, tmp_path,
 
 @pytest.mark.parametrize("suffix", [".h5", ".npz"])
 def test_an_exported_file_says_its_chains(ensemble, tmp_path, suffix):
-    export_array(ensemble, tmp_path / f"fields{suffix}")
-    back = import_array(tmp_path / f"fields{suffix}", tmp_path / "out", config=KNOWN)
+    exchange.export_array(ensemble, tmp_path / f"fields{suffix}")
+    back = exchange.import_array(tmp_path / f"fields{suffix}", tmp_path / "out", config=KNOWN)
     assert (back.n_chains, back.n_configs) == (N_CHAINS, ensemble.n_configs)
 
 
@@ -275,13 +275,13 @@ def test_an_import_says_the_temperature_of_an_export(tmp_path):
     asked = config() | {"sampler": {"temperature": 2.0}}
     with open_run(tmp_path / "hot", asked, provenance={}) as run:
         run.append(*block(0, 6))
-    export_array(open_ensemble(tmp_path / "hot"), tmp_path / "hot.h5")
-    back = import_array(tmp_path / "hot.h5", tmp_path / "out", config=KNOWN)
+    exchange.export_array(open_ensemble(tmp_path / "hot"), tmp_path / "hot.h5")
+    back = exchange.import_array(tmp_path / "hot.h5", tmp_path / "out", config=KNOWN)
     assert back.manifest["provenance"][0]["made_by"]["file_says"]["temperature"] == 2.0
 
 
 def test_an_exported_h5_is_the_index_with_its_data_inside(ensemble, tmp_path):
-    export_array(ensemble, tmp_path / "fields.h5")
+    exchange.export_array(ensemble, tmp_path / "fields.h5")
     with (
         h5py.File(tmp_path / "fields.h5") as exported,
         h5py.File(ensemble.directory / "ensemble.h5") as index,
@@ -297,7 +297,7 @@ def test_an_exported_h5_is_the_index_with_its_data_inside(ensemble, tmp_path):
 
 
 def test_an_exported_npz_has_every_column(ensemble, tmp_path):
-    export_array(ensemble, tmp_path / "fields.npz")
+    exchange.export_array(ensemble, tmp_path / "fields.npz")
     with np.load(tmp_path / "fields.npz") as archive:
         assert sorted(archive.files) == sorted(ensemble.columns)
         for name in archive.files:
@@ -306,9 +306,9 @@ def test_an_exported_npz_has_every_column(ensemble, tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_equal_exports_are_equal_bytes_at_any_time(ensemble, tmp_path, suffix):
-    export_array(ensemble, tmp_path / f"a{suffix}")
+    exchange.export_array(ensemble, tmp_path / f"a{suffix}")
     time.sleep({".h5": 1.1, ".npz": 2.1, ".npy": 0}[suffix])  # what their clocks resolve
-    export_array(ensemble, tmp_path / f"b{suffix}")
+    exchange.export_array(ensemble, tmp_path / f"b{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
@@ -317,13 +317,13 @@ def test_export_never_overwrites(ensemble, tmp_path, suffix):
     file = tmp_path / f"fields{suffix}"
     file.write_text("mine")
     with pytest.raises(StorageError, match="exists and is not overwritten"):
-        export_array(ensemble, file)
+        exchange.export_array(ensemble, file)
     assert file.read_text() == "mine"
 
 
 def test_export_to_an_unknown_format_is_refused(ensemble, tmp_path):
     with pytest.raises(StorageError, match=r"the name must end in \.h5, \.npz, \.npy, or \.json"):
-        export_array(ensemble, tmp_path / "fields.csv")
+        exchange.export_array(ensemble, tmp_path / "fields.csv")
 
 
 def test_an_export_that_fails_leaves_no_file(ensemble, tmp_path, monkeypatch):
@@ -334,7 +334,7 @@ def test_an_export_that_fails_leaves_no_file(ensemble, tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "_parts", broken)
     for suffix in SUFFIXES:
         with pytest.raises(OSError, match="No space left"):
-            export_array(ensemble, tmp_path / f"fields{suffix}")
+            exchange.export_array(ensemble, tmp_path / f"fields{suffix}")
     assert not list(tmp_path.iterdir())
 
 
@@ -343,8 +343,8 @@ def test_export_of_an_ensemble_without_configurations(tmp_path):
     with open_run(tmp_path / "run", config(), provenance={}) as run:
         run.append(trajectory, None, history, state)
     ensemble = open_ensemble(tmp_path / "run")
-    export_array(ensemble, tmp_path / "histories.h5")
+    exchange.export_array(ensemble, tmp_path / "histories.h5")
     with h5py.File(tmp_path / "histories.h5") as file:
         assert sorted(file) == ["chain", "history", "trajectory"]
     with pytest.raises(StorageError, match="kept no configurations"):
-        export_array(ensemble, tmp_path / "fields.npy")
+        exchange.export_array(ensemble, tmp_path / "fields.npy")

@@ -7,10 +7,10 @@ import pytest
 from extrapolation_runs import HMC, KRAMERS, LANGEVIN, MALA, STEPS, measure_means, written
 
 import lattice_ml
-from lattice_ml import extrapolation
 from lattice_ml.analysis import measurement
-from lattice_ml.analysis.extrapolation_fit import fit
-from lattice_ml.extrapolation import as_table, extrapolate
+from lattice_ml.analysis.dynamics.extrapolation_fit import fit
+from lattice_ml.jobs import extrapolate as extrapolation
+from lattice_ml.jobs.extrapolate import as_table, extrapolate
 from lattice_ml.observables import DERIVED
 from lattice_ml.statistics import estimate
 

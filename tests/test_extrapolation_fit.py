@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lattice_ml.analysis.extrapolation_fit import LEVEL, SIGNIFICANT, fit
+from lattice_ml.analysis.dynamics.extrapolation_fit import LEVEL, SIGNIFICANT, fit
 from lattice_ml.statistics import Estimate
 
 STEPS = np.array([0.02, 0.05, 0.1, 0.2])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from extrapolation_runs import STEPS, measure_means, written
 
-from lattice_ml import cli, extrapolation
-from lattice_ml.analysis import extrapolation_figures
-from lattice_ml.analysis.extrapolation_fit import fit
-from lattice_ml.extrapolation import as_table, extrapolate
+from lattice_ml import cli
+from lattice_ml.analysis.dynamics.extrapolation_fit import fit
+from lattice_ml.jobs import extrapolate as extrapolation
+from lattice_ml.jobs.extrapolate import as_table, extrapolate
+from lattice_ml.report import extrapolation as extrapolation_figures
 from lattice_ml.statistics import estimate
 
 

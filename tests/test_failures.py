@@ -17,11 +17,11 @@ from lattice_ml import (
     Phi4,
     ReplicaExchange,
     Wolff,
-    chain,
     run,
 )
-from lattice_ml.conventions import action
-from lattice_ml.failures import Doubt, RunError, Watch, doubt
+from lattice_ml.actions.conventions import action
+from lattice_ml.chains import run as chain
+from lattice_ml.chains.failures import Doubt, RunError, Watch, doubt
 
 LATTICE = Lattice((4, 4))
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)
@@ -113,7 +113,7 @@ def test_steps_below_the_rounding_of_the_fields_are_seen():
     look({name: values[:30] for name, values in seen.items()})
 
 
-@pytest.mark.filterwarnings("ignore::lattice_ml.failures.Doubt")
+@pytest.mark.filterwarnings("ignore::lattice_ml.chains.failures.Doubt")
 def test_wells_too_deep_for_float32_are_no_run_without_a_word():
     """At |phi| = 500 the energy is rounded to several units, and steps shrink to nothing."""
     deep = action("standard", 2, mass_squared=-1000.0, g=1e-3)

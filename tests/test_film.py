@@ -13,10 +13,10 @@ from numpy.testing import assert_allclose
 from theories import free_theory
 
 from lattice_ml.actions import FreeField, Phi4
-from lattice_ml.analysis.film import film_figure, langevin, langevin_step_size, write_film
-from lattice_ml.lattice import Lattice
-from lattice_ml.models.denoiser import Zero
-from lattice_ml.models.drawing import Drawing, draw_film
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.models.diffusion.denoiser import Zero
+from lattice_ml.models.diffusion.drawing import Drawing, draw_film
+from lattice_ml.report.film import film_figure, langevin, langevin_step_size, write_film
 
 pytestmark = pytest.mark.unoptimised
 
@@ -36,7 +36,7 @@ def noised(shape=(8, 8), n=3, magnetisation=0.0):
 @pytest.fixture
 def drawn(monkeypatch):
     """What a short `write_film` gives to `film_figure`: frames, sigmas, fields, Langevin times."""
-    from lattice_ml.analysis import film
+    from lattice_ml.report import film
 
     seen = []
 

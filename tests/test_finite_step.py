@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from phi4_by_hand import CASES
 
 from lattice_ml import Kramers, Langevin, Lattice, Phi4, estimate
-from lattice_ml.analysis.finite_step import (
+from lattice_ml.analysis.dynamics.finite_step import (
     SCHEMES,
     euler_slope,
     gaussian_variance,

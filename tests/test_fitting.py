@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 from theories import CRITICAL, critical_theory, two_well_fields
 
-from lattice_ml.models import fitting
-from lattice_ml.models.fitting import Settings
-from lattice_ml.models.flow import Flow
-from lattice_ml.models.networks.shallow import Shallow
+from lattice_ml.models.diffusion import fitting
+from lattice_ml.models.diffusion.fitting import Settings
+from lattice_ml.models.diffusion.flow import Flow
+from lattice_ml.models.diffusion.networks.shallow import Shallow
 
 SHAPE = (4, 4)
 SETTINGS = Settings(total=120, batch_size=32, flow=Flow(4))

@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from lattice_ml import FreeField, Langevin, Lattice, Phi4, run
-from lattice_ml.analysis.fokker_planck import (
+from lattice_ml.analysis.dynamics.fokker_planck import (
     equilibrium,
     evolve,
     measured_action,

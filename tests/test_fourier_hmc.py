@@ -11,21 +11,12 @@ from free_modes import agree, fields, independent_modes, pulls
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact, drift, total
 
-from lattice_ml import (
-    HMC,
-    FourierHMC,
-    FreeField,
-    Lattice,
-    estimate,
-    integrators,
-    measure,
-    randomness,
-    run,
-)
+from lattice_ml import HMC, FourierHMC, FreeField, Lattice, estimate, measure, run
 from lattice_ml._pytree import pytree
-from lattice_ml.conventions import action
-from lattice_ml.layout import Layout, single
-from lattice_ml.samplers import fourier
+from lattice_ml.actions.conventions import action
+from lattice_ml.fields import fourier, randomness
+from lattice_ml.fields.layout import Layout, single
+from lattice_ml.samplers import integrators
 
 accelerate = jax.jit(fourier.accelerate, static_argnums=2)
 slow_down = jax.jit(fourier.slow_down, static_argnums=2)

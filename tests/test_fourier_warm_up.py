@@ -10,16 +10,11 @@ import pytest
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4
 
-from lattice_ml import (
-    FourierHMC,
-    FreeField,
-    Lattice,
-    chain,
-    run,
-)
+from lattice_ml import FourierHMC, FreeField, Lattice, run
 from lattice_ml._pytree import pytree
-from lattice_ml.config import ConfigError, parse
-from lattice_ml.conventions import action
+from lattice_ml.actions.conventions import action
+from lattice_ml.chains import run as chain
+from lattice_ml.jobs.config import ConfigError, parse
 from lattice_ml.samplers.fourier_hmc import fitted_mass_squared
 
 M2 = 0.3

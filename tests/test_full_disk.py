@@ -13,9 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from lattice_ml import cli, files, generation
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.writing import TEMPORARY
+from lattice_ml import cli
+from lattice_ml.jobs import generate as generation
+from lattice_ml.runtime.writing import TEMPORARY
+from lattice_ml.storage import files
+from lattice_ml.storage.ensemble import open_ensemble
 
 CONFIG = """
 [lattice]

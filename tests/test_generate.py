@@ -14,12 +14,15 @@ import jax
 import numpy as np
 import pytest
 
-from lattice_ml import chain, cli, config, ensemble, generation
-from lattice_ml.failures import Doubt
-from lattice_ml.storage import StorageError
+from lattice_ml import cli
+from lattice_ml.chains import run as chain
+from lattice_ml.chains.failures import Doubt
+from lattice_ml.jobs import config, generate
+from lattice_ml.storage import ensemble
+from lattice_ml.storage.run import StorageError
 
 FORK = multiprocessing.get_context("forkserver")  # children that need not import JAX again
-FORK.set_forkserver_preload(["lattice_ml.generation", "lattice_ml.commands", "pytest"])
+FORK.set_forkserver_preload(["lattice_ml.jobs.generate", "lattice_ml.commands", "pytest"])
 
 SETTINGS = {
     "lattice.shape": [8, 8],
@@ -40,7 +43,7 @@ def as_words(**changes):
 
 def run(out, block_configs=1, time_limit=None, **changes):
     job = config.parse(as_words(**changes))
-    return generation.generate(job, out, block_configs=block_configs, time_limit=time_limit)
+    return generate.generate(job, out, block_configs=block_configs, time_limit=time_limit)
 
 
 def contents(directory):
@@ -88,7 +91,7 @@ def child_generates(toml, out, words):
     """In a child: the command line, with one configuration per shard."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(toml.parent / "cache")
     sys.stderr = (toml.parent / "stderr").open("w")
-    generation.generate = functools.partial(generation.generate, block_configs=1)
+    generate.generate = functools.partial(generate.generate, block_configs=1)
     sys.exit(cli.main(["generate", str(toml), "--out", str(out), *words]))
 
 
@@ -186,7 +189,7 @@ def test_a_lengthened_run_is_the_longer_run(reference, tmp_path):
 
 
 def test_the_time_limit_stops_after_a_block_and_the_run_goes_on(reference, tmp_path):
-    with pytest.raises(generation.Interrupted, match="time limit: 1 of 8 configurations") as stop:
+    with pytest.raises(generate.Interrupted, match="time limit: 1 of 8 configurations") as stop:
         run(tmp_path, time_limit=1e-9)
     assert stop.value.signum is None
     assert ensemble.open_ensemble(tmp_path).n_configs == 1
@@ -195,7 +198,7 @@ def test_the_time_limit_stops_after_a_block_and_the_run_goes_on(reference, tmp_p
 
 def test_histories_alone_are_those_of_the_full_run_and_resume(reference, tmp_path):
     settings = {"output_save_configs": False}
-    with pytest.raises(generation.Interrupted):
+    with pytest.raises(generate.Interrupted):
         run(tmp_path, time_limit=1e-9, **settings)
     measured = run(tmp_path, **settings)
     assert measured.history == reference.history

@@ -9,8 +9,8 @@ from drawn_fields import certificate, draw, ensemble
 
 from lattice_ml import FreeField
 from lattice_ml._pytree import pytree
-from lattice_ml.analysis import histories
-from lattice_ml.analysis.evidence import gather
+from lattice_ml.analysis.certificates import histories
+from lattice_ml.analysis.certificates.evidence import gather
 from lattice_ml.observables import PRIMARIES, measure_configurations
 
 pytestmark = pytest.mark.unoptimised

@@ -12,20 +12,12 @@ import numpy as np
 import pytest
 from phi4_by_hand import advance, draw
 
-from lattice_ml import (
-    HMC,
-    FreeField,
-    Lattice,
-    Phi4,
-    actions,
-    estimate,
-    integrators,
-    randomness,
-    run,
-)
+from lattice_ml import HMC, FreeField, Lattice, Phi4, actions, estimate, run
 from lattice_ml._pytree import pytree
-from lattice_ml.conventions import action
-from lattice_ml.layout import single
+from lattice_ml.actions.conventions import action
+from lattice_ml.fields import randomness
+from lattice_ml.fields.layout import single
+from lattice_ml.samplers import integrators
 from lattice_ml.samplers.hmc import State
 
 LATTICE = Lattice((4, 4))

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from storage_runs import config, flip_a_byte, shard
 
-import lattice_ml.spectra
-import lattice_ml.training
-from lattice_ml import cli, intact
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.files import StorageError
-from lattice_ml.storage import open_run
+import lattice_ml.jobs.spectrum
+import lattice_ml.jobs.train
+from lattice_ml import cli
+from lattice_ml.storage import intact
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.run import open_run
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_every_verb_verifies_unless_told_not_to(verb, monkeypatch, capsys, tmp_p
         asked.append(verify)
         raise StorageError("enough is seen")
 
-    for module in (lattice_ml.ensemble, lattice_ml.spectra, lattice_ml.training):
+    for module in (lattice_ml.storage.ensemble, lattice_ml.jobs.spectrum, lattice_ml.jobs.train):
         monkeypatch.setattr(module, "open_ensemble", opened)
     for words in ([], ["--no-verify"]):
         assert cli.main([verb, *READERS[verb], *words]) == 2

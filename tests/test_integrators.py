@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from numpy.polynomial import Polynomial
 
 from lattice_ml.actions import Phi4
-from lattice_ml.integrators import integrate, leapfrog, omelyan2, omelyan4
+from lattice_ml.samplers.integrators import integrate, leapfrog, omelyan2, omelyan4
 
 SCHEMES = {"leapfrog": leapfrog, "omelyan2": omelyan2, "omelyan4": omelyan4}
 ACTION = Phi4(0.5, 0.9, 0.05)

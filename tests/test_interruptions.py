@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lattice_ml import interruptions, session
+from lattice_ml.runtime import interruptions, session
 
 BLOCKS = """
 import hashlib, sys

@@ -10,9 +10,11 @@ import pytest
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact, drift, total
 
-from lattice_ml import Kramers, chain, measure, randomness, run
-from lattice_ml.config import ConfigError, parse
-from lattice_ml.layout import single
+from lattice_ml import Kramers, measure, run
+from lattice_ml.chains import run as chain
+from lattice_ml.fields import randomness
+from lattice_ml.fields.layout import single
+from lattice_ml.jobs.config import ConfigError, parse
 
 N_CHAINS = 64
 DELTA, GAMMA = 0.6, 0.7

@@ -15,13 +15,14 @@ from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, drift
 from scipy import integrate
 
-from lattice_ml import FreeField, Langevin, Lattice, Phi4, chain, check, estimate, measure, run
-from lattice_ml import randomness as rnd
-from lattice_ml.config import ConfigError, parse
-from lattice_ml.generation import generate
-from lattice_ml.layout import Layout, single
-from lattice_ml.samplers import fourier
-from lattice_ml.training_data import check_agreement
+from lattice_ml import FreeField, Langevin, Lattice, Phi4, check, estimate, measure, run
+from lattice_ml.chains import run as chain
+from lattice_ml.fields import fourier
+from lattice_ml.fields import randomness as rnd
+from lattice_ml.fields.layout import Layout, single
+from lattice_ml.jobs.config import ConfigError, parse
+from lattice_ml.jobs.generate import generate
+from lattice_ml.jobs.training_data import check_agreement
 
 SITE = Phi4(h=0.0, a=0.5, b=0.1)
 N_CHAINS = 6
@@ -259,7 +260,7 @@ def test_another_step_size_or_temperature_does_not_compile_again(caplog):
 
 def test_the_shipped_config_is_this_sampler():
     file = Path(__file__).parents[1] / "configs" / "langevin.toml"
-    from lattice_ml.config import read_arguments
+    from lattice_ml.jobs.config import read_arguments
 
     sampler = parse(read_arguments(file)).sampler
     assert isinstance(sampler, Langevin) and sampler.order == 2

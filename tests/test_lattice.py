@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lattice_ml.lattice import Lattice, hop
+from lattice_ml.fields.lattice import Lattice, hop
 
 SHAPES = [(2,), (5,), (2, 2), (3, 4), (2, 3, 4), (3, 3, 2), (2, 3, 2, 3), (4, 2, 3, 2)]
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lattice_ml import actions, integrators, lattice, randomness
+from lattice_ml import actions
 from lattice_ml.actions import Phi4
-from lattice_ml.layout import Layout, choose_layout, single
+from lattice_ml.fields import lattice, randomness
+from lattice_ml.fields.layout import Layout, choose_layout, single
+from lattice_ml.samplers import integrators
 
 CASES = [
     ((2,), 3),

@@ -19,8 +19,8 @@ from lattice_ml.benches import (
 from lattice_ml.benches import critical_slowing_down as slowing
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples
-from lattice_ml.chain import Block
-from lattice_ml.lattice import Lattice
+from lattice_ml.chains.run import Block
+from lattice_ml.fields.lattice import Lattice
 
 pytestmark = pytest.mark.unoptimised
 

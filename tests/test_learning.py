@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from lattice_ml.analysis.learning import (
+from lattice_ml.analysis.dynamics.learning import (
     degenerate_pairs,
     gradient_flow,
     learning_time,

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from storage_runs import block, config, generate, shard
 
-from lattice_ml import files, manifests, sections
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.files import StorageError
-from lattice_ml.storage import open_run
+from lattice_ml.jobs import sections
+from lattice_ml.storage import files, manifests
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.run import open_run
 
 
 def edit(directory, change, seal=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_two_point import Ensemble
 
-from lattice_ml import chain, cli
+from lattice_ml import cli
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.analysis.measurement import (
     OF_WEIGHTS,
@@ -18,11 +18,12 @@ from lattice_ml.analysis.measurement import (
     remeasured_series,
     stored_series,
 )
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.lattice import Lattice
+from lattice_ml.chains import run as chain
+from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations
 from lattice_ml.samplers import HMC
-from lattice_ml.storage import open_run
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import open_run
 
 SHAPE, N_CHAINS, N_CONFIGS, THIN = (4, 3), 4, 60, 2
 ACTION = Phi4(0.5, 0.75, 0.125)

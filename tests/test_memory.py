@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lattice_ml import cli, generation, memory
+from lattice_ml import cli
+from lattice_ml.jobs import generate
+from lattice_ml.runtime import memory
 
 CONFIG = """
 [lattice]
@@ -118,7 +120,7 @@ def test_a_refused_allocation_says_what_was_needed_and_what_helps(
     def refuse(*args, **options):
         raise error
 
-    monkeypatch.setattr(generation, "generate", refuse)
+    monkeypatch.setattr(generate, "generate", refuse)
     assert cli.main(job) == 3
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("lattice-ml generate: out of memory (")

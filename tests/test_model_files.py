@@ -11,10 +11,10 @@ import storage_runs
 from flax import nnx
 from theories import free_theory
 
-from lattice_ml import files
-from lattice_ml.files import StorageError
-from lattice_ml.model_files import Stage, build_network, open_model, read_manifest
-from lattice_ml.model_runs import open_model_run
+from lattice_ml.storage import files
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.model import Stage, build_network, open_model, read_manifest
+from lattice_ml.storage.model_run import open_model_run
 
 pytestmark = pytest.mark.unoptimised
 

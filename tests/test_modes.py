@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from theories import to_modes, to_sites
 
-from lattice_ml.models.modes import Modes
+from lattice_ml.fields.modes import Modes
 
 SHAPES = [(4,), (5,), (4, 4), (6, 4), (5, 2), (4, 3, 2), (2, 3, 4, 5)]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lattice_ml.models.moments import measure_moments
+from lattice_ml.models.rbm.moments import measure_moments
 
 
 def test_moments_of_blocks_are_those_of_all_fields_with_weights():

@@ -9,9 +9,9 @@ from drawn_fields import certificate, draw, ensemble
 
 import lattice_ml
 from lattice_ml import HMC, MALA, Cycle, Langevin, Lattice, Wolff
-from lattice_ml.analysis import movement
-from lattice_ml.analysis.evidence import Missing, gather
-from lattice_ml.storage import open_run
+from lattice_ml.analysis.certificates import movement
+from lattice_ml.analysis.certificates.evidence import Missing, gather
+from lattice_ml.storage.run import open_run
 
 pytestmark = pytest.mark.unoptimised
 

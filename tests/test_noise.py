@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lattice_ml.models.noise import (
+from lattice_ml.models.diffusion.noise import (
     KINDS,
     Geometric,
     PowerLaw,

@@ -9,8 +9,8 @@ from test_actions import SineGordon
 
 from lattice_ml import observables
 from lattice_ml.actions import FreeField, Phi4
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout, single
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout, single
 from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations, primaries
 
 PHI4 = Phi4(0.54, 0.956, 0.022)

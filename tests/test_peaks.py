@@ -23,7 +23,6 @@ from lattice_ml import (
     compare,
     convert_ensemble,
     export_array,
-    files,
     import_array,
     measure,
     open_ensemble,
@@ -32,10 +31,11 @@ from lattice_ml import (
 )
 from lattice_ml.actions import Phi4
 from lattice_ml.comparison import sides
-from lattice_ml.ensemble import Ensemble
+from lattice_ml.jobs.training_data import open_data
 from lattice_ml.observables import measure_configurations
-from lattice_ml.storage import open_run
-from lattice_ml.training_data import open_data
+from lattice_ml.storage import files
+from lattice_ml.storage.ensemble import Ensemble
+from lattice_ml.storage.run import open_run
 
 MIB = 2**20
 SHAPE, PER_SHARD, BLOCK = (128, 128), 64, 4 * MIB  # a shard is one block

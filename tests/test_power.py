@@ -11,7 +11,7 @@ import lattice_ml
 from lattice_ml import HMC, Lattice, Phi4
 from lattice_ml._pytree import pytree
 from lattice_ml.analysis.certificates import check
-from lattice_ml.chain import Chains
+from lattice_ml.chains.run import Chains
 
 LAM = 0.022
 SHAPE = (16, 16)

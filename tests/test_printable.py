@@ -11,12 +11,15 @@ import h5py
 import numpy as np
 import pytest
 
-from lattice_ml import cli, comparison, files, progress, session
-from lattice_ml.analysis import report
+from lattice_ml import cli, comparison
 from lattice_ml.comparison import verdict
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.exchange import import_array
-from lattice_ml.printable import say, shown
+from lattice_ml.jobs.exchange import import_array
+from lattice_ml.report import page
+from lattice_ml.runtime import progress, session
+from lattice_ml.runtime.printable import say, shown
+from lattice_ml.storage import files
+from lattice_ml.storage.config_file import write_config
+from lattice_ml.storage.ensemble import open_ensemble
 
 ESCAPE, FORGED, TURNED = "\x1b[2J", "a\nb: passed", "\u202efdp"
 NO_TEXT = os.fsdecode(b"\xff")
@@ -43,24 +46,24 @@ def test_a_line_stays_one_and_fits_the_terminal():
 def test_a_name_in_a_figure_is_no_formula_and_not_hidden(tmp_path):
     from matplotlib.figure import Figure
 
-    assert report.in_figure("runs/kappa=0.27") == "runs/kappa=0.27"
-    assert report.in_figure("\u65e5") == "\\u65e5", "the font has no such sign"
+    assert page.in_figure("runs/kappa=0.27") == "runs/kappa=0.27"
+    assert page.in_figure("\u65e5") == "\\u65e5", "the font has no such sign"
     figure = Figure()
     axis = figure.subplots()
     for name in (NASTY, "$\\frac$", "a\\$b$"):
-        axis.plot([0, 1], label=report.in_figure(name))
-    axis.set_title(report.in_figure(NASTY))
+        axis.plot([0, 1], label=page.in_figure(name))
+    axis.set_title(page.in_figure(NASTY))
     legend = axis.legend()
     assert len(legend.get_texts()) == 3
-    report.write_page(tmp_path / "p.html", title=NASTY, figures=[("f", figure, NASTY)])
+    page.write_page(tmp_path / "p.html", title=NASTY, figures=[("f", figure, NASTY)])
     ET.parse(tmp_path / "p.html")
     ET.parse(tmp_path / "f.svg")
 
 
 def test_every_text_of_a_page_is_escaped(tmp_path):
-    table = report.Table(NASTY, [NASTY, "b"], [[NASTY, report.Mark(NASTY, True)]])
+    table = page.Table(NASTY, [NASTY, "b"], [[NASTY, page.Mark(NASTY, True)]])
     summary = [(NASTY, Path(NASTY))]
-    report.write_page(tmp_path / "p.html", title=NASTY, summary=summary, tables=[table])
+    page.write_page(tmp_path / "p.html", title=NASTY, summary=summary, tables=[table])
     text = "".join(ET.parse(tmp_path / "p.html").getroot().itertext())
     assert text.count(shown(NASTY)) == 8
 
@@ -161,7 +164,7 @@ def test_two_candidates_of_one_name_are_told_apart():
 
 def test_a_config_with_signs_beyond_the_plane_reads_again(tmp_path):
     config = {"seed": 1, "chain": {"start": "runs/\U0001f600 \x1b"}}
-    session.write_config(tmp_path, config)
+    write_config(tmp_path, config)
     import tomllib
 
     assert tomllib.loads((tmp_path / "config.toml").read_text()) == config

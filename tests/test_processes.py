@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 import pytest
 
-from lattice_ml import cli, generation, open_ensemble
+from lattice_ml import cli, open_ensemble
+from lattice_ml.jobs import generate
 
 FORK = multiprocessing.get_context("forkserver")  # children that need not import JAX again
-FORK.set_forkserver_preload(["lattice_ml.generation", "lattice_ml.commands", "pytest"])
+FORK.set_forkserver_preload(["lattice_ml.jobs.generate", "lattice_ml.commands", "pytest"])
 
 HEARTBEAT = 3  # seconds
 JOB = """
@@ -44,7 +45,7 @@ def child_generates(toml, out, log, devices, place, words):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    generation.generate = functools.partial(generation.generate, block_configs=1)
+    generate.generate = functools.partial(generate.generate, block_configs=1)
     sys.exit(cli.main(["generate", str(toml), "--out", str(out), *words]))
 
 

@@ -9,10 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lattice_ml import cli, measure, open_ensemble
-from lattice_ml.analysis.pyerrors_json import export_observables
-from lattice_ml.files import StorageError
+from lattice_ml.jobs.pyerrors_json import export_observables
 from lattice_ml.observables import DERIVED, PRIMARIES
-from lattice_ml.storage import open_run
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.run import open_run
 
 SHAPE, N_CHAINS, N_CONFIGS = (4, 3), 11, 300
 ACTION = {"kind": "Phi4", "convention": "kappa", "kappa": 0.25, "lam": 0.022}

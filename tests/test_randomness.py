@@ -9,7 +9,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from scipy import stats
 
-from lattice_ml import randomness
+from lattice_ml.fields import randomness
 
 N_TRAJECTORIES, VOLUME, N_CHAINS = 5, 1 << 14, 64  # 5 million normals for each of two seeds
 LIMIT = 4.5  # standard deviations

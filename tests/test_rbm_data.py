@@ -5,9 +5,11 @@ import pytest
 from trained_models import make_ensemble
 from trained_rbms import FREE, job, sample, train
 
-from lattice_ml import cli, config, measure, training
-from lattice_ml.arguments import ConfigError
-from lattice_ml.exchange import import_array
+from lattice_ml import cli, measure
+from lattice_ml.jobs import config
+from lattice_ml.jobs import train as training
+from lattice_ml.jobs.exchange import import_array
+from lattice_ml.runtime.arguments import ConfigError
 
 pytestmark = pytest.mark.unoptimised
 

@@ -24,9 +24,9 @@ from rbms import (
     spectrum,
 )
 
-from lattice_ml.models import rbm_fit
-from lattice_ml.models.moments import measure_moments
-from lattice_ml.models.rbm_fit import gradient, initial, log_likelihood
+from lattice_ml.models.rbm import fit as rbm_fit
+from lattice_ml.models.rbm.fit import gradient, initial, log_likelihood
+from lattice_ml.models.rbm.moments import measure_moments
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "rbm_reference.json").read_text())["cases"]
 CHAIN = np.array(REFERENCE["rbm1d"]["values"]["spectrum"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rbms import WIDE, begin, exact_moments, fit, kernel
 
-from lattice_ml.models.moments import measure_moments
-from lattice_ml.models.rbm_fit import RBMSettings, initial, log_likelihood
+from lattice_ml.models.rbm.fit import RBMSettings, initial, log_likelihood
+from lattice_ml.models.rbm.moments import measure_moments
 
 pytestmark = pytest.mark.unoptimised
 

@@ -11,10 +11,12 @@ from storage_runs import contents
 from trained_models import make_ensemble, metrics
 from trained_rbms import FREE, sample, train
 
-from lattice_ml import cli, correction, measure, session
-from lattice_ml.files import StorageError
-from lattice_ml.model_files import open_model
-from lattice_ml.models import rbm_fit
+from lattice_ml import cli, measure
+from lattice_ml.jobs import correction
+from lattice_ml.models.rbm import fit
+from lattice_ml.runtime import session
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.model import open_model
 
 pytestmark = pytest.mark.unoptimised
 
@@ -187,14 +189,14 @@ def test_the_training_is_the_one_of_the_config(free, tmp_path, monkeypatch):
         seen.append((settings, source.shape, source.dtype, float(rate), float(decay), n))
         return state._replace(step=state.step + n)
 
-    monkeypatch.setattr(rbm_fit, "fit", note)
+    monkeypatch.setattr(fit, "fit", note)
     changes = {"method": "cd", "natural": False, "n_gibbs": 2, "batch_size": 32, "decay": 10}
     changes |= {"learning_rate": 0.25, "n_steps": 40, "snapshots": 0, "validation": 0.5}
     changes |= {"augment": True, "pool_bytes": 64 * 10 * 10 * 4}
     asked = {f"training_{key}": value for key, value in changes.items()}
     train(tmp_path / "m", free, model_train_eta=False, model_train_mu=True, **asked)
     settings, shape, dtype, rate, decay, n = seen[0]
-    expected = rbm_fit.RBMSettings("cd", False, 2, 32, True, False, (10,))
+    expected = fit.RBMSettings("cd", False, 2, 32, True, False, (10,))
     assert settings == expected
     assert (shape, dtype, rate, decay, n) == ((640, 10), np.float32, 0.25, 10, 2)
     assert sum(n for *_, n in seen) == 40

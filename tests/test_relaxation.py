@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lattice_ml import FreeField, Langevin, Lattice, Phi4, open_ensemble, run
-from lattice_ml.analysis.finite_step import SCHEMES
-from lattice_ml.analysis.relaxation import (
+from lattice_ml.analysis.dynamics.finite_step import SCHEMES
+from lattice_ml.analysis.dynamics.relaxation import (
     Curve,
     Equilibrium,
     quadratic_form,
@@ -18,7 +18,7 @@ from lattice_ml.analysis.relaxation import (
     relaxed_power,
     stepped_power,
 )
-from lattice_ml.chain import Chains
+from lattice_ml.chains.run import Chains
 
 W = np.array([[0.3, 1.0], [2.0, 4.0]])
 KERNEL = np.array([[3.0, 1.5], [1.2, 1.0]])

@@ -9,7 +9,7 @@ from checked_runs import one, phi4
 
 import lattice_ml
 from lattice_ml import HMC, Cycle, Lattice, SwendsenWang, Wolff
-from lattice_ml.chain import Chains
+from lattice_ml.chains.run import Chains
 
 pytestmark = pytest.mark.unoptimised
 

@@ -12,13 +12,16 @@ import pytest
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, draw
 
-from lattice_ml import HMC, FreeField, ReplicaExchange, chain, cli, generation, randomness
+from lattice_ml import HMC, FreeField, ReplicaExchange, cli
 from lattice_ml import run as sample
 from lattice_ml._pytree import pytree
+from lattice_ml.actions.conventions import Parameter, action
 from lattice_ml.analysis import certificates
-from lattice_ml.config import ConfigError, parse
-from lattice_ml.conventions import Parameter, action
-from lattice_ml.layout import single
+from lattice_ml.chains import run
+from lattice_ml.fields import randomness
+from lattice_ml.fields.layout import single
+from lattice_ml.jobs import generate
+from lattice_ml.jobs.config import ConfigError, parse
 from lattice_ml.samplers.replica import travel
 
 N_CHAINS = 64
@@ -82,7 +85,7 @@ def stack(state):
 def blocks(sampler=SAMPLER, *, seed=1, **settings):
     counts = {"n_chains": 70, "n_configs": 12, "n_thermalise": 0, "thin": 1}
     settings = counts | {"start": "hot", "dtype": "float32"} | settings
-    return list(chain.blocks(jax.random.key(seed), sampler, LATTICE, **settings))
+    return list(run.blocks(jax.random.key(seed), sampler, LATTICE, **settings))
 
 
 def joined(parts):
@@ -248,10 +251,10 @@ def test_replicas_survive_a_stop_on_disk_and_are_reported(tmp_path, capsys):
     words = f"{BASE} --action.kappa 0.2 --action.lam 0.022 --sampler.coupling kappa"
     words += " --sampler.ladder 0.17 0.14 --chain.n-chains 3 --chain.n-configs 6"
     job = parse([*words.split(), "--chain.n-thermalise", "20"])
-    straight = generation.generate(job, tmp_path / "straight")
-    with pytest.raises(generation.Interrupted):
-        generation.generate(job, tmp_path / "cut", block_configs=2, time_limit=1e-9)
-    cut = generation.generate(job, tmp_path / "cut", block_configs=2)
+    straight = generate.generate(job, tmp_path / "straight")
+    with pytest.raises(generate.Interrupted):
+        generate.generate(job, tmp_path / "cut", block_configs=2, time_limit=1e-9)
+    cut = generate.generate(job, tmp_path / "cut", block_configs=2)
     assert np.array_equal(cut.cfgs[:], straight.cfgs[:])
     for name in straight.history:
         assert np.array_equal(cut.series(name), straight.series(name)), name
@@ -298,7 +301,7 @@ def test_a_ladder_that_is_too_wide_is_named():
         r"the ladder is too wide between kappa = 0.19 and -0.6, where \S+ of the swaps are "
         r"accepted \(allowed: 1e-04\); put values between into sampler.ladder where it is too wide"
     )
-    with pytest.raises(chain.RunError, match=message):
+    with pytest.raises(run.RunError, match=message):
         blocks(wide, n_configs=16, n_thermalise=50)
 
 

@@ -16,8 +16,8 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
 
-from lattice_ml.analysis import figures
-from lattice_ml.analysis.report import INK, Table, style, write_page
+from lattice_ml.report import figures
+from lattice_ml.report.page import INK, Table, style, write_page
 
 P_HAT_SQUARED = 4 * np.sin(np.pi * np.arange(9) / 16) ** 2
 

@@ -7,10 +7,10 @@ import threading
 import numpy as np
 import pytest
 
-from lattice_ml import results
-from lattice_ml.analysis import report
-from lattice_ml.results import check_json, check_page, distinct, write_json
-from lattice_ml.writing import StorageError
+from lattice_ml.report import page
+from lattice_ml.runtime import results
+from lattice_ml.runtime.results import check_json, check_page, distinct, write_json
+from lattice_ml.runtime.writing import StorageError
 
 SHAPE = results.has_keys("answer")
 
@@ -20,7 +20,7 @@ def contents(folder):
 
 
 def drawn():
-    with report.style():
+    with page.style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(1, 1))
@@ -120,26 +120,26 @@ def test_a_manifest_of_another_program_forbids_nothing(tmp_path):
 
 def test_a_page_and_its_figures_may_be_replaced_by_others(tmp_path):
     for title in ("first", "second"):
-        report.write_page(tmp_path / "page.html", title=title, figures=drawn())
+        page.write_page(tmp_path / "page.html", title=title, figures=drawn())
     assert "second" in (tmp_path / "page.html").read_text()
     assert {p.name for p in tmp_path.iterdir()} == {"page.html", "line.png", "line.svg"}
 
 
 def test_pages_and_figures_of_another_verb_stay(tmp_path):
-    report.write_page(tmp_path / "page.html", title="first", verb="measure", figures=drawn())
+    page.write_page(tmp_path / "page.html", title="first", verb="measure", figures=drawn())
     with pytest.raises(StorageError, match=r"page\.html exists and is not overwritten"):
-        report.write_page(tmp_path / "page.html", title="second", verb="spectrum")
+        page.write_page(tmp_path / "page.html", title="second", verb="spectrum")
     with pytest.raises(StorageError, match=r"line\.png exists and is not overwritten"):
-        report.write_page(tmp_path / "other.html", title="t", verb="spectrum", figures=drawn())
+        page.write_page(tmp_path / "other.html", title="t", verb="spectrum", figures=drawn())
 
 
 @pytest.mark.parametrize("name", ["page.html", "line.png", "line.svg"])
 def test_pages_and_figures_of_others_stay(tmp_path, name):
-    report.write_page(tmp_path / "page.html", title="first", figures=drawn())
+    page.write_page(tmp_path / "page.html", title="first", figures=drawn())
     (tmp_path / name).write_text("<html>mine</html>")
     before = contents(tmp_path)
     with pytest.raises(StorageError, match=f"{name} exists and is not overwritten"):
-        report.write_page(tmp_path / "page.html", title="second", figures=drawn())
+        page.write_page(tmp_path / "page.html", title="second", figures=drawn())
     assert contents(tmp_path) == before
 
 
@@ -147,8 +147,8 @@ def test_what_a_verb_writes_into_its_own_ensemble_is_not_asked_for(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format_version": 1, "config": {}}')
     (tmp_path / "page.html").write_text("of an earlier version")
     with pytest.raises(StorageError, match="would lie in"):
-        report.write_page(tmp_path / "page.html", title="first")
-    report.write_page(tmp_path / "page.html", title="first", ours=True)
+        page.write_page(tmp_path / "page.html", title="first")
+    page.write_page(tmp_path / "page.html", title="first", ours=True)
     assert "first" in (tmp_path / "page.html").read_text()
 
 

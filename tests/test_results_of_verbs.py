@@ -9,7 +9,7 @@ import pytest
 
 from lattice_ml import cli
 from lattice_ml.commands import bench, output
-from lattice_ml.exchange import import_array
+from lattice_ml.jobs.exchange import import_array
 
 SECTION = {"kind": "Phi4", "convention": "kappa", "kappa": 0.2, "lam": 0.1}
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lattice_ml.models import reverse
-from lattice_ml.models.denoiser import Denoiser, Zero
-from lattice_ml.models.modes import Modes
-from lattice_ml.models.noise import VarianceExploding, VariancePreserving
-from lattice_ml.models.theory import Theory
+from lattice_ml.fields.modes import Modes
+from lattice_ml.models.diffusion import reverse
+from lattice_ml.models.diffusion.denoiser import Denoiser, Zero
+from lattice_ml.models.diffusion.noise import VarianceExploding, VariancePreserving
+from lattice_ml.models.diffusion.theory import Theory
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())
 

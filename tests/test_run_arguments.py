@@ -21,8 +21,8 @@ from lattice_ml import (
 )
 from lattice_ml.actions import force, total
 from lattice_ml.analysis.exact import exact
-from lattice_ml.lattice import hop
-from lattice_ml.layout import single
+from lattice_ml.fields.lattice import hop
+from lattice_ml.fields.layout import single
 from lattice_ml.observables import measure_configurations
 
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.1)

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from trained_models import as_words, make_ensemble
 
-from lattice_ml import cli, config, correction, sampling, sampling_units, session, training
-from lattice_ml.arguments import as_arguments
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.files import StorageError
-from lattice_ml.model_files import open_model
-from lattice_ml.models import drawing
-from lattice_ml.models.flow import Flow
+from lattice_ml import cli
+from lattice_ml.jobs import config, correction, train, units
+from lattice_ml.jobs import sample as sampling
+from lattice_ml.models.diffusion import drawing
+from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.observables import measure_configurations
+from lattice_ml.runtime import session
+from lattice_ml.runtime.arguments import as_arguments
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.model import open_model
 
 pytestmark = pytest.mark.unoptimised
 
@@ -31,7 +34,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     data = make_ensemble(folder / "e", n_configs=100)
     job = config.parse_training(["--model.denoiser", "zero"])
-    return training.train(job, folder / "m", data=[data])
+    return train.train(job, folder / "m", data=[data])
 
 
 def sample(model, out, n_samples=40, correct="none", time_limit=None, **changes):
@@ -153,9 +156,9 @@ def files_of(directory):
 def test_shards_end_where_the_job_says_whatever_the_clock_and_whatever_interrupts(
     model, tmp_path, monkeypatch, correct
 ):
-    monkeypatch.setattr(sampling_units, "_SHARD_WORK", {})
+    monkeypatch.setattr(units, "_SHARD_WORK", {})
     per_unit = 256 if correct == "hmc" else UNIT
-    monkeypatch.setattr(sampling_units, "_MUCH_WORK", 3 * unit_work(model, tmp_path, correct))
+    monkeypatch.setattr(units, "_MUCH_WORK", 3 * unit_work(model, tmp_path, correct))
     wanted = [2 * per_unit, 2 * per_unit, per_unit + 3]  # a power of two units fits
     asked = {"correct": correct, "n_samples": sum(wanted)}
     whole = sample(model, tmp_path / "whole", **asked)

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from lattice_ml import seals
-from lattice_ml.files import StorageError
-from lattice_ml.schema import anything, listed, number, table, text, whole
+from lattice_ml.storage import seals
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.schema import anything, listed, number, table, text, whole
 
 RULE = table({"seconds": number(0), "sizes": listed(whole(1))}, {"name": text(), "more": anything})
 CONTENT = {

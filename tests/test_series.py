@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from synthetic import ar1, binder, moments
 
-from lattice_ml import FreeField, Lattice, correction
-from lattice_ml.analysis import figures
-from lattice_ml.models import classifiers, markov_field
+from lattice_ml import FreeField, Lattice
+from lattice_ml.comparison import classifiers
+from lattice_ml.jobs import correction
+from lattice_ml.models import markov_field
 from lattice_ml.observables import measure_configurations
+from lattice_ml.report import figures
 from lattice_ml.statistics import (
     autocorrelation,
     bootstrap,

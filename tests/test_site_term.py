@@ -6,8 +6,8 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 
 from lattice_ml import FreeField, Phi4
+from lattice_ml.actions.site_term import barrier, from_normals
 from lattice_ml.models.markov_field import MarkovField
-from lattice_ml.site_term import barrier, from_normals
 
 NORMALS = np.array([1e-6, 1e-3, 0.1, 0.7, 1.5, 3.0, 4.5, 5.8])
 SITES = [

@@ -12,16 +12,17 @@ from flax import nnx
 from theories import CRITICAL, critical_theory, free_theory
 from trained_models import make_ensemble
 
-from lattice_ml import HMC, Lattice, run, spectra
+from lattice_ml import HMC, Lattice, run
 from lattice_ml.analysis.probes import plane_waves
 from lattice_ml.commands import spectrum as command
-from lattice_ml.files import StorageError
-from lattice_ml.models import fitting
-from lattice_ml.models.measured import measure_theory
-from lattice_ml.models.moments import Moments
-from lattice_ml.models.networks import Shallow, UNet, Zero
+from lattice_ml.jobs import spectrum
+from lattice_ml.models.diffusion import fitting
+from lattice_ml.models.diffusion.measured import measure_theory
+from lattice_ml.models.diffusion.networks import Shallow, UNet, Zero
+from lattice_ml.models.diffusion.spectrum import of_diffusion, score_of
 from lattice_ml.models.rbm import GaussianRBM
-from lattice_ml.score_spectrum import of_diffusion, score_of
+from lattice_ml.models.rbm.moments import Moments
+from lattice_ml.storage.files import StorageError
 
 pytestmark = pytest.mark.unoptimised
 FREE = {"kind": "FreeField", "mass_squared": 0.5}
@@ -118,7 +119,7 @@ def test_a_free_score_has_the_exact_kernel_at_every_level_of_noise():
 
 
 def test_a_machine_at_its_fixed_point_has_the_regulated_spectrum():
-    found = spectra.of_machine(machine())
+    found = spectrum.of_machine(machine())
     exact = np.sort(np.repeat(0.5 + Lattice((4, 4)).shells[0], [1, 4, 6, 4, 1]))
     np.testing.assert_allclose(found["exact"], exact)
     np.testing.assert_allclose(found["regulated"], np.minimum(exact, 6.0))
@@ -135,7 +136,7 @@ def test_a_machine_at_its_fixed_point_has_the_regulated_spectrum():
 
 
 def test_hidden_fields_lower_as_many_modes_as_there_are_of_them():
-    found = spectra.of_machine(machine(n_hidden=3))
+    found = spectrum.of_machine(machine(n_hidden=3))
     np.testing.assert_allclose(found["regulated"], [0.5, 2.5, 2.5, *[6.0] * 13])
     np.testing.assert_allclose(found["eigenvalues"], found["regulated"])
     np.testing.assert_allclose(found["shells"]["regulated"][:3], [0.5, (2 * 2.5 + 2 * 6) / 4, 6.0])
@@ -145,22 +146,22 @@ def test_hidden_fields_lower_as_many_modes_as_there_are_of_them():
 def test_images_have_the_spectrum_of_their_second_moment():
     model = machine(section={"kind": "none"})
     moments = model.stages[0].theories[0]
-    found = spectra.of_machine(model)
+    found = spectrum.of_machine(model)
     np.testing.assert_allclose(found["exact"], 1 / np.linalg.eigvalsh(moments.second)[::-1])
     assert found["shells"] is None
     assert np.any(np.isclose(found["exact"], 8.5))  # the highest mode of the data, above mu^2
     moved = Moments(np.full(16, 2.0), moments.second + 4.0, 1000.0)
     model.stages[0].theories = (moved,)  # the raw second moment, where the centre is 0
     lifted = 1 / np.linalg.eigvalsh(moved.second)[::-1]
-    np.testing.assert_allclose(spectra.of_machine(model)["exact"], lifted)
+    np.testing.assert_allclose(spectrum.of_machine(model)["exact"], lifted)
     shifted = Moments(np.full(16, 2.0), moments.second + 4.0, 1000.0)
     model.stages[0].theories = (shifted,)
     model.network = GaussianRBM.of(model.network.w, 6.0, centre=np.full(16, 2.0))
-    np.testing.assert_allclose(spectra.of_machine(model)["exact"], found["exact"])
+    np.testing.assert_allclose(spectrum.of_machine(model)["exact"], found["exact"])
 
 
 def test_data_of_an_interacting_theory_are_their_own_target():
-    found = spectra.of_machine(machine(section=KAPPA))
+    found = spectrum.of_machine(machine(section=KAPPA))
     np.testing.assert_allclose(found["shells"]["exact"], 0.5 + Lattice((4, 4)).shells[0])
 
 
@@ -168,7 +169,7 @@ def test_data_of_an_interacting_theory_are_their_own_target():
 
 
 def test_a_free_ensemble_has_the_exact_inverse_propagator(free, tmp_path):
-    found = spectra.spectrum(free, tmp_path)
+    found = spectrum.spectrum(free, tmp_path)
     values, errors, exact = (np.array(found[key]) for key in CONTRACT[:3])
     np.testing.assert_allclose(exact, 0.5 + Lattice((6, 4)).shells[0])
     assert np.all(np.abs(values - exact) < 4.5 * errors)
@@ -203,10 +204,10 @@ def test_weights_of_an_ensemble_are_used():
         log_weight=(-0.1 * np.sum(modes**2, axis=1)).reshape(n // 100, 100).T,
         blocks=lambda: [(0, fields)],
     )
-    found = spectra.of_ensemble(made)
+    found = spectrum.of_ensemble(made)
     z = (found["eigenvalues"] - found["exact"]) / found["errors"]
     assert found["weighted"] and np.all(np.abs(z) < 4.5)
-    plain = spectra.of_ensemble(made, weights=False)
+    plain = spectrum.of_ensemble(made, weights=False)
     assert np.all(np.abs(plain["eigenvalues"] - found["exact"] + 0.2) < 4.5 * plain["errors"])
 
 
@@ -258,9 +259,9 @@ def test_a_network_without_a_density_is_probed_at_its_own_samples():
 def test_a_unet_is_analysed_like_any_other_at_the_fields_of_an_ensemble(interacting, tmp_path):
     section = {"kind": "Phi4", "convention": "standard", "mass_squared": 0.5, "g": 0.0}
     model = diffusion(UNet(channels=(2, 3), rngs=nnx.Rngs(0)), free_theory((4, 4)), section)
-    source = spectra.open_ensemble(interacting)
+    source = spectrum.open_ensemble(interacting)
     found = of_diffusion(model, source, n_fields=5, noise=(0.1, 0.3))
-    found = spectra.write({"source": "a/unet"} | found, tmp_path)
+    found = spectrum.write({"source": "a/unet"} | found, tmp_path)
     assert is_page(tmp_path) == found
     assert found["fields"] == str(interacting) and found["n_fields"] == 5
     assert found["asymmetry"] > 1e-3
@@ -273,12 +274,12 @@ def test_a_unet_is_analysed_like_any_other_at_the_fields_of_an_ensemble(interact
 @pytest.mark.parametrize("make", ["ensemble", "machine", "images", "per_site"])
 def test_the_json_has_lists_of_equal_length_and_no_nan(make, interacting, tmp_path):
     models = {
-        "ensemble": lambda: spectra.of_ensemble(spectra.open_ensemble(interacting)),
-        "machine": lambda: spectra.of_machine(machine()),
-        "images": lambda: spectra.of_machine(_singular()),
-        "per_site": lambda: spectra.of_machine(_per_site()),
+        "ensemble": lambda: spectrum.of_ensemble(spectrum.open_ensemble(interacting)),
+        "machine": lambda: spectrum.of_machine(machine()),
+        "images": lambda: spectrum.of_machine(_singular()),
+        "per_site": lambda: spectrum.of_machine(_per_site()),
     }
-    found = spectra.write({"source": f"runs/{make}"} | models[make](), tmp_path)
+    found = spectrum.write({"source": f"runs/{make}"} | models[make](), tmp_path)
     assert is_page(tmp_path) == found
     assert len({len(found[key]) for key in CONTRACT}) == 1
     if shells := found["shells"]:
@@ -326,13 +327,13 @@ def test_the_command_writes_and_prints_the_table(free, tmp_path, capsys):
 
 def test_what_makes_no_sense_is_refused(free, interacting, tmp_path):
     with pytest.raises(ValueError, match=r"noise must be positive variances .* got \(0.0,\)"):
-        spectra.spectrum(free, tmp_path, noise=(0.0,))
+        spectrum.spectrum(free, tmp_path, noise=(0.0,))
     with pytest.raises(ValueError, match="n_fields >= 2, got 1"):
-        spectra.spectrum(free, tmp_path, n_fields=1)
+        spectrum.spectrum(free, tmp_path, n_fields=1)
     with pytest.raises(ValueError, match=r"only a diffusion model is probed .* is none"):
-        spectra.spectrum(free, tmp_path, fields=interacting)
+        spectrum.spectrum(free, tmp_path, fields=interacting)
     with pytest.raises(StorageError):
-        spectra.spectrum(Path(tmp_path) / "nothing", tmp_path)
+        spectrum.spectrum(Path(tmp_path) / "nothing", tmp_path)
     model = diffusion(Zero(), free_theory((4, 4)), FREE)
     with pytest.raises(ValueError, match=r"lives on \(4, 4\), the fields of .* on \(6, 4\)"):
-        of_diffusion(model, spectra.open_ensemble(free))
+        of_diffusion(model, spectrum.open_ensemble(free))

@@ -8,7 +8,6 @@ from flax import nnx
 from theories import critical_theory
 
 from lattice_ml.actions import FreeField, Phi4
-from lattice_ml.analysis import spectrum_figures
 from lattice_ml.analysis.probes import (
     kernel_by_probes,
     plane_waves,
@@ -30,9 +29,10 @@ from lattice_ml.analysis.spectrum import (
     shell_sets,
 )
 from lattice_ml.analysis.two_point import TwoPoint
-from lattice_ml.lattice import Lattice
-from lattice_ml.models.networks import Shallow, UNet
-from lattice_ml.score_spectrum import score_of
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.models.diffusion.networks import Shallow, UNet
+from lattice_ml.models.diffusion.spectrum import score_of
+from lattice_ml.report import spectrum
 
 pytestmark = pytest.mark.unoptimised
 
@@ -247,18 +247,16 @@ def test_the_renormalised_mass_of_an_exact_propagator_is_the_mass():
 
 def test_figures_show_ratio_and_regulator():
     x, ones = np.arange(4.0), np.ones(4)
-    figure = spectrum_figures.kernel(
+    figure = spectrum.kernel(
         x, 2 + x, 0.1 * ones, 2 * (2 + x), name="K", target_name="T", ceiling=7.0
     )
     top, bottom = figure.axes
     assert top.get_title(loc="left") == "K against T"
     assert any(np.allclose(line.get_ydata(), 7.0) for line in top.lines)
     np.testing.assert_allclose(bottom.containers[0].lines[0].get_ydata(), 0.5)
-    figure = spectrum_figures.kernel(
-        x, x, np.nan * x, x - 1, name="K", target_name="T", difference=True
-    )
+    figure = spectrum.kernel(x, x, np.nan * x, x - 1, name="K", target_name="T", difference=True)
     np.testing.assert_allclose(figure.axes[1].containers[0].lines[0].get_ydata(), 1.0)
-    lines = spectrum_figures.along_training([0, 1, 100], np.ones((3, 4)), ones).axes[0].lines
+    lines = spectrum.along_training([0, 1, 100], np.ones((3, 4)), ones).axes[0].lines
     assert len(lines) == 5  # four eigenvalues and their targets
 
 

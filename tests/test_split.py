@@ -21,27 +21,19 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from lattice_ml import (
-    HMC,
-    Lattice,
-    action,
-    chain,
-    cli,
-    engine,
-    open_ensemble,
-    randomness,
-    run,
-    split,
-)
-from lattice_ml.lattice import hop
-from lattice_ml.layout import Layout
+from lattice_ml import HMC, Lattice, action, cli, open_ensemble, run
+from lattice_ml.chains import engine
+from lattice_ml.chains import run as chain
+from lattice_ml.fields import randomness, split
+from lattice_ml.fields.lattice import hop
+from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.split import AXES, CHAINS, SITES, split_layout
 from lattice_ml.observables import PRIMARIES
 from lattice_ml.samplers import kinds
 from lattice_ml.samplers.cycle import Cycle
 from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
-from lattice_ml.split import AXES, CHAINS, SITES, split_layout
 
 PHI4 = action("kappa", 2, kappa=0.26, lam=0.022)
 PHI4_4D = action("kappa", 4, kappa=0.13, lam=0.022)

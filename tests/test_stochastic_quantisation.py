@@ -9,8 +9,13 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lattice_ml import Phi4
-from lattice_ml.analysis.fokker_planck import equilibrium, evolve, measured_action, site_potential
-from lattice_ml.analysis.relaxation import Curve, Equilibrium, relaxation_of_frames
+from lattice_ml.analysis.dynamics.fokker_planck import (
+    equilibrium,
+    evolve,
+    measured_action,
+    site_potential,
+)
+from lattice_ml.analysis.dynamics.relaxation import Curve, Equilibrium, relaxation_of_frames
 
 pytestmark = pytest.mark.unoptimised
 

@@ -20,8 +20,8 @@ from storage_runs import (
     shard,
 )
 
-from lattice_ml import files
-from lattice_ml.storage import open_run
+from lattice_ml.storage import files
+from lattice_ml.storage.run import open_run
 
 
 def test_a_shard_holds_its_rows_configuration_major_and_the_state_after_them(finished_run):

@@ -20,8 +20,8 @@ from storage_runs import (
     shard,
 )
 
-from lattice_ml import files
-from lattice_ml.storage import StorageError, open_run
+from lattice_ml.storage import files
+from lattice_ml.storage.run import StorageError, open_run
 
 CHILD = """
 import sys

@@ -6,8 +6,9 @@ import tomllib
 import numpy as np
 import pytest
 
-from lattice_ml import cli, generation
-from lattice_ml.ensemble import open_ensemble
+from lattice_ml import cli
+from lattice_ml.jobs import generate
+from lattice_ml.storage.ensemble import open_ensemble
 
 CONFIG = """
 seed = 3
@@ -42,7 +43,7 @@ def jobs(monkeypatch):
 
     def note(job, out, **options):
         asked[out.name] = job
-        raise generation.Interrupted("not now", None)
+        raise generate.Interrupted("not now", None)
 
     def sweep(*values, key=KEY, words=()):
         asked.clear()
@@ -51,7 +52,7 @@ def jobs(monkeypatch):
             assert cli.main(words_of_it) == 0
         return dict(asked)
 
-    monkeypatch.setattr(generation, "generate", note)
+    monkeypatch.setattr(generate, "generate", note)
     return sweep
 
 

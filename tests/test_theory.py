@@ -9,9 +9,9 @@ from scipy import stats
 from theories import CRITICAL, critical_theory, free_theory, to_modes, to_sites, two_well_fields
 
 from lattice_ml.actions import FreeField
-from lattice_ml.models.measured import fit_mixture, measure_theory
-from lattice_ml.models.modes import Modes
-from lattice_ml.models.theory import Theory
+from lattice_ml.fields.modes import Modes
+from lattice_ml.models.diffusion.measured import fit_mixture, measure_theory
+from lattice_ml.models.diffusion.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 

@@ -11,12 +11,14 @@ import storage_runs
 import trained_models
 from trained_models import make_ensemble, metrics, train
 
-from lattice_ml import config, exchange, session, training, training_data, training_phases
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.files import StorageError
-from lattice_ml.model_files import build_network, open_model
-from lattice_ml.models import fitting
-from lattice_ml.training_phases import TrainingError, plan
+from lattice_ml.jobs import config, exchange, training_data, training_phases
+from lattice_ml.jobs import train as training
+from lattice_ml.jobs.training_phases import TrainingError, plan
+from lattice_ml.models.diffusion import fitting
+from lattice_ml.runtime import session
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.model import build_network, open_model
 
 pytestmark = pytest.mark.unoptimised
 FINE_TUNED = {"training_fine_tune": True}
@@ -239,9 +241,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_remedy(data, tmp_path, 
         return new, jnp.where(state.step + jnp.arange(n) < 5, losses, jnp.nan)
 
     monkeypatch.setattr(fitting, "denoise", diverge)
-    with pytest.raises(
-        TrainingError, match=r"the loss is nan at step 6 \(4 x 4 denoising\): make "
-    ):
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 6 \(4 x 4 denoising\): "):
         train(tmp_path, [data])
     assert open_step(tmp_path) == 4
     assert [line["step"] for line in metrics(tmp_path)] == [2, 4]

@@ -3,8 +3,9 @@
 import pytest
 from test_config import BASE, as_file, as_words, lookup, parse_file
 
-from lattice_ml import arguments, config
-from lattice_ml.config import ConfigError
+from lattice_ml.jobs import config
+from lattice_ml.jobs.config import ConfigError
+from lattice_ml.runtime import arguments
 
 TRAINING_KEYS = [
     ("model.denoiser", "shallow"),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from trained_models import as_words, make_ensemble, metrics, train
 
-from lattice_ml import config, training
+from lattice_ml.jobs import config
+from lattice_ml.jobs import train as training
 
 pytestmark = pytest.mark.unoptimised
 

@@ -11,9 +11,9 @@ from trained_rbms import FREE
 from trained_rbms import train as train_rbm
 
 from lattice_ml import cli
-from lattice_ml.ensemble import open_ensemble
-from lattice_ml.storage import open_run
-from lattice_ml.training_report import verdict
+from lattice_ml.jobs.training_report import verdict
+from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.storage.run import open_run
 
 pytestmark = pytest.mark.unoptimised
 

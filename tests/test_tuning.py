@@ -9,7 +9,7 @@ import pytest
 
 from lattice_ml import HMC, FreeField, Lattice, run
 from lattice_ml._pytree import pytree
-from lattice_ml.conventions import action
+from lattice_ml.actions.conventions import action
 from lattice_ml.samplers.tuning import Lengths
 
 LATTICE = Lattice((8, 8))

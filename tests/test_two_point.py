@@ -7,8 +7,8 @@ import pytest
 
 from lattice_ml.actions import FreeField
 from lattice_ml.analysis.two_point import two_point
-from lattice_ml.chain import Chains
-from lattice_ml.lattice import Lattice
+from lattice_ml.chains.run import Chains
+from lattice_ml.fields.lattice import Lattice
 
 LATTICE = Lattice((8, 6))
 MASS_SQUARED = 0.5

@@ -9,10 +9,11 @@ import pytest
 from test_comparison import verdicts
 
 from lattice_ml import FreeField, compare
-from lattice_ml.chain import Chains
-from lattice_ml.comparison import page, two_sample
+from lattice_ml.chains.run import Chains
+from lattice_ml.comparison import two_sample
 from lattice_ml.comparison.sides import Fields, gather_side
 from lattice_ml.comparison.two_sample import tell_apart
+from lattice_ml.report import comparison
 
 
 def side(phi, stretch, log_weights=None, action=None):
@@ -100,7 +101,7 @@ def test_what_no_mean_shows_is_found_by_the_network(tmp_path):
     found = compare(*made)
     assert found.rejected_by == ["classifier"]
     assert found.told_apart.area.value > 0.6
-    page.write([found], tmp_path)
+    comparison.write([found], tmp_path)
     table = json.loads((tmp_path / "report.json").read_text())["candidates"][0]
     assert table["classifier"]["value"] == found.told_apart.area.value
     assert (tmp_path / "classifier.png").stat().st_size > 5000

@@ -12,8 +12,8 @@ from synthetic import ar1
 import lattice_ml
 from lattice_ml import cli
 from lattice_ml.analysis.certificates import Certificate, check, verdict
-from lattice_ml.chain import Chains
-from lattice_ml.failures import Doubt
+from lattice_ml.chains.failures import Doubt
+from lattice_ml.chains.run import Chains
 
 pytestmark = pytest.mark.unoptimised
 

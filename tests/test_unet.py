@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 from theories import to_modes, to_sites
 
-from lattice_ml.models.denoiser import Denoiser
-from lattice_ml.models.equivariance import violations
-from lattice_ml.models.modes import Modes
-from lattice_ml.models.networks.unet import Convolution, UNet
-from lattice_ml.models.theory import Theory
+from lattice_ml.fields.modes import Modes
+from lattice_ml.models.diffusion.denoiser import Denoiser
+from lattice_ml.models.diffusion.equivariance import violations
+from lattice_ml.models.diffusion.networks.unet import Convolution, UNet
+from lattice_ml.models.diffusion.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 KEY = jax.random.key(8)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import storage_runs
 
-from lattice_ml import locks, model_runs, writing
-from lattice_ml.storage import open_run
-from lattice_ml.writing import StorageError, replacing, sweep, write_once
+from lattice_ml.runtime import writing
+from lattice_ml.runtime.writing import StorageError, replacing, sweep, write_once
+from lattice_ml.storage import locks, model_run
+from lattice_ml.storage.run import open_run
 
 NUMBER = "0123456789abcdef"
 
@@ -221,7 +222,7 @@ def test_checkpoints_behind_a_link_are_refused(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "checkpoints").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StorageError, match="checkpoints is a link"):
-        model_runs.open_model_run(
+        model_run.open_model_run(
             tmp_path / "model", {"seed": 1}, [], measure=list, provenance={}, parent=""
         )
     assert not list((tmp_path / "elsewhere").iterdir())

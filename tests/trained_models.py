@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from lattice_ml import config, generation, training
+from lattice_ml.jobs import config, generate
+from lattice_ml.jobs import train as training
 
 ACTION = {"action.kappa": 0.25, "action.lam": 0.1}
 NETWORK = {"model.n_channels": 1, "model.n_hidden": 4, "model.n_outputs": 1}
@@ -29,7 +30,7 @@ def make_ensemble(out, shape=(4, 4), n_chains=8, n_configs=40, couplings=ACTION,
         "chain.n_thermalise": 50,
     }
     settings |= {key.replace("_", ".", 1): value for key, value in changes.items()}
-    generation.generate(config.parse(as_words(settings)), out)
+    generate.generate(config.parse(as_words(settings)), out)
     return Path(out)
 
 

@@ -2,8 +2,10 @@
 
 from trained_models import as_words
 
-from lattice_ml import config, sampling, training
-from lattice_ml.arguments import as_arguments
+from lattice_ml.jobs import config
+from lattice_ml.jobs import sample as sampling
+from lattice_ml.jobs import train as training
+from lattice_ml.runtime.arguments import as_arguments
 
 FREE = {"action.kind": "FreeField", "action.mass_squared": 4.0}
 MODEL = {"model.kind": "GaussianRBM", "model.mu_squared": 9.0}

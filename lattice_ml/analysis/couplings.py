@@ -24,13 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.actions import Phi4
-from lattice_ml.analysis.evidence import by_chain, pieces, require_finite
-from lattice_ml.analysis.judging import Hotelling, hotelling, stretch_means, stretch_starts
+from lattice_ml.actions.conventions import convert, parameters
+from lattice_ml.analysis.certificates.evidence import by_chain, pieces, require_finite
+from lattice_ml.analysis.certificates.judging import (
+    Hotelling,
+    hotelling,
+    stretch_means,
+    stretch_starts,
+)
 from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
-from lattice_ml.arguments import unknown
-from lattice_ml.conventions import convert, parameters
-from lattice_ml.jax_modes import ordinary
+from lattice_ml.runtime.arguments import unknown
+from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import doubt_of
 from lattice_ml.statistics.series import as_weights
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.analysis.transfer_matrix import SmallLattice, solve
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 
 __all__ = ["Exact", "exact"]
 

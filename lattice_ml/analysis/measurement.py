@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.jax_modes import ordinary
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import (
     DERIVED,
     Derived,
@@ -18,6 +17,7 @@ from lattice_ml.observables import (
     measure_configurations,
     require_powers,
 )
+from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import Estimate, estimate, kish, pareto_k
 
 __all__ = [

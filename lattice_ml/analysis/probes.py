@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from lattice_ml.analysis.terms import gradients
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 
 __all__ = [
     "ProbedKernel",

@@ -18,7 +18,7 @@ import numpy as np
 
 from lattice_ml.analysis.probes import plane_waves, shell_means, shell_sizes
 from lattice_ml.analysis.two_point import TwoPoint
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 
 __all__ = [
     "InversePropagator",

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 
 __all__ = ["SmallLattice", "solve"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lattice_ml.ensemble import rows_in
-from lattice_ml.jax_modes import ordinary
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.storage.ensemble import rows_in
 
 __all__ = ["TwoPoint", "bin_numbers", "two_point"]
 

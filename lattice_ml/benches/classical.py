@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lattice_ml.arguments import unknown
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.runtime.arguments import unknown
 from lattice_ml.samplers import HMC, MALA, Cycle, FourierHMC, Kramers, Langevin, SwendsenWang, Wolff
 from lattice_ml.samplers.kinds import CLUSTER_PERIODS
 

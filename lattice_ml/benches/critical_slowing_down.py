@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from lattice_ml import conventions
-from lattice_ml.analysis.report import style
+from lattice_ml.actions import conventions
 from lattice_ml.benches import classical, peers
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED
+from lattice_ml.report.page import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.models import rbm_fit
-from lattice_ml.models.modes import Modes
-from lattice_ml.models.moments import Moments
+from lattice_ml.fields.modes import Modes
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
-from lattice_ml.models.rbm_fit import RBMSettings, RBMState
+from lattice_ml.models.rbm import fit as rbm_fit
+from lattice_ml.models.rbm.fit import RBMSettings, RBMState
+from lattice_ml.models.rbm.moments import Moments
 
 __all__ = ["BEGIN", "MASS_SQUARED", "N_SITES", "begin", "closed_form", "exact", "fit", "learn"]
 

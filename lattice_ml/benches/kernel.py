@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from lattice_ml import conventions
-from lattice_ml.analysis.report import style
+from lattice_ml.actions import conventions
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
-from lattice_ml.engine import Engine
-from lattice_ml.lattice import Lattice
+from lattice_ml.chains.engine import Engine
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.report.page import style
 from lattice_ml.samplers import HMC
 
 if TYPE_CHECKING:

@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml import config, correction
-from lattice_ml.arguments import as_arguments
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, compiled_apart, timed_draws
-from lattice_ml.generation import generate
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs import config, correction
+from lattice_ml.jobs.generate import generate
+from lattice_ml.jobs.train import train
+from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.drawers import DiffusionDrawer, Drawer, RBMDrawer
-from lattice_ml.models.drawing import Drawing
+from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.statistics import estimate
-from lattice_ml.training import train
 
 __all__ = ["MODELS", "Learned", "ModelSettings", "Workshop", "effective_share"]
 

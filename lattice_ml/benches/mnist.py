@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml import config, files
-from lattice_ml.arguments import as_arguments
-from lattice_ml.exchange import import_array
+from lattice_ml.jobs import config
+from lattice_ml.jobs.exchange import import_array
+from lattice_ml.jobs.train import train
+from lattice_ml.jobs.training_data import open_data
 from lattice_ml.models.rbm import gaussian_kl
-from lattice_ml.training import train
-from lattice_ml.training_data import open_data
+from lattice_ml.runtime.arguments import as_arguments
+from lattice_ml.storage import files
 
 __all__ = [
     "MARGIN",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lattice_ml.analysis.report import style
 from lattice_ml.benches import free_rbm, mnist
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
-from lattice_ml.ensemble import open_ensemble
+from lattice_ml.report.page import style
+from lattice_ml.storage.ensemble import open_ensemble
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,18 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lattice_ml import chain, conventions
+from lattice_ml.actions import conventions
 from lattice_ml.analysis.measurement import estimate_derived, stored_series
-from lattice_ml.analysis.report import style
 from lattice_ml.benches import unet
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import BLUE, GREY, ORANGE, empty
 from lattice_ml.benches.timing import compiled_apart
-from lattice_ml.lattice import Lattice
-from lattice_ml.models.measured import measure_theory
-from lattice_ml.models.networks.unet import UNet
-from lattice_ml.models.noise import VarianceExploding
+from lattice_ml.chains import run as chain
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.models.diffusion.measured import measure_theory
+from lattice_ml.models.diffusion.networks.unet import UNet
+from lattice_ml.models.diffusion.noise import VarianceExploding
 from lattice_ml.observables import DERIVED, measure_configurations
+from lattice_ml.report.page import style
 from lattice_ml.samplers import HMC
 
 if TYPE_CHECKING:

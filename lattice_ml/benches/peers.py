@@ -19,7 +19,7 @@ from jax import lax
 
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import REPEATS, Samples
-from lattice_ml.layout import single
+from lattice_ml.fields.layout import single
 from lattice_ml.observables import primaries
 
 __all__ = ["PEERS", "Kernel", "blackjax", "installed", "numpyro", "rolled", "run"]

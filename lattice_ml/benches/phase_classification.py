@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from lattice_ml.analysis.report import style
 from lattice_ml.benches import classical
 from lattice_ml.benches.paper_2309_17082 import equilibrium
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import GREY, colours, empty
-from lattice_ml.models.classifiers import fit_cnn, fit_logistic, log_odds, moments
+from lattice_ml.comparison.classifiers import fit_cnn, fit_logistic, log_odds, moments
+from lattice_ml.report.page import style
 from lattice_ml.statistics.roc import Scores, auc, roc_curve
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lattice_ml.arguments import (
+from lattice_ml.runtime.arguments import (
     ConfigError,
     Fields,
     as_arguments,

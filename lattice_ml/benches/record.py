@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattice_ml import session
-from lattice_ml.analysis.report import Table
 from lattice_ml.benches.plans import Plan
+from lattice_ml.report.page import Table
+from lattice_ml.runtime import session
 
 __all__ = [
     *("Column", "Number", "Record", "Result", "compare"),

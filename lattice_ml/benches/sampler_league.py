@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from lattice_ml import conventions
-from lattice_ml.analysis.report import style
+from lattice_ml.actions import conventions
 from lattice_ml.benches import classical
 from lattice_ml.benches.classical import CLASSICAL
 from lattice_ml.benches.learned import MODELS, ModelSettings, Workshop, effective_share
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import BLUE, GREY, ORANGE, colours, empty
 from lattice_ml.benches.timing import Samples
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.report.page import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from lattice_ml import chain
 from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.benches.record import Number
-from lattice_ml.lattice import Lattice
+from lattice_ml.chains import run
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.models.diffusion.drawing import log_weights
 from lattice_ml.models.drawers import Drawer
-from lattice_ml.models.drawing import log_weights
 from lattice_ml.observables import DERIVED, measure_configurations
-from lattice_ml.session import compile_times
+from lattice_ml.runtime.session import compile_times
 from lattice_ml.statistics import Estimate
 
 __all__ = ["REPEATS", "Samples", "compiled_apart", "timed_chains", "timed_draws"]
@@ -86,7 +86,7 @@ def timed_chains(
         ValueError: too few configurations to time.
     """
     times, parts = [], []
-    for part in chain.blocks(
+    for part in run.blocks(
         key,
         sampler,
         lattice,

@@ -16,10 +16,10 @@ import optax
 from flax import nnx
 from scipy.optimize import brentq
 
-from lattice_ml.models.fitting import transform
-from lattice_ml.models.noise import VarianceExploding
-from lattice_ml.models.reverse import draw_noise, euler_maruyama, uniform_grid
-from lattice_ml.models.theory import Theory
+from lattice_ml.models.diffusion.fitting import transform
+from lattice_ml.models.diffusion.noise import VarianceExploding
+from lattice_ml.models.diffusion.reverse import draw_noise, euler_maruyama, uniform_grid
+from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = ["Effort", "noise_schedule", "sample", "train"]
 

@@ -15,9 +15,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from lattice_ml import memory
-from lattice_ml.printable import say, shown
-from lattice_ml.storage import StorageError
+from lattice_ml.runtime import memory
+from lattice_ml.runtime.printable import say, shown
+from lattice_ml.storage.run import StorageError
 
 __all__ = ["run"]
 

@@ -14,9 +14,9 @@ import tyro
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import RECORDS
-from lattice_ml.distributed import CPU_FLAGS
-from lattice_ml.printable import say
-from lattice_ml.results import check_json, check_page, read_json, write_json
+from lattice_ml.runtime.devices import CPU_FLAGS
+from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.results import check_json, check_page, read_json, write_json
 
 __all__ = ["bench_command"]
 
@@ -55,7 +55,7 @@ def bench_command(arguments: list[str]) -> int:
     earlier = _earlier(options.against) if options.against else None
     _use_one_core()
     configure_jax()
-    from lattice_ml.sections import check_values
+    from lattice_ml.jobs.sections import check_values
 
     check_values({"seed": options.seed})
     all_plans = [plans.load(name, options.size) for name in options.names]
@@ -64,7 +64,7 @@ def bench_command(arguments: list[str]) -> int:
     if options.json:
         check_json(options.json, RECORDS)
     if options.out:
-        from lattice_ml.analysis.report import style
+        from lattice_ml.report.page import style
 
         for plan in all_plans:
             page = Path(options.out) / f"{plan.name}.html"
@@ -85,8 +85,8 @@ def _run(
     plan: Any, options: BenchOptions, earlier: dict[str, Any] | None, drawn_before: set[str]
 ) -> dict[str, Any]:
     """Run one, print what it found, and write its page."""
-    from lattice_ml.analysis.report import write_page
     from lattice_ml.benches import record
+    from lattice_ml.report.page import write_page
 
     begin = time.perf_counter()
     result = plan.module.run(plan.settings, options.seed)

@@ -7,7 +7,7 @@ import tyro
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
-from lattice_ml.printable import say
+from lattice_ml.runtime.printable import say
 
 __all__ = ["compare_command"]
 
@@ -50,9 +50,10 @@ def compare_command(arguments: list[str]) -> int:
             f"--reference-values and a candidate, got {paths or 'nothing'}"
         )
     configure_jax()
-    from lattice_ml.comparison import compare, exact_reference, page, read_values
+    from lattice_ml.comparison import compare, exact_reference, read_values
     from lattice_ml.comparison.references import check_comparable
-    from lattice_ml.ensemble import open_ensemble
+    from lattice_ml.report import comparison as page
+    from lattice_ml.storage.ensemble import open_ensemble
 
     if options.out:
         page.check(options.out)

@@ -10,7 +10,7 @@ import tyro
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
-from lattice_ml.printable import say
+from lattice_ml.runtime.printable import say
 
 __all__ = ["convert_command", "export_command", "import_command", "info_command"]
 
@@ -42,7 +42,7 @@ class ImportOptions:
 
 def import_command(arguments: list[str]) -> int:
     """Make an ensemble of an array in a file."""
-    from lattice_ml import config, exchange
+    from lattice_ml.jobs import config, exchange
 
     names = ("action",)
     file, words = config.split_file(arguments, "import", ImportOptions, names, is_config=False)
@@ -98,14 +98,14 @@ class ExportOptions:
 def export_command(arguments: list[str]) -> int:
     """Write an ensemble to one file."""
     options = parse_options(ExportOptions, arguments, "export")
-    from lattice_ml.ensemble import open_ensemble
-    from lattice_ml.exchange import export_array
+    from lattice_ml.jobs.exchange import export_array
+    from lattice_ml.storage.ensemble import open_ensemble
 
     ensemble = open_ensemble(options.ensemble, verify=options.verify)
     known = " was there already, complete and equal" if Path(options.out).exists() else ""
     if options.out.endswith(".json.gz"):
         configure_jax()
-        from lattice_ml.analysis.pyerrors_json import export_observables
+        from lattice_ml.jobs.pyerrors_json import export_observables
         from lattice_ml.statistics import doubt_of
 
         names = export_observables(ensemble, options.out)
@@ -153,9 +153,9 @@ def convert_command(arguments: list[str]) -> int:
     """Write an ensemble in another convention."""
     options = parse_options(ConvertOptions, arguments, "convert")
     configure_jax()
-    from lattice_ml import conventions
-    from lattice_ml.ensemble import open_ensemble
-    from lattice_ml.exchange import convert_ensemble
+    from lattice_ml.actions import conventions
+    from lattice_ml.jobs.exchange import convert_ensemble
+    from lattice_ml.storage.ensemble import open_ensemble
 
     ensemble = open_ensemble(options.ensemble, verify=options.verify)
     made = convert_ensemble(ensemble, options.out, options.action.convention)
@@ -185,7 +185,7 @@ def info_command(arguments: list[str]) -> int:
     is_model = (Path(options.directory) / "model.json").exists()
     lines = []
     if options.accept_edit:
-        from lattice_ml.editing import accept_edit
+        from lattice_ml.storage.editing import accept_edit
 
         new = accept_edit(options.directory)
         lines = [("sealed anew", ", ".join(new) or "nothing: all seals fit")]
@@ -197,9 +197,9 @@ def info_command(arguments: list[str]) -> int:
 
 def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
     """What to say of an ensemble: names and texts."""
-    from lattice_ml import conventions
+    from lattice_ml.actions import conventions
     from lattice_ml.commands.generate import swaps
-    from lattice_ml.ensemble import open_ensemble
+    from lattice_ml.storage.ensemble import open_ensemble
 
     ensemble = open_ensemble(options.directory, verify=options.verify)
     manifest, config = ensemble.manifest, ensemble.config
@@ -239,7 +239,7 @@ def _weights(ensemble: Any) -> list[str]:
 def _model(directory: str) -> list[tuple[str, str]]:
     """What to say of a model: names and texts."""
     from lattice_ml.commands.train import summary
-    from lattice_ml.model_files import open_model
+    from lattice_ml.storage.model import open_model
 
     model = open_model(directory)
     worth = summary(model)

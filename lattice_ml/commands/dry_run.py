@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lattice_ml.commands.output import FORECASTS
-from lattice_ml.memory import in_words
-from lattice_ml.printable import say
-from lattice_ml.results import check_json, write_json
+from lattice_ml.runtime.memory import in_words
+from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.results import check_json, write_json
 
 __all__ = ["dry_run"]
 
@@ -32,7 +32,7 @@ def dry_run(
         split: devices over which each lattice is spread.
         leads: whether this process speaks for all.
     """
-    from lattice_ml.forecast import forecasts
+    from lattice_ml.jobs.forecast import forecasts
 
     if file is not None:
         check_json(file, FORECASTS)

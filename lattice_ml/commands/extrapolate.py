@@ -9,8 +9,8 @@ import tyro
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import EXTRAPOLATION
-from lattice_ml.printable import say
-from lattice_ml.results import check_json, write_json
+from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.results import check_json, write_json
 
 __all__ = ["extrapolate_command", "lines"]
 
@@ -40,27 +40,27 @@ def extrapolate_command(arguments: list[str]) -> int:
     """Print the observables at step size zero and the warnings; JSON and a page on request."""
     options = parse_options(ExtrapolateOptions, arguments, "extrapolate")
     configure_jax()
-    from lattice_ml.analysis import extrapolation_figures
-    from lattice_ml.ensemble import open_ensemble
-    from lattice_ml.extrapolation import as_table, extrapolate
+    from lattice_ml.jobs.extrapolate import as_table, extrapolate
+    from lattice_ml.report import extrapolation
+    from lattice_ml.storage.ensemble import open_ensemble
 
     if options.json:
         check_json(options.json, EXTRAPOLATION)
     if options.out:
-        extrapolation_figures.check(options.out)
+        extrapolation.check(options.out)
     ensembles = [open_ensemble(path, verify=options.verify) for path in options.ensembles]
     found = as_table(ensembles, extrapolate(ensembles, order=options.order))
     say(*lines(found))
     if options.json:
         write_json(options.json, found, EXTRAPOLATION)
     if options.out:
-        say(f"page: {extrapolation_figures.write(found, options.out)}")
+        say(f"page: {extrapolation.write(found, options.out)}")
     return 0
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The table of an extrapolation and its warnings, as text."""
-    from lattice_ml.analysis.extrapolation_figures import header, rows, warnings_of
+    from lattice_ml.report.extrapolation import header, rows, warnings_of
 
     sampler, order = found["sampler"], found["order"]
     scheme = f" {sampler['scheme']}" if "scheme" in sampler else ""

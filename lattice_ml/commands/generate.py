@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_ml import distributed, processes
 from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.commands.environment import configure_jax, find_devices
-from lattice_ml.printable import say, shown
+from lattice_ml.runtime import devices, processes
+from lattice_ml.runtime.printable import say, shown
 
 __all__ = ["generate_command"]
 
@@ -43,7 +43,7 @@ class GenerateOptions:
     sweep: tuple[str, ...] = ()
     time_limit: str | None = None
     split: int = 1
-    distributed: bool | None = None
+    devices: bool | None = None
     heartbeat: str = "30s"
     dry_run: bool = False
     json: str | None = None
@@ -51,13 +51,15 @@ class GenerateOptions:
 
 def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
-    distributed.use_all_cores()
-    distributed.keep_freed_memory()
+    devices.use_all_cores()
+    devices.keep_freed_memory()
     configure_jax(devices=False)
     import jax
 
-    from lattice_ml import config, failures, generation, progress, session
-    from lattice_ml.arguments import seconds
+    from lattice_ml.chains import failures
+    from lattice_ml.jobs import config, generate
+    from lattice_ml.runtime import progress, session
+    from lattice_ml.runtime.arguments import seconds
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     options = config.options(words, GenerateOptions, file)
@@ -83,7 +85,7 @@ def generate_command(arguments: list[str]) -> int:
                 processes.explain_aborts(shown(lost))
             quiet = contextlib.nullcontext(lambda progress: None)
             with progress.Reporter(str(directory)) if team.leads else quiet as reporter:
-                ensemble = generation.generate(
+                ensemble = generate.generate(
                     job, directory, time_limit=left, split=options.split, on_progress=reporter
                 )
             if team.leads:
@@ -115,7 +117,7 @@ def _lost(team: Any, directory: Path, heartbeat: str) -> str:
 
 def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list[tuple[Any, Path]]:
     """The jobs of a sweep, or the one job; all are checked before the first runs."""
-    from lattice_ml import config
+    from lattice_ml.jobs import config
 
     if not sweep:
         return [(config.parse(words, file=file, options=GenerateOptions), out)]

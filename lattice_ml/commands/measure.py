@@ -11,8 +11,8 @@ import tyro
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import CERTIFICATES, ESTIMATES
-from lattice_ml.printable import say
-from lattice_ml.results import check_json, distinct, write_json
+from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.results import check_json, distinct, write_json
 
 __all__ = ["check_command", "measure_command"]
 
@@ -52,8 +52,9 @@ def measure_command(arguments: list[str]) -> int:
     if not options.ensembles:
         raise ValueError("measure needs at least one ensemble directory, got none")
     configure_jax()
-    from lattice_ml.analysis import measurement, page
-    from lattice_ml.ensemble import open_ensemble
+    from lattice_ml.analysis import measurement
+    from lattice_ml.report import ensemble as page
+    from lattice_ml.storage.ensemble import open_ensemble
 
     if options.json:
         check_json(options.json, ESTIMATES)
@@ -140,7 +141,7 @@ def check_command(arguments: list[str]) -> int:
         raise ValueError("check needs at least one ensemble directory, got none")
     configure_jax()
     from lattice_ml.analysis.certificates import Certificate, check, verdict
-    from lattice_ml.ensemble import open_ensemble
+    from lattice_ml.storage.ensemble import open_ensemble
 
     if options.json:
         check_json(options.json, CERTIFICATES)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lattice_ml.results import has_keys, of_entries
+from lattice_ml.runtime.results import has_keys, of_entries
 
 __all__ = ["CERTIFICATES", "ESTIMATES", "EXTRAPOLATION", "FORECASTS", "RECORDS"]
 

@@ -6,8 +6,8 @@ import time
 from typing import Any, Literal
 
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.distributed import keep_freed_memory, use_all_cores
-from lattice_ml.printable import say
+from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.printable import say
 
 __all__ = ["sample_command"]
 
@@ -34,8 +34,10 @@ def sample_command(arguments: list[str]) -> int:
     use_all_cores()
     keep_freed_memory()
     configure_jax()
-    from lattice_ml import arguments as words
-    from lattice_ml import config, model_files, progress, sampling, session
+    from lattice_ml.jobs import config, sample
+    from lattice_ml.runtime import arguments as words
+    from lattice_ml.runtime import progress, session
+    from lattice_ml.storage import model as model_files
 
     named = bool(arguments) and not arguments[0].startswith("-")
     kind = model_files.kind_of(arguments[0]) if named else "Diffusion"
@@ -49,7 +51,7 @@ def sample_command(arguments: list[str]) -> int:
     begin = time.monotonic()
     try:
         with progress.Reporter(options.out) as reporter:
-            ensemble = sampling.sample(
+            ensemble = sample.sample(
                 job,
                 model,
                 options.out,
@@ -61,7 +63,7 @@ def sample_command(arguments: list[str]) -> int:
     except session.Interrupted as stop:
         say(f"lattice-ml sample: {stop}", file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0
-    _print(ensemble, sampling.summary(ensemble), time.monotonic() - begin)
+    _print(ensemble, sample.summary(ensemble), time.monotonic() - begin)
     return 0
 
 

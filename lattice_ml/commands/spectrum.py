@@ -8,8 +8,8 @@ import tyro
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
-from lattice_ml.distributed import keep_freed_memory, use_all_cores
-from lattice_ml.printable import say
+from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.printable import say
 
 __all__ = ["lines", "spectrum_command"]
 
@@ -48,8 +48,8 @@ def spectrum_command(arguments: list[str]) -> int:
     use_all_cores()
     keep_freed_memory()
     configure_jax()
-    from lattice_ml.sections import check_values
-    from lattice_ml.spectra import spectrum
+    from lattice_ml.jobs.sections import check_values
+    from lattice_ml.jobs.spectrum import spectrum
 
     check_values({"seed": options.seed})
     found = spectrum(

@@ -5,8 +5,8 @@ import sys
 from typing import Any
 
 from lattice_ml.commands.environment import configure_jax
-from lattice_ml.distributed import keep_freed_memory, use_all_cores
-from lattice_ml.printable import say
+from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.printable import say
 
 __all__ = ["train_command"]
 
@@ -37,8 +37,9 @@ def train_command(arguments: list[str]) -> int:
     use_all_cores()
     keep_freed_memory()
     configure_jax()
-    from lattice_ml import arguments as words
-    from lattice_ml import config, progress, session, training, training_report
+    from lattice_ml.jobs import config, train, training_report
+    from lattice_ml.runtime import arguments as words
+    from lattice_ml.runtime import progress, session
 
     file, given = _split(arguments)
     options = config.options(given, TrainOptions, file, config.training_names(given))
@@ -46,7 +47,7 @@ def train_command(arguments: list[str]) -> int:
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
     try:
         with progress.Reporter(options.out) as reporter:
-            model = training.train(
+            model = train.train(
                 job,
                 options.out,
                 data=options.data,
@@ -68,8 +69,9 @@ def train_command(arguments: list[str]) -> int:
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The config file and all arguments; without a file, the config of the model to begin from."""
-    from lattice_ml import arguments as words
-    from lattice_ml import config, model_files
+    from lattice_ml.jobs import config
+    from lattice_ml.runtime import arguments as words
+    from lattice_ml.storage import model as model_files
 
     initial = words.word(arguments, "init_from", "") if _no_file(arguments) else ""
     if not initial:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.analysis.evidence import Momenta
-from lattice_ml.analysis.judging import (
+from lattice_ml.analysis.certificates.evidence import Momenta
+from lattice_ml.analysis.certificates.judging import (
     Mean,
     hotelling,
     judge,

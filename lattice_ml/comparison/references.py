@@ -11,13 +11,12 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml import conventions
-from lattice_ml.actions import Phi4
+from lattice_ml.actions import Phi4, conventions
 from lattice_ml.analysis.exact import exact
 from lattice_ml.analysis.measurement import OF_WEIGHTS
 from lattice_ml.observables import DERIVED
-from lattice_ml.printable import shown
-from lattice_ml.results import read_json
+from lattice_ml.runtime.printable import shown
+from lattice_ml.runtime.results import read_json
 
 __all__ = ["Known", "Value", "check_comparable", "exact_reference", "label_of", "read_values"]
 

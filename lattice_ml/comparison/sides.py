@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.analysis.certificates import Certificate, certify
-from lattice_ml.analysis.evidence import Evidence, gather, pieces
-from lattice_ml.analysis.judging import stretch_starts
+from lattice_ml.analysis.certificates.evidence import Evidence, gather, pieces
+from lattice_ml.analysis.certificates.judging import stretch_starts
 from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.comparison.references import label_of
-from lattice_ml.ensemble import rows_in
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED
 from lattice_ml.statistics import Estimate, doubt_of, estimate
 from lattice_ml.statistics.series import as_weights
+from lattice_ml.storage.ensemble import rows_in
 
 __all__ = ["Fields", "Side", "gather_side"]
 

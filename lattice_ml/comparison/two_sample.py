@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from lattice_ml.comparison.classifiers import fit_cnn, log_odds
 from lattice_ml.comparison.sides import Fields, Side
-from lattice_ml.models.classifiers import fit_cnn, log_odds
 from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
 
 __all__ = ["ToldApart", "tell_apart"]

@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 
 from lattice_ml.analysis.certificates import FALSE_ALARM_RATE, Certificate
-from lattice_ml.analysis.judging import worst
+from lattice_ml.analysis.certificates.judging import worst
 from lattice_ml.comparison import means, shapes
 from lattice_ml.comparison.means import Observable, Shells
 from lattice_ml.comparison.references import Known, check_comparable
 from lattice_ml.comparison.shapes import QUANTITIES, Distances, Distribution
 from lattice_ml.comparison.sides import Side, gather_side
 from lattice_ml.comparison.two_sample import FEWEST, ToldApart, tell_apart
-from lattice_ml.jax_modes import ordinary
+from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import Estimate
 
 __all__ = ["Comparison", "compare", "labelled"]

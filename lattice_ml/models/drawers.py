@@ -14,10 +14,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from lattice_ml.models.drawing import Drawing, Drawn, draw, step_error
-from lattice_ml.models.flow import Flow
+from lattice_ml.models.diffusion.drawing import Drawing, Drawn, draw, step_error
+from lattice_ml.models.diffusion.flow import Flow
+from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.rbm import GaussianRBM
-from lattice_ml.models.theory import Theory
 
 __all__ = ["DiffusionDrawer", "Drawer", "RBMDrawer"]
 

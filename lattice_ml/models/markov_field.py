@@ -22,8 +22,8 @@ import numpy.typing as npt
 from lattice_ml import actions, statistics
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action, Phi4
-from lattice_ml.lattice import hop
-from lattice_ml.layout import single, widest
+from lattice_ml.fields.lattice import hop
+from lattice_ml.fields.layout import single, widest
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["COUPLINGS", "MarkovField", "kl_divergence", "log_weights"]

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lattice_ml import randomness
 from lattice_ml._pytree import pytree
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout, widest
+from lattice_ml.fields import randomness
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout, widest
 from lattice_ml.samplers.flood import Grid, flood
 from lattice_ml.samplers.hmc import State
 from lattice_ml.samplers.labels import smallest_labels

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from lattice_ml import randomness
 from lattice_ml._pytree import pytree
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout
+from lattice_ml.fields import randomness
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout
 
 __all__ = ["Cycle", "merged", "own"]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lattice_ml.layout import Layout
+from lattice_ml.fields.layout import Layout
 
 __all__ = ["Grid", "any_bit", "flood"]
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout
-from lattice_ml.samplers import fourier
+from lattice_ml.fields import fourier
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.settings import check_positive
 from lattice_ml.samplers.tuning import Learned, Lengths, Propagator, Tuner

@@ -15,10 +15,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-from lattice_ml import actions, integrators, randomness
+from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout
+from lattice_ml.fields import randomness
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout
+from lattice_ml.samplers import integrators
 from lattice_ml.samplers.settings import (
     check_fraction,
     check_positive,

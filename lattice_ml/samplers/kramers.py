@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lattice_ml import actions, integrators, randomness
+from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout, widest
+from lattice_ml.fields import randomness
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout, widest
+from lattice_ml.samplers import integrators
 from lattice_ml.samplers.hmc import Info, energy_change
 from lattice_ml.samplers.settings import (
     Signs,

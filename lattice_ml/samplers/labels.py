@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lattice_ml.layout import Layout
+from lattice_ml.fields.layout import Layout
 from lattice_ml.samplers.flood import any_bit
 
 __all__ = ["smallest_labels"]

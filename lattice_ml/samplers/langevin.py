@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lattice_ml import actions, randomness
+from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout
-from lattice_ml.samplers import fourier
+from lattice_ml.fields import fourier, randomness
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout
 from lattice_ml.samplers.hmc import State
 from lattice_ml.samplers.settings import (
     Signs,

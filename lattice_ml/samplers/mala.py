@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from lattice_ml import randomness
 from lattice_ml._pytree import pytree, static
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout
+from lattice_ml.fields import randomness
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout
 from lattice_ml.samplers.hmc import HMC, Draws, Info, State
 from lattice_ml.samplers.settings import (
     check_fraction,

@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lattice_ml import actions, randomness
+from lattice_ml import actions
 from lattice_ml._pytree import pytree
-from lattice_ml.lattice import Lattice
-from lattice_ml.layout import Layout, widest
+from lattice_ml.fields import randomness
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.layout import Layout, widest
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.tuning import Lengths, Tuner

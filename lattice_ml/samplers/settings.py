@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lattice_ml import randomness
+from lattice_ml.fields import randomness
 
 __all__ = [
     *("Signs", "check_fraction", "check_positive", "check_sign_flip"),

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattice_ml.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice
 
 __all__ = ["Fixed", "Lengths", "Propagator", "Tuner"]
 

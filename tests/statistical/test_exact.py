@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lattice_ml import measure, run, two_point
-from lattice_ml.config import parse
+from lattice_ml.jobs.config import parse
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "reference_table.py"
 table = SimpleNamespace(**runpy.run_path(str(BENCHMARK)))

@@ -13,7 +13,7 @@ from free_modes import agree, fields, pulls, with_shapes
 
 from lattice_ml import MALA, FreeField, Kramers, Langevin, Lattice
 from lattice_ml._pytree import pytree
-from lattice_ml.analysis.finite_step import SCHEMES, gaussian_variance
+from lattice_ml.analysis.dynamics.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers import kramers as kramers_module
 

@@ -10,11 +10,12 @@ import pytest
 from jax import lax
 from scipy import stats
 
-from lattice_ml import HMC, Lattice, Phi4, ReplicaExchange, estimate, measure, randomness, run
+from lattice_ml import HMC, Lattice, Phi4, ReplicaExchange, estimate, measure, run
 from lattice_ml._pytree import pytree
+from lattice_ml.actions.conventions import Parameter, action
 from lattice_ml.analysis.exact import exact
-from lattice_ml.conventions import Parameter, action
-from lattice_ml.layout import single
+from lattice_ml.fields import randomness
+from lattice_ml.fields.layout import single
 
 KAPPA = Parameter("kappa", "kappa", 2)
 MAX_Z = 4.0

@@ -1,0 +1,1 @@
+"""What dynamics do in closed form: finite steps, relaxation, learning."""

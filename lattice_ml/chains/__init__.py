@@ -1,0 +1,1 @@
+"""Chains in memory: the one compiled program, warm-up and production."""

@@ -1,0 +1,317 @@
+"""`sample`: an ensemble of a model's samples, made exact where that is asked for.
+
+The samples of one chain are made unit by unit (`jobs/units.py`) and stored like those of a
+Markov chain, so that whatever reads an ensemble reads them.  A run goes on from any sample, and
+its files are the same wherever it was interrupted.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lattice_ml.actions import conventions
+from lattice_ml.jobs import correction
+from lattice_ml.jobs.config import SamplingJob
+from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
+from lattice_ml.models.diffusion.drawing import Drawing, draw_film
+from lattice_ml.models.diffusion.transfer import theory_at
+from lattice_ml.models.drawers import DiffusionDrawer, RBMDrawer
+from lattice_ml.report.film import write_film
+from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.runtime.session import Progress, provenance, watching
+from lattice_ml.runtime.writing import replacing
+from lattice_ml.statistics import kish
+from lattice_ml.storage.config_file import write_config
+from lattice_ml.storage.ensemble import Ensemble, open_ensemble
+from lattice_ml.storage.model import Model
+from lattice_ml.storage.run import Run, open_run
+
+__all__ = ["sample", "summary"]
+
+_DOUBLED = 64  # samples whose steps are doubled
+_DOUBLING_STREAM = 2**32 - 2  # beyond the numbers of batches
+_HONEST = 0.05  # rms change of log w under step doubling
+_SNAPSHOTS = "snapshots.npy"
+
+
+@ordinary()
+def sample(
+    job: SamplingJob,
+    model: Model,
+    out: str | os.PathLike[str],
+    *,
+    n_samples: int,
+    correct: str = "none",
+    time_limit: float | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Ensemble:
+    """Draw samples of `model` into directory `out`, or go on drawing.
+
+    Args:
+        job: from `config.parse_sampling`: lattice, couplings and method, the model's or others.
+        model: from `open_model`.
+        out: a new or empty directory, or one that an equal call began; `n_samples` may grow.
+        n_samples: in all.
+        correct: "none", "reweight", "metropolis" or "hmc"; see `sampling_units`.
+        time_limit: seconds after which no new block is started.
+        on_progress: called after every block.
+
+    Returns:
+        The ensemble.  Its manifest's `tuned` has `log_prob_error`, the rms change of log w when
+        the steps are doubled, and `log_prob_change`, its mean, where the method has a density.
+
+    Raises:
+        ValueError: the method has no density to correct with, or settings that do not fit.
+        StorageError: `out` holds something else, or the config or the model differ.
+        Interrupted: SIGINT, SIGTERM or the time limit; call again to go on.
+        OSError: the file system refuses.
+    """
+    units = _prepare(job, model, n_samples, correct)
+    config = _config(job, model, units, n_samples)
+    made_by = provenance("sample") | _labels(job, model, units)
+    run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
+    with run, watching(time_limit) as watch:
+        write_config(run.directory, config)
+        flow = units.drawer if isinstance(units.drawer, DiffusionDrawer) else None
+        if flow and flow.density and "log_prob_error" not in run.tuned:
+            run.record(**_step_error(flow, job.action))
+        for part in _parts(units, run, n_samples):
+            _append(run, part, save_configs=job.output.save_configs)
+            on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
+            if run.n_done < n_samples and watch.reason:
+                run.finish()
+                watch.stop(
+                    f": {run.n_done} of {n_samples} samples are safe in {run.directory}; the same "
+                    f"command goes on from there"
+                )
+        run.finish()
+        if flow and job.sampling.snapshots:
+            _film(flow, job, run.directory, n_samples)
+    return open_ensemble(out)
+
+
+def summary(ensemble: Ensemble) -> list[str]:
+    """Lines on what sampled configurations are worth, with warnings where they are due."""
+    lines = []
+    weights = ensemble.log_weight
+    if weights is None and ensemble.log_prob is not None and "action" in ensemble.history:
+        weights = -ensemble.series("action") - ensemble.log_prob
+    log_z_error = math.inf
+    if weights is not None:
+        worth = correction.reweight(weights)
+        log_z_error = worth.log_z_error
+        lines.append(str(worth))
+    if "acceptance" in ensemble.history:
+        accepted = ensemble.series("acceptance")
+        lines.append(f"acceptance {accepted.mean():.3f}")
+        if ensemble.config["sampling"]["correct"] == "metropolis":
+            moves = np.flatnonzero(accepted[0])
+            stay = int(np.diff(moves, prepend=0, append=accepted.shape[1]).max())
+            lines[-1] += f", longest stay {stay} of {accepted.shape[1]} steps"
+    tuned = ensemble.manifest["tuned"]
+    if "log_prob_error" in tuned:
+        lines.append(
+            f"log w changes by {tuned['log_prob_error']:.4f} rms and "
+            f"{tuned['log_prob_change']:+.4f} in the mean when the steps are doubled"
+        )
+        if tuned["log_prob_error"] > _HONEST:
+            lines.append(
+                f"warning: that is more than {_HONEST} rms: these weights are not those of the "
+                f"model; raise sampling.n_steps"
+            )
+        elif abs(tuned["log_prob_change"]) > log_z_error:
+            lines.append(
+                "warning: log Z moves by more than its error when the steps are doubled; raise "
+                "sampling.n_steps where log Z matters"
+            )
+    labels = ensemble.manifest["provenance"][-1]["made_by"]
+    if labels["extrapolated"]:
+        words = " and ".join(labels["extrapolated"])
+        lines.append(f"extrapolated: the model was trained on other {words}")
+    if labels["approximate"]:
+        lines.append("approximate: the density is estimated, and so are all weights made of it")
+    return lines
+
+
+def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Units:
+    """Check what is asked for, and fill in what is left to be chosen."""
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    if correct not in CORRECTIONS:
+        raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
+    key = jax.random.key(job.seed)
+    drawer = _rbm(job, model, key) if model.kind == "GaussianRBM" else _diffusion(job, model, key)
+    if correct != "none" and job.action is None:
+        raise ValueError(
+            f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
+        )
+    if correct != "none" and not drawer.weighted:
+        method = drawer.settings["method"]
+        why = (
+            f"a {model.config['model']['denoiser']} network has no affordable density on "
+            f"{job.lattice.volume} sites"
+            if method == "ode"
+            else f"samples of the method {method} have no density"
+        )
+        raise ValueError(
+            f"cannot correct by {correct}: {why}; use --sampling.method path, or --correct none"
+        )
+    return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
+
+
+def _diffusion(job: SamplingJob, model: Model, key: jax.Array) -> DiffusionDrawer:
+    """A diffusion model at the lattice and the couplings that are asked for."""
+    if job.action is None:
+        raise ValueError("a diffusion model needs an action, got action.kind = none")
+    settings = {name: getattr(job.sampling, name) for name in DiffusionDrawer.SETTINGS}
+    drawing = Drawing.choose(model.network, job.lattice.shape, **settings)
+    frames = job.sampling.snapshots
+    if frames and not 2 <= frames <= drawing.n_steps + 1:
+        raise ValueError(
+            f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
+            f"sampling.n_steps = {drawing.n_steps}, got {frames}"
+        )
+    theory = theory_at(model.theories, job.action, job.lattice.shape).astype(job.output.dtype)
+    return DiffusionDrawer(model.network, theory, drawing, key)
+
+
+def _rbm(job: SamplingJob, model: Model, key: jax.Array) -> RBMDrawer:
+    """An RBM, which lives on one lattice."""
+    shape = model.stages[-1].shape
+    if job.lattice.shape != shape:
+        raise ValueError(
+            f"this RBM has one weight per site of {list(shape)} and cannot sample lattice.shape = "
+            f"{list(job.lattice.shape)}"
+        )
+    settings = {name: getattr(job.sampling, name) for name in RBMDrawer.SETTINGS}
+    return RBMDrawer.choose(model.network, shape, key, dtype=job.output.dtype, **settings)
+
+
+def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dict[str, Any]:
+    """The resolved config of the ensemble."""
+    section = model.config["model"]
+    return {
+        **job.config,
+        "sampler": {key: section[key] for key in ("kind", "denoiser") if key in section},
+        "sampling": {
+            **job.config["sampling"],
+            **units.drawer.settings,
+            "correct": units.correct,
+        },
+        "chain": {"n_chains": 1, "n_configs": n_samples, "thin": 1},
+    }
+
+
+def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
+    """Where the samples come from, and what they are not."""
+    known = [(s.shape, _couplings(a, len(s.shape))) for s in model.stages for a in s.actions]
+    couplings = _couplings(job.config["action"], job.lattice.ndim)
+    extrapolated = {
+        "lattices": all(shape != job.lattice.shape for shape, _ in known),
+        "couplings": not any(
+            len(c) == len(couplings) and np.allclose(c, couplings, rtol=1e-12) for _, c in known
+        ),
+    }
+    drawing = getattr(units.drawer, "drawing", None)
+    return {
+        "model": str(model.directory),
+        "extrapolated": [name for name, is_other in extrapolated.items() if is_other],
+        "approximate": bool(drawing and drawing.n_probes and drawing.density),
+    }
+
+
+def _couplings(section: Mapping[str, Any], ndim: int) -> list[float]:
+    """(h, a, b) of an `[action]` section; nothing where it is not known."""
+    action = conventions.from_config(section, ndim)
+    return [] if action is None else [float(c) for c in action.couplings()]
+
+
+def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
+    """The samples that `run` does not hold yet, a shard at a time.
+
+    Shards end at fixed samples, wherever the run was interrupted and however fast the machine is.
+    """
+    per_shard = units.per_shard
+    while run.n_done < n_samples:
+        first, skip = divmod(run.n_done, units.size)
+        n = min(per_shard - first % per_shard, -(-n_samples // units.size) - first)
+        units = replace(units, tuned=_sampler_settings(run))
+        made = units.make(first, n, run.state() or {})
+        whole = n_samples >= (first + n) * units.size
+        stop = None if whole else n_samples - first * units.size
+        yield _cut(made, slice(skip, stop), made.states[-1 if whole else -2])
+
+
+def _cut(made: Samples, part: slice, state: dict[str, np.ndarray]) -> Samples:
+    """Some of the samples, with the state that the unit after or around their end begins with."""
+    return Samples(
+        made.cfgs[part],
+        {name: values[part] for name, values in made.history.items()},
+        None if made.log_prob is None else made.log_prob[part],
+        None if made.log_weight is None else made.log_weight[part],
+        [state],
+        made.tuned,
+    )
+
+
+def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
+    """Commit samples as configurations of one chain."""
+
+    def one_chain(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[:, None]
+
+    if part.tuned and not _sampler_settings(run):
+        run.record(**part.tuned)
+    run.append(
+        run.n_done + 1 + np.arange(len(part.cfgs)),
+        part.cfgs[:, None] if save_configs else None,
+        {name: values[:, None] for name, values in part.history.items()},
+        part.states[-1],
+        log_prob=one_chain(part.log_prob),
+        log_weight=one_chain(part.log_weight),
+    )
+
+
+def _quality(part: Samples) -> dict[str, float]:
+    """What a block of samples is worth."""
+    found = {}
+    weights = part.log_weight
+    if weights is None and part.log_prob is not None and "action" in part.history:
+        weights = -part.history["action"] - part.log_prob
+    if weights is not None:
+        found["ess"] = kish(weights) / len(weights)
+    if "acceptance" in part.history:
+        found["acceptance"] = float(np.mean(part.history["acceptance"]))
+    return found
+
+
+def _sampler_settings(run: Run) -> dict[str, float]:
+    """What the sampler that corrects has fixed, as the run recorded it."""
+    names = ("trajectory_length", "n_steps", "step_size")
+    return {name: run.tuned[name] for name in names if name in run.tuned}
+
+
+def _film(drawer: DiffusionDrawer, job: SamplingJob, directory: Path, n_samples: int) -> None:
+    """Keep the first samples on their way from noise, and draw them beside Langevin time."""
+    n = job.sampling.snapshots
+    frames = draw_film(drawer.network, drawer.theory, drawer.drawing, drawer.key, n)
+    with replacing(directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
+        np.save(file, frames[:, :n_samples])
+    variances = drawer.drawing.noise_variances(drawer.theory, n)
+    write_film(frames, variances, job.action, directory, seed=job.seed)
+
+
+def _step_error(drawer: DiffusionDrawer, action: Any) -> dict[str, float]:
+    """Change of log w under step doubling: its rms and its mean."""
+    key = jax.random.fold_in(drawer.key, _DOUBLING_STREAM)
+    change = drawer.step_error(action, key, _DOUBLED)
+    return {
+        "log_prob_error": float(np.sqrt(np.mean(change**2))),
+        "log_prob_change": float(np.mean(change)),
+    }

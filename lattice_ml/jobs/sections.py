@@ -1,0 +1,212 @@
+"""The sections of a config: dataclasses, or built from what their kind takes.
+
+Which keys `[action]`, `[sampler]` and `[model]` take follows from their `kind`, the action's
+`convention` and the model's `denoiser`: the keys are the parameters of that convention, the fields
+of that sampler, or what the constructor of that network takes.  Which `[training]` and `[sampling]`
+there are follows from `model.kind`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lattice_ml.actions import conventions
+from lattice_ml.models.sections import KINDS, model_fields
+from lattice_ml.runtime.arguments import (
+    WORD,
+    ConfigError,
+    Fields,
+    chosen,
+    parameters,
+    unknown,
+    word,
+    words,
+)
+from lattice_ml.samplers import kinds
+from lattice_ml.samplers.cycle import merged
+
+__all__ = [
+    "NAMES",
+    "ChainSection",
+    "LatticeSection",
+    "OutputSection",
+    "check_values",
+    "section_type",
+]
+
+NAMES = (
+    *("seed", "lattice", "action", "sampler", "chain", "output"),
+    *("model", "training", "sampling"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatticeSection:
+    """Where the field lives.
+
+    Args:
+        shape: extents of a periodic lattice in 1 to 4 dimensions.
+    """
+
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainSection:
+    """Chains and what is kept of them.
+
+    Args:
+        n_chains: independent chains.
+        n_thermalise: trajectories per chain before the first is kept.
+        n_configs: configurations kept per chain.
+        thin: trajectories between kept configurations.
+        start: hot, cold, or the path of an ensemble.
+    """
+
+    n_chains: int = 64
+    n_thermalise: int = 500
+    n_configs: int = 1000
+    thin: int = 1
+    start: str = "hot"
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputSection:
+    """What is written.
+
+    Args:
+        dtype: of dynamics and files; energies are summed accurately in either.
+        save_configs: without it only histories are kept.
+    """
+
+    dtype: Literal["float32", "float64"] = "float32"
+    save_configs: bool = True
+
+
+_FIXED = {
+    "lattice": LatticeSection,
+    "chain": ChainSection,
+    "output": OutputSection,
+}
+
+_AT_LEAST = {
+    "seed": 0,
+    "chain.n_chains": 1,
+    "chain.n_configs": 1,
+    "chain.thin": 1,
+    "chain.n_thermalise": 0,
+    "training.n_steps": 0,
+    "training.batch_size": 1,
+    "training.fine_tune_steps": 0,
+    "training.fine_tune_batch": 2,
+    "training.flow_steps": 1,
+    "training.checkpoint_every": 0,
+    "training.pool_bytes": 1,
+    "training.n_gibbs": 1,
+    "training.decay": 0,
+    "training.snapshots": 0,
+    "model.n_hidden": 1,
+    "sampling.n_steps": 1,
+    "sampling.batch_size": 1,
+    "sampling.n_probes": 0,
+    "sampling.n_updates": 1,
+    "sampling.snapshots": 0,
+}
+
+_BETWEEN = {  # key: low <= value < high
+    "training.learning_rate": (0, math.inf),
+    "training.fine_tune_learning_rate": (0, math.inf),
+    "training.clip": (0, math.inf),
+    "training.ema": (0, 1),
+    "training.validation": (0, 1),
+    "model.initial": (0, 1),
+}
+
+
+def section_type(name: str, arguments: Sequence[str]) -> type:
+    """The dataclass of a section; of some it depends on the kinds that the arguments name.
+
+    Raises:
+        ConfigError: a kind, convention or denoiser that does not exist.
+    """
+    build = {"action": _action, "sampler": _sampler, "model": model_fields}
+    if name in _FIXED:
+        return _FIXED[name]
+    if name in ("training", "sampling"):
+        return chosen("model.kind", "Diffusion", KINDS, arguments)[1][name]
+    fields = [
+        (key, kind, dataclasses.field() if default is ... else dataclasses.field(default=default))
+        for key, kind, default in build[name](arguments)
+    ]
+    return dataclasses.make_dataclass(name.title(), fields, kw_only=True, frozen=True)
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Refuse numbers that make no sense, in a config of nested sections.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    flat = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
+    for section, table in config.items():
+        if isinstance(table, Mapping):
+            flat |= {f"{section}.{key}": value for key, value in table.items()}
+    for key, value in flat.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        numbers = [number for number in values if not isinstance(number, str | bool | None)]
+        for number in numbers:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ConfigError(f"{key} must be a finite number, got {number}")
+            if isinstance(number, int) and number >= WORD:
+                raise ConfigError(f"{key} must be below 2^63, got {number}")
+            if key in _AT_LEAST and number < _AT_LEAST[key]:
+                raise ConfigError(f"{key} must be at least {_AT_LEAST[key]}, got {number}")
+            low, high = _BETWEEN.get(key, (-math.inf, math.inf))
+            if not low <= number < high:
+                raise ConfigError(f"{key} must be in [{low}, {high}), got {number}")
+
+
+def _action(arguments: Sequence[str]) -> Fields:
+    """The couplings of the convention, or the fields of another action."""
+    kinds = {**conventions.KINDS, conventions.NONE: None}
+    kind, known = chosen("action.kind", "Phi4", kinds, arguments)
+    if known is None:
+        return [("kind", str, kind)]
+    if kind != "Phi4":
+        return [("kind", str, kind), *parameters(known, "ndim")]
+    name, convention = chosen("action.convention", "kappa", conventions.CONVENTIONS, arguments)
+    couplings: Fields = [(key, float, ...) for key in convention.keys]
+    return [("kind", str, kind), ("convention", str, name), *couplings]
+
+
+def _sampler(arguments: Sequence[str]) -> Fields:
+    """The settings of a sampler, or of all parts of a cycle."""
+    kind = word(arguments, "sampler.kind", kinds.AUTO)
+    defaults: dict[str, Any] = {}
+    if kind == kinds.AUTO:
+        extents = [int(n) for n in words(arguments, "lattice.shape") if n.isdigit()]
+        barrier = _barrier(arguments, len(extents))
+        kind, defaults = kinds.automatic(word(arguments, "action.kind", "Phi4"), extents, barrier)
+    tables = []
+    for name in kinds.parts(kind):
+        if name not in kinds.KINDS:
+            raise ConfigError(unknown("sampler.kind", name, (kinds.AUTO, *kinds.KINDS)))
+        known = parameters(kinds.KINDS[name], "action")
+        # A sampler may take an object where a config has its name.
+        typed = {key: (str if t is Any else t, default) for key, t, default in known}
+        tables.append((name, typed))
+    fields = merged(tables).items()
+    settings = [(key, t, defaults.get(key, default)) for key, (t, default) in fields]
+    return [("kind", str, kind), *settings]
+
+
+def _barrier(arguments: Sequence[str], ndim: int) -> float:
+    """The barrier of a site, from words; 0 of words that make no phi^4, which are refused later."""
+    convention = word(arguments, "action.convention", "kappa")
+    try:
+        keys = conventions.CONVENTIONS[convention].keys
+        values = {key: float(word(arguments, f"action.{key}", "")) for key in keys}
+        return conventions.action(convention, ndim, **values).barrier
+    except (KeyError, ValueError):
+        return 0.0

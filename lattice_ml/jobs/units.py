@@ -1,0 +1,162 @@
+"""Units of samples: drawn from a model, corrected, and measured.
+
+The numbers of a unit depend on the seed and its number alone, and for a Markov chain on where the
+unit before it ended: that is the state.
+
+    none         samples, with log_prob where the method has one
+    reweight     also log_weight = -S - log_prob, or the weight of a path
+    metropolis   a Markov chain with the samples as proposals; no weights
+    hmc          samples moved by HMC, with the weights that they came with
+
+How many units a shard holds follows from the job, never from the clock: equal jobs, equal files.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs import correction
+from lattice_ml.models.diffusion.drawing import Drawn, log_weights
+from lattice_ml.models.drawers import Drawer
+from lattice_ml.observables import measure_configurations
+from lattice_ml.samplers import HMC
+
+__all__ = ["CORRECTIONS", "Samples", "Units"]
+
+CORRECTIONS = ("none", "reweight", "metropolis", "hmc")
+
+_REFINED = 256  # samples that HMC moves together
+_HMC_STREAM = 2**32 - 1  # beyond the numbers of batches
+_SHARD_WORK = {"cpu": 1 << 26}  # of `Drawer.work`: some seconds of a core
+_MUCH_WORK = 1 << 34  # the same on a GPU or TPU
+
+State = dict[str, np.ndarray]
+
+
+class Samples(NamedTuple):
+    """Consecutive samples, and the state after each unit of them."""
+
+    cfgs: np.ndarray  # (n, *L)
+    history: dict[str, np.ndarray]  # (n,) each
+    log_prob: np.ndarray | None  # (n,)
+    log_weight: np.ndarray | None  # (n,)
+    states: list[State]  # before the first unit, after it, after the second, ...
+    tuned: dict[str, Any]  # what the sampler that corrects has fixed
+
+
+@dataclass(frozen=True)
+class Units:
+    """What makes units of samples.
+
+    Attributes:
+        drawer: of samples of the model.
+        action: that the samples are corrected to; None where it is not known.
+        correct: one of `CORRECTIONS`.
+        n_updates: of HMC.
+        seed: of everything.
+        tuned: HMC's settings, once they are known.
+    """
+
+    drawer: Drawer
+    action: Any | None
+    correct: str
+    n_updates: int
+    seed: int
+    tuned: Mapping[str, Any]
+
+    @property
+    def batches(self) -> int:
+        """Batches per unit."""
+        size = self.drawer.batch_size
+        return max(1, _REFINED // size) if self.correct == "hmc" else 1
+
+    @property
+    def size(self) -> int:
+        """Samples per unit."""
+        return self.batches * self.drawer.batch_size
+
+    @property
+    def most(self) -> int:
+        """Units that are made together, at most."""
+        return max(1, self.drawer.most // self.batches)
+
+    @property
+    def work(self) -> float:
+        """Of a unit, in the measure of `Drawer.work`."""
+        moving = self.n_updates * self.size * math.prod(self.drawer.shape)
+        return self.batches * self.drawer.work + (moving if self.correct == "hmc" else 0)
+
+    @property
+    def per_shard(self) -> int:
+        """Units of a shard: a power of two, which devices share evenly."""
+        fits = _SHARD_WORK.get(jax.default_backend(), _MUCH_WORK) // self.work
+        return 1 << max(0, min(self.most, int(fits)).bit_length() - 1)
+
+    @property
+    def key(self) -> jax.Array:
+        return jax.random.key(self.seed)
+
+    def make(self, first: int, n: int, state: State) -> Samples:
+        """Make `n` units from number `first` on."""
+        drawn = self.drawer.draw(first * self.batches, n * self.batches)
+        if self.correct == "metropolis":
+            return self._walk(first, drawn, state)
+        if self.correct == "hmc":
+            return self._move(first, drawn)
+        history = measure_configurations(self.action, drawn.fields)
+        log_weight = None
+        if self.correct == "reweight":
+            log_weight = log_weights(drawn, history["action"])
+        log_prob = _wide(drawn.log_prob)
+        return Samples(drawn.fields, history, log_prob, log_weight, [{}] * (n + 1), {})
+
+    def _walk(self, first: int, drawn: Drawn, state: State) -> Samples:
+        """Independence Metropolis, unit by unit, each from where the one before it ended."""
+        weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
+        states, kept, moves = [state], [], []
+        for i in range(len(weights) // self.size):
+            part = slice(i * self.size, (i + 1) * self.size)
+            fields, logs, old = drawn.fields[part], weights[part], len(states[-1]) > 0
+            if old:
+                fields = np.concatenate([states[-1]["phi"], fields])
+                logs = np.concatenate([states[-1]["log_weight"], logs])
+            chain = correction.metropolis([self.seed, first + i], logs).indices[0]
+            kept.append(fields[chain[old:]])
+            moves.append((chain == np.arange(len(chain)))[old:])
+            states.append({"phi": fields[chain[-1:]], "log_weight": logs[chain[-1:]]})
+        cfgs = np.concatenate(kept)
+        history = measure_configurations(self.action, cfgs)
+        history["acceptance"] = np.concatenate(moves).astype(np.float64)
+        return Samples(cfgs, history, None, None, states, {})
+
+    def _move(self, first: int, drawn: Drawn) -> Samples:
+        """Move every sample by HMC; its weight stays."""
+        weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
+        lattice = Lattice(self.drawer.shape)
+        key = jax.random.fold_in(self.key, _HMC_STREAM)
+        cfgs, acceptance, tuned = [], [], self.tuned
+        for i in range(len(weights) // self.size):
+            chains = correction.refine(
+                jax.random.fold_in(key, first + i),
+                replace(HMC(self.action), **tuned),
+                lattice,
+                drawn.fields[i * self.size : (i + 1) * self.size],
+                self.n_updates,
+                dtype=drawn.fields.dtype.name,
+            )
+            tuned = chains.tuned
+            cfgs.append(chains.cfgs)
+            acceptance.append(chains.series("acceptance")[:, 0])
+        moved = np.concatenate(cfgs)
+        history = measure_configurations(self.action, moved)
+        history["acceptance"] = np.concatenate(acceptance)
+        return Samples(moved, history, None, weights, [{}] * (len(cfgs) + 1), dict(tuned))
+
+
+def _wide(values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else np.asarray(values, np.float64)

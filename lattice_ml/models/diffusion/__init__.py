@@ -1,0 +1,1 @@
+"""Score-based diffusion models: theory, networks, training, reversal, density."""

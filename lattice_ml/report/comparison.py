@@ -1,0 +1,340 @@
+"""`compare --out`: report.html, report.json and every figure as a file."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lattice_ml.actions import conventions
+from lattice_ml.analysis.certificates import Certificate
+from lattice_ml.comparison import means
+from lattice_ml.comparison.references import Known
+from lattice_ml.comparison.shapes import QUANTITIES
+from lattice_ml.comparison.sides import Side
+from lattice_ml.comparison.verdict import Comparison, labelled
+from lattice_ml.report import comparison_figures
+from lattice_ml.report.page import Mark, Table, in_figure, write_page
+from lattice_ml.runtime.results import check_json, check_page, has_keys, plain, write_json
+
+__all__ = ["as_table", "check", "write"]
+
+_PAGE, _TABLE = "report.html", "report.json"
+_FIGURES = "observables distributions two_point schwinger_dyson classifier configurations history"
+_SHAPE = has_keys("reference", "accepted", "candidates")
+
+
+def check(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which `write` would replace something else; see `results`."""
+    check_page(Path(folder) / _PAGE, "compare", _FIGURES.split())
+    check_json(Path(folder) / _TABLE, _SHAPE, new_folder=True)
+
+
+def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html`, `report.json` and the figures to `folder`; returns the page's path.
+
+    Args:
+        comparisons: of one reference with each candidate.
+        folder: made if it does not exist.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        StorageError: one of the files would replace something that is no such result.
+    """
+    folder = Path(folder)
+    check(folder)
+    comparisons = labelled(comparisons)
+    found = {in_figure(c.candidate.label): c for c in comparisons}
+    reference = comparisons[0].reference
+    known = [reference] if isinstance(reference, Side) else []
+    sides = [*known, *(c.candidate for c in comparisons)]
+    write_page(
+        folder / _PAGE,
+        verb="compare",
+        title=f"Comparison with {reference.label}",
+        summary=_summary(reference, comparisons),
+        tables=[_verdicts(comparisons), _observables(comparisons), _distributions(comparisons)],
+        figures=_figures(found, sides),
+        appendix=[
+            *(_tests(c) for c in comparisons),
+            *([_cumulants(comparisons)] if _cumulants(comparisons).rows else []),
+            _cost(sides),
+            *(_provenance(side) for side in sides),
+        ],
+    )
+    write_json(folder / _TABLE, as_table(comparisons), _SHAPE)
+    return folder / _PAGE
+
+
+def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """All numbers of a comparison for other programs; what is not defined is null."""
+    reference = comparisons[0].reference
+    table = {
+        "reference": {"label": reference.label, **_worth(reference)},
+        "accepted": all(c.accepted for c in comparisons),
+        "candidates": [_candidate(c) for c in comparisons],
+    }
+    cleaned: dict[str, Any] = plain(table)
+    return cleaned
+
+
+def _candidate(found: Comparison) -> dict[str, Any]:
+    return {
+        "label": found.candidate.label,
+        "accepted": found.accepted,
+        "rejected_by": found.rejected_by,
+        "doubts": found.doubts,
+        **_worth(found.candidate),
+        "observables": {
+            name: {
+                "reference": _estimate(row.reference),
+                "candidate": _estimate(row.candidate),
+                "z": row.z,
+                "p_value": row.p_value,
+            }
+            for name, row in found.observables.items()
+        },
+        "two_point": found.two_point and _shells(found.two_point),
+        "schwinger_dyson": found.schwinger_dyson and _shells(found.schwinger_dyson),
+        "distributions": {name: d.as_table() for name, d in found.distributions.items()},
+        "distances": found.distances and found.distances.as_table(),
+        "classifier": found.told_apart and found.told_apart.area._asdict(),
+        "tests": [
+            {"name": t.name, "verdict": t.verdict, "value": t.value, "p_value": t.p_value}
+            for t in found.tests
+        ],
+        "warnings": found.warnings,
+    }
+
+
+def _worth(side: Side | Known) -> dict[str, Any]:
+    """What an ensemble is worth and what it cost."""
+    if isinstance(side, Known):
+        return {"source": side.source}
+    n_eff = side.effective_size
+    seconds = getattr(side.ensemble, "seconds", None)
+    m2 = side.estimates["m2"]
+    acceptance = side.series.get("acceptance")
+    return {
+        "n_configs": int(side.weights.size),
+        "n_effective": n_eff,
+        "tau_int_m2": m2.tau_int if m2 else math.nan,
+        "acceptance": float(np.mean(acceptance)) if acceptance is not None else None,
+        "seconds": seconds,
+        "n_effective_per_second": n_eff / seconds if seconds else None,
+    }
+
+
+def _estimate(found: Any) -> dict[str, float] | None:
+    return None if found is None else {"value": found.value, "error": found.error}
+
+
+def _shells(found: means.Shells) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+
+
+# ---------------------------------------------------------------------------------- tables
+
+
+def _summary(
+    reference: Side | Known, comparisons: Sequence[Comparison]
+) -> list[tuple[str, object]]:
+    side = comparisons[0].candidate
+    section = getattr(side.ensemble, "config", {}).get("action")
+    action = conventions.describe(section, side.lattice.ndim) if section else []
+    known = [("source", reference.source)] if isinstance(reference, Known) else []
+    return [
+        ("verdict", _mark(*comparisons)),
+        ("reference", reference.label),
+        *known,
+        ("lattice", " x ".join(map(str, side.lattice.shape))),
+        *zip(("action", "couplings"), action, strict=False),
+    ]
+
+
+def _mark(*comparisons: Comparison) -> Mark:
+    if any(c.rejected_by for c in comparisons):
+        return Mark("\u2717 rejected", False)
+    if any(c.doubts for c in comparisons):
+        return Mark("? undecided", False)
+    return Mark("\u2713 accepted", True)
+
+
+def _verdicts(comparisons: Sequence[Comparison]) -> Table:
+    rows = []
+    for found in comparisons:
+        said = "; ".join([", ".join(found.rejected_by) or "no difference found", *found.warnings])
+        worth = _worth(found.candidate)
+        rows.append((found.candidate.label, _mark(found), said, f"{worth['n_effective']:.0f}"))
+    header = ("candidate", "verdict", "rejected by", "n_eff")
+    return Table("Verdict", header, rows)
+
+
+def _observables(comparisons: Sequence[Comparison]) -> Table:
+    header, rows = ["observable", "reference"], []
+    for found in comparisons:
+        header += [found.candidate.label, "z"]
+    for name in comparisons[0].observables:
+        row: list[object] = [name, _shown(comparisons[0].observables[name].reference)]
+        for found in comparisons:
+            one = found.observables[name]
+            row += [_shown(one.candidate), "" if math.isnan(one.z) else f"{one.z:+.2f}"]
+        rows.append(row)
+    return Table("Observables, z = difference / error", header, rows)
+
+
+def _shown(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _distributions(comparisons: Sequence[Comparison]) -> Table:
+    header = ("quantity", "candidate", "K-S D", "p", "KL", "Jensen-Shannon", "Wasserstein")
+    rows = [
+        (name, c.candidate.label, *c.distributions[name].cells())
+        for name in QUANTITIES
+        for c in comparisons
+        if name in c.distributions
+    ]
+    return Table("Distributions (divergences in nats)", header, rows)
+
+
+def _tests(found: Comparison) -> Table:
+    rows = [
+        (
+            t.name,
+            _judged(t),
+            t.value,
+            None if math.isnan(t.p_value) else f"{t.p_value:.2g}",
+            t.meaning,
+        )
+        for t in found.tests
+    ]
+    header = ("test", "verdict", "found", "p", "meaning")
+    return Table(f"Tests of {found.candidate.label}", header, rows)
+
+
+def _judged(test: Certificate) -> Mark | str:
+    marks = {name: Mark(name, name == "pass") for name in ("pass", "fail")}
+    return marks.get(test.verdict) or test.verdict.replace("not applicable", "-")
+
+
+def _cumulants(comparisons: Sequence[Comparison]) -> Table:
+    header, rows = ["cumulant of M", "reference"], []
+    for found in comparisons:
+        header += [found.candidate.label, "z"]
+    first = comparisons[0].cumulants
+    for name in first:
+        row: list[object] = [name, _shown(first[name].reference)]
+        for found in comparisons:
+            one = found.cumulants[name]
+            row += [_shown(one.candidate), "" if math.isnan(one.z) else f"{one.z:+.2f}"]
+        rows.append(row)
+    return Table("Cumulants of the magnetisation", header, rows)
+
+
+def _cost(sides: Sequence[Side]) -> Table:
+    header = (
+        "ensemble",
+        "configurations",
+        "n_eff",
+        "tau_int of m2",
+        "acceptance",
+        "seconds",
+        "n_eff/s",
+    )
+    rows = []
+    for side in sides:
+        worth = _worth(side)
+        numbers = [worth[key] for key in ("acceptance", "seconds", "n_effective_per_second")]
+        cells = [None if x is None else f"{x:.4g}" for x in numbers]
+        first = (worth["n_configs"], f"{worth['n_effective']:.0f}", f"{worth['tau_int_m2']:.2f}")
+        rows.append((side.label, *first, *cells))
+    return Table(
+        "What they cost (wall time with warm-up and compilation, without training)", header, rows
+    )
+
+
+def _provenance(side: Side) -> Table:
+    manifest = getattr(side.ensemble, "manifest", {})
+    config = getattr(side.ensemble, "config", {})
+    rows = [
+        (section, ", ".join(f"{k} = {v}" for k, v in config[section].items() if v is not None))
+        for section in ("action", "sampler", "sampling", "chain", "output")
+        if isinstance(config.get(section), Mapping)
+    ]
+    rows += [("seed", str(config["seed"]))] if "seed" in config else []
+    rows += [("tuned", ", ".join(f"{k} = {v}" for k, v in manifest.get("tuned", {}).items()))]
+    for entry in manifest.get("provenance", []):
+        made = ", ".join(f"{k} = {v}" for k, v in entry["made_by"].items() if v is not None)
+        rows.append((f"made from {entry['first_config']}", made))
+    if manifest.get("parent"):
+        rows.append(("parent", manifest["parent"]))
+    return Table(f"Provenance of {side.label}", ("what", "value"), rows)
+
+
+# --------------------------------------------------------------------------------- figures
+
+
+def _figures(found: Mapping[str, Comparison], sides: Sequence[Side]) -> list[tuple[str, Any, str]]:
+    drawn = [
+        (
+            "observables",
+            comparison_figures.pulls({label: c.observables for label, c in found.items()}),
+            "Differences of observables in units of their errors; the bands are one and two sigma.",
+        )
+    ]
+    curves = {
+        name: shown for name in QUANTITIES if (shown := _densities(name, list(found.values())))
+    }
+    if curves:
+        drawn.append(
+            (
+                "distributions",
+                comparison_figures.densities(curves),
+                "Distributions; the reference is in ink.",
+            )
+        )
+    shells = {label: c.two_point for label, c in found.items() if c.two_point is not None}
+    if shells:
+        caption = "Two-point function per momentum shell (high ones in groups), and its ratio."
+        drawn.append(("two_point", comparison_figures.two_point(shells), caption))
+    terms = {
+        label: c.schwinger_dyson
+        for label, c in found.items()
+        if c.schwinger_dyson is not None and len(c.schwinger_dyson.candidate) > 1
+    }
+    if terms:
+        caption = "Schwinger-Dyson equations of the candidates per momentum shell; exactly one."
+        drawn.append(("schwinger_dyson", comparison_figures.unity(terms), caption))
+    rates = {
+        label: (c.told_apart.curve, c.told_apart.area.value)
+        for label, c in found.items()
+        if c.told_apart is not None and c.told_apart.curve is not None
+    }
+    if rates:
+        caption = (
+            "A network trained to tell candidate from reference, on configurations that it has not "
+            "seen: candidates recognised against references mistaken for them."
+        )
+        drawn.append(("classifier", comparison_figures.rates(rates), caption))
+    kept = {in_figure(side.label): side.fields.phi for side in sides if side.fields is not None}
+    if kept:
+        drawn.append(
+            ("configurations", comparison_figures.fields(kept), "Configurations on one scale.")
+        )
+    series = {in_figure(side.label): side.series["magnetisation"] for side in sides}
+    caption = "History of the magnetisation: the first three chains of each ensemble."
+    drawn.append(("history", comparison_figures.histories(series), caption))
+    return drawn
+
+
+def _densities(name: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for found in comparisons:
+        if name in found.distributions:
+            curves = found.distributions[name].densities()
+            shown.setdefault(in_figure(found.reference.label), curves[0])
+            shown[in_figure(found.candidate.label)] = curves[1]
+    return shown

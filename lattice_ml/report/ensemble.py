@@ -1,0 +1,118 @@
+"""`measure --out`: plots and one page of an ensemble and its measured numbers."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lattice_ml import statistics
+from lattice_ml.actions import conventions
+from lattice_ml.analysis.measurement import describe_weights, explain, stored_series
+from lattice_ml.analysis.two_point import two_point
+from lattice_ml.report import figures
+from lattice_ml.report import page as report
+from lattice_ml.runtime.results import check_page
+from lattice_ml.statistics import Estimate
+
+__all__ = ["check", "write"]
+
+_PAGE = "index.html"
+_FIGURES = ("history", "histogram", "autocorrelation", "two_point", "configurations")
+
+
+def check(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which `write` would replace something else; see `results`."""
+    check_page(Path(folder) / _PAGE, "measure", _FIGURES)
+
+
+def write(
+    ensemble: Any,
+    estimates: Mapping[str, Estimate | None],
+    folder: str | os.PathLike[str],
+    *,
+    weights: bool = True,
+) -> Path:
+    """Write `index.html` and PNG files to `folder`; returns the page's path.
+
+    Args:
+        ensemble: from `open_ensemble`; without stored configurations the figures that need them
+            are left out.
+        estimates: from `measure`.
+        folder: made if it does not exist.
+        weights: use the ensemble's `log_weight` where it has one, as for the estimates.
+    """
+    check(folder)
+    series = stored_series(ensemble)
+    magnetisation = series["magnetisation"]
+    log_weights = getattr(ensemble, "log_weight", None) if weights else None
+    drawn = [
+        (
+            "history",
+            figures.history(magnetisation, name="$M$"),
+            "Monte Carlo history of the magnetisation; the lowest panel is the running mean"
+            + (", before weighting." if log_weights is not None else "."),
+        ),
+        (
+            "histogram",
+            figures.histogram(magnetisation, name="$M$", log_weights=log_weights),
+            "Distribution of the magnetisation, with errors from the spread between chains.",
+        ),
+    ]
+    if (tau := estimates["m2"]) is not None and tau.error > 0:
+        rho = statistics.autocorrelation(magnetisation**2, log_weights=log_weights)
+        figure = figures.autocorrelation(
+            rho.rho,
+            rho.error,
+            tau.window,
+            tau.tau_int,
+            tau.tau_int_error,
+            name="$M^2$",
+            thin=ensemble.thin,
+        )
+        caption = "Autocorrelation of M^2 and its running integral; the line marks the window."
+        drawn.append(("autocorrelation", figure, caption))
+    if "cfgs" in getattr(ensemble, "columns", ()):
+        shells = two_point(ensemble, weights=weights).shells()
+        caption = "Two-point function per momentum shell; 1/G is a straight line for a free field."
+        drawn.append(("two_point", figures.propagator(*shells), caption))
+        shown = np.linspace(0, len(ensemble.cfgs) - 1, 8).astype(int)
+        figure = figures.configurations(np.asarray(ensemble.cfgs[np.unique(shown)]))
+        drawn.append(("configurations", figure, "Configurations along the run."))
+    rows = [
+        (name, str(e), f"{e.tau_int:.2f} +- {e.tau_int_error:.2f}", " ".join(e.marks))
+        if e
+        else (name, "-", "-", "")
+        for name, e in estimates.items()
+    ]
+    marks = list(explain(estimates).items())
+    header = ("observable", "value", "tau_int", "mark")
+    page = Path(folder) / _PAGE
+    report.write_page(
+        page,
+        verb="measure",
+        title=f"Ensemble {Path(ensemble.directory).resolve().name}",
+        summary=[*_summary(ensemble), *_worth(estimates)],
+        tables=[
+            report.Table("Observables", header, rows),
+            *([report.Table("Marks", ("mark", "meaning"), marks)] if marks else []),
+        ],
+        figures=drawn,
+    )
+    return page
+
+
+def _worth(estimates: Mapping[str, Estimate | None]) -> list[tuple[str, str]]:
+    worth = describe_weights(estimates)
+    return [] if worth is None else [("with weights", worth)]
+
+
+def _summary(ensemble: Any) -> list[tuple[str, str]]:
+    action = conventions.describe(ensemble.config["action"], len(ensemble.shape))
+    return [
+        ("lattice", " x ".join(map(str, ensemble.shape))),
+        *zip(("action", "couplings"), action, strict=False),
+        ("chains", f"{ensemble.n_chains} x {ensemble.n_configs} configurations"),
+        ("sampler", str(ensemble.config.get("sampler", {}).get("kind", "imported"))),
+    ]

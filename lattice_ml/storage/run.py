@@ -1,0 +1,285 @@
+"""Writing an ensemble so that what is committed cannot be lost.
+
+A single HDF5 file that grows can be lost whole when the machine stops between two of its writes,
+so a run is a directory of files that are each written once (`storage/files.py`)::
+
+    DIR/manifest.json       config, provenance, tuned parameters; size and sha256 of every shard;
+                            its own seal
+    DIR/shards/*.h5         configurations, histories and the sampler state after them
+    DIR/ensemble.h5         all shards as one file, for other programs
+    DIR/cost.json           seconds that it took: all else is the same whenever the run was resumed
+    DIR/lock                there while a process writes
+
+The set of complete shards is the commit log. `append` renames a shard into place and then enters
+it in the manifest; a shard whose entry is missing because the process died in between belongs to
+the run. A run killed anywhere and opened again goes on from `Run.state` after its last shard.
+Where several processes make a run, each writes shards of its own chains, and process 0 all else.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from lattice_ml.runtime.processes import ALONE, Team
+from lattice_ml.storage import files, locks, resuming, shards
+from lattice_ml.storage.files import StorageError
+
+__all__ = ["Run", "StorageError", "look", "open_run"]
+
+Array = npt.NDArray[Any]
+_GROWABLE = ("chain.n_configs",)
+
+
+def open_run(
+    directory: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    *,
+    provenance: Mapping[str, Any],
+    parent: str | None = None,
+    growable: Sequence[str] = _GROWABLE,
+    free: Sequence[str] = (),
+    team: Team = ALONE,
+) -> "Run":
+    """Start a run in a new or empty directory, or continue the run found there.
+
+    Args:
+        directory: where the run lives; made if it does not exist.
+        config: resolved config, nested sections of JSON values. Needs `lattice.shape`,
+            `chain.n_chains` and `output.dtype`. A key that is absent equals one that is None.
+        provenance: what makes the numbers (versions, device). It may change from one resume to
+            the next; each is kept with the first configuration it made.
+        parent: hash of the data or model that the numbers come from.
+        growable: dotted keys of numbers that may grow, never shrink, when a run is continued.
+        free: dotted keys, or sections, that leave the numbers alone and may change.
+        team: the processes that make the run; all of them open it.
+
+    Returns:
+        The run, which holds the lock of the directory: use it in a `with` statement.
+
+    Raises:
+        StorageError: the directory holds something else, another process writes to it, the config
+            or the parent differs, or a committed shard is missing or altered.
+        PeerError: process 0 met one of these.
+        OSError: the file system refuses.
+    """
+    directory, lock = Path(directory), None
+    asked: dict[str, Any] = {"config": resuming.json_copy("config", config), "parent": parent}
+    resuming.check_layout(asked["config"])
+
+    def prepare() -> dict[str, Any]:
+        nonlocal lock
+        resuming.check_not_foreign(directory)
+        files.make_folder(directory)
+        lock = locks.take_lock(directory)
+        try:
+            return resuming.resumed(
+                directory, asked, resuming.json_copy("provenance", provenance), growable, free
+            )
+        except BaseException:
+            locks.release_lock(lock)
+            raise
+
+    for rank, other in enumerate(team.gather(asked)):
+        if other != asked:
+            raise StorageError(
+                f"process {team.rank} was asked for another config than process {rank}: the "
+                "processes of a run must get the same command"
+            )
+    manifest = team.first(prepare)
+    run = Run(directory, manifest, lock, team)
+    try:
+        team.together(run.check_here)
+    except BaseException:
+        run.__exit__(None, None, None)
+        raise
+    return run
+
+
+def look(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest that `open_run` would go on from, and None where nothing was kept yet.
+
+    Writes nothing, and compares the sizes of shards but not their checksums.
+
+    Raises:
+        StorageError: where `open_run` would.
+    """
+    directory = Path(directory)
+    asked: dict[str, Any] = {"config": resuming.json_copy("config", config), "parent": None}
+    resuming.check_layout(asked["config"])
+    resuming.check_not_foreign(directory)
+    recorded, committed = resuming.found(directory, asked, _GROWABLE, (), hashes=False)
+    return recorded | {"shards": committed} if committed else None
+
+
+class Run:
+    """A directory being written: `append` commits configurations, `state` is where to go on.
+
+    Attributes:
+        directory: where the run lives.
+        manifest: what `manifest.json` holds.
+    """
+
+    def __init__(
+        self, directory: Path, manifest: dict[str, Any], lock: TextIO | None, team: Team
+    ) -> None:
+        """Continue from a checked manifest, process 0 with the lock; `open_run` does this."""
+        self.directory = directory
+        self.manifest = manifest
+        self.team = team
+        self._lock = lock
+        self._clock = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release the lock; what is committed stays."""
+        if self._lock is not None:
+            locks.release_lock(self._lock)
+
+    @property
+    def n_done(self) -> int:
+        """Configurations per chain on disk."""
+        return shards.n_configs(self.manifest["shards"])
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """Sampler parameters frozen after the warm-up, as given to `record`."""
+        return dict(self.manifest["tuned"])
+
+    def state(self) -> dict[str, Array] | None:
+        """Return the state of all chains after the last configuration, None before the first."""
+        return shards.read_state(self.directory, self.manifest)
+
+    def check_here(self) -> None:
+        """Check that this process sees what process 0 does.
+
+        Raises:
+            StorageError: it does not.
+        """
+        parts = shards.shards(self.directory, self.manifest)
+        unseen = [p for p in (self.directory, *(part.path for part in parts)) if not p.exists()]
+        if unseen:
+            raise StorageError(
+                f"{socket.gethostname()} does not see {unseen[0]}: the output must be on a file "
+                "system that all processes share"
+            )
+
+    def record(self, **entries: object) -> None:
+        """Keep tuned parameters (numbers, strings, lists) in the manifest, at once."""
+        self._update(tuned=self.tuned | resuming.json_copy("tuned parameters", entries))
+
+    def append(
+        self,
+        trajectory: npt.ArrayLike,
+        cfgs: npt.ArrayLike | None,
+        history: Mapping[str, npt.ArrayLike],
+        state: Mapping[str, npt.ArrayLike],
+        *,
+        log_prob: npt.ArrayLike | None = None,
+        log_weight: npt.ArrayLike | None = None,
+        chains: range | None = None,
+    ) -> None:
+        """Commit the next n configurations of every chain, those of this process as one shard.
+
+        Args:
+            trajectory: (n,) number of the trajectory after which each configuration was kept.
+            cfgs: (n, n_chains, *shape) in the dtype of the config, or None to keep none.
+            history: (n, n_chains) per name, stored as float64.
+            state: sampler state after the last configuration, arrays of any shape; chains first
+                where several processes write.
+            chains: those of this process, to which `n_chains` then refers; all by default.
+            log_prob: (n, n_chains) log density of the model.
+            log_weight: (n, n_chains) log weight, not normalised.
+
+        Raises:
+            ValueError: a shape or dtype is not the config's, or the names are not those of the
+                shards before.
+            OSError: the file system refuses; what was committed before is intact.
+            PeerError: another process failed.
+        """
+        scalars = {f"history/{name}": values for name, values in history.items()}
+        if log_prob is not None:
+            scalars["log_prob"] = log_prob
+        if log_weight is not None:
+            scalars["log_weight"] = log_weight
+        everyone = range(self.manifest["config"]["chain"]["n_chains"])
+        numbers = np.asarray(trajectory, dtype=np.int64)
+        rows = self._rows(numbers, cfgs, scalars, everyone if chains is None else chains)
+        if self.n_done and (before := set(files.columns(self._shard(0)))) != set(rows):
+            raise ValueError(
+                f"got {sorted(rows)}, but the shards before hold {sorted(before)}: "
+                f"every shard of a run holds the same names"
+            )
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+
+        def write() -> dict[str, Any] | None:
+            if not len(rows["chain"]):  # more processes than chains
+                return None
+            return files.write_shard(self.directory, self.n_done, rows, arrays)
+
+        entries = [entry for entry in self.team.together(write) if entry is not None]
+        self._update(shards=[*self.manifest["shards"], *entries])
+        self.team.first(self._count_seconds)
+
+    def finish(self) -> None:
+        """Write `ensemble.h5` anew, which shows all shards as one file; may be called any time."""
+        config, entries = self.manifest["config"], self.manifest["shards"]
+        self.team.first(lambda: shards.write_index(self.directory, config, entries))
+
+    def _rows(
+        self,
+        trajectory: Array,
+        cfgs: npt.ArrayLike | None,
+        scalars: Mapping[str, npt.ArrayLike],
+        chains: range,
+    ) -> dict[str, Array]:
+        """Check the arrays of one shard and merge (n, n_chains) into one axis of rows."""
+        if trajectory.ndim != 1 or not trajectory.size:
+            raise ValueError(f"asked for trajectory (n,) with n >= 1, got {trajectory.shape=}")
+        config = self.manifest["config"]
+        n, n_chains = len(trajectory), len(chains)
+        arrays = {name: np.asarray(values, dtype=np.float64) for name, values in scalars.items()}
+        expected = {name: (np.dtype(np.float64), (n, n_chains)) for name in scalars}
+        if cfgs is not None:
+            shape = (n, n_chains, *config["lattice"]["shape"])
+            arrays["cfgs"] = np.asarray(cfgs)
+            expected["cfgs"] = (np.dtype(config["output"]["dtype"]), shape)
+        for name, array in arrays.items():
+            dtype, shape = expected[name]
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise ValueError(
+                    f"{name}: got {array.dtype} {array.shape}, the config and the trajectory "
+                    f"numbers ask for {dtype} {shape}"
+                )
+        rows = {
+            name: array.reshape(n * n_chains, *array.shape[2:]) for name, array in arrays.items()
+        }
+        rows["chain"] = np.tile(np.arange(chains.start, chains.stop), n)
+        rows["trajectory"] = np.repeat(trajectory, n_chains)
+        return rows
+
+    def _count_seconds(self) -> None:
+        before, self._clock = self._clock, time.monotonic()
+        so_far = files.read_seconds(self.directory) or 0.0
+        files.write_seconds(self.directory, so_far + self._clock - before)
+
+    def _shard(self, index: int) -> Path:
+        return self.directory / files.SHARDS / str(self.manifest["shards"][index]["file"])
+
+    def _update(self, **entries: object) -> None:
+        manifest = self.manifest | entries
+        self.manifest = self.team.first(lambda: files.write_manifest(self.directory, manifest))
