@@ -221,6 +221,8 @@ def test_what_a_foreign_action_has_is_used_and_no_sooner_than_needed():
     force, total = evaluate(0.5, phi)
     np.testing.assert_allclose(force, hop(phi, 1))
     np.testing.assert_allclose(total, 0.5 * phi.sum(axis=0))
+    del Foreign.density  # a force by hand serves all chains without one, too
+    np.testing.assert_allclose(actions.force(Foreign(), phi, Layout((3,), 2)), hop(phi, 1))
     known = as_action(Foreign())
     assert (known.z2, known.reach, known.barrier, type(known).__name__) == (True, 2, 1.3, "Foreign")
     assert as_action(PHI4) is PHI4
