@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Action": "actions",
     "Cycle": "samplers",
     "FourierHMC": "samplers",
     "FreeField": "actions",

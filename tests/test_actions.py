@@ -10,7 +10,7 @@ from scipy.integrate import quad
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
-from lattice_ml.actions import FreeField, Phi4
+from lattice_ml.actions import Action, FreeField, Phi4, as_action
 from lattice_ml.fields.lattice import Lattice, hop
 from lattice_ml.fields.layout import Layout
 
@@ -143,6 +143,94 @@ def test_a_group_of_chains_has_the_forces_and_actions_of_its_members(action, tot
     expected = np.array([total(phi) for phi in old])
     np.testing.assert_allclose(totals, expected, rtol=1e-12)
     np.testing.assert_allclose(change, [total(phi) for phi in new] - expected, rtol=1e-12)
+
+
+# The contract: what a subclass of `Action` inherits, and what is made of anything else.
+
+
+@pytree
+class Total(SineGordon, Action):
+    """Nothing but a total."""
+
+
+@pytree
+class Local(LocalSineGordon, Action):
+    """Nothing but a density."""
+
+
+@pytree
+class Both(SineGordon, LocalSineGordon, Action):
+    """Total and density, and a barrier that cannot be computed of a traced coupling."""
+
+    @property
+    def barrier(self):
+        return float(self.beta)
+
+
+CONTRACT = {
+    "total": Total(1.3),
+    "density": Local(1.3, ndim=2),
+    "both": Both(ndim=2, beta=1.3),
+    "a foreign total": as_action(SineGordon(1.3)),
+    "a foreign density": as_action(LocalSineGordon(1.3, ndim=2)),
+    "a function": as_action(lambda phi: SineGordon(1.3)(phi)),
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_an_action_of_either_formula_has_all_members(name):
+    action, phi = CONTRACT[name], jnp.asarray(field((3, 4)))
+    assert float(action(phi)) == pytest.approx(sine_gordon(np.asarray(phi)), rel=1e-12)
+    np.testing.assert_allclose(action.force(phi), sine_gordon_force(phi), rtol=0, atol=1e-12)
+    assert action.has_density == (name not in ("total", "a foreign total", "a function"))
+    assert (action.reach, action.z2, action.minimum(2), action.site_width()) == (0, False, 0, 1)
+    assert action.of_means(phi, phi, phi) is None
+    assert np.array_equal(action.hot(np.ones(3)), np.ones(3))
+    assert action.barrier == (1.3 if name == "both" else 0)
+    action.check(2)
+    if action.ndim:
+        with pytest.raises(ValueError, match="ndim = 2 cannot live in 3 dimensions"):
+            action.check(3)
+
+
+def test_an_action_without_a_formula_says_what_it_lacks():
+    with pytest.raises(NotImplementedError, match=r"density\(phi, hop\); Action has neither"):
+        Action()(jnp.ones(3))
+
+
+def test_what_a_foreign_action_has_is_used_and_no_sooner_than_needed():
+    class Foreign:
+        z2, reach = True, 2
+        barrier = property(lambda self: float(self.beta))  # fails of a traced coupling
+        beta = 1.3
+
+        def density(self, phi, hop):
+            return self.beta * phi
+
+        def force(self, phi, hop):
+            return hop(phi)
+
+    @jax.jit
+    def evaluate(beta, phi):
+        foreign = Foreign()
+        foreign.beta = beta
+        layout = Layout((3,), 2)
+        return actions.force(foreign, phi, layout), actions.total(foreign, phi, layout)
+
+    phi = jnp.asarray(field((3, 2)))
+    force, total = evaluate(0.5, phi)
+    np.testing.assert_allclose(force, hop(phi, 1))
+    np.testing.assert_allclose(total, 0.5 * phi.sum(axis=0))
+    del Foreign.density  # a force by hand serves all chains without one, too
+    np.testing.assert_allclose(actions.force(Foreign(), phi, Layout((3,), 2)), hop(phi, 1))
+    known = as_action(Foreign())
+    assert (known.z2, known.reach, known.barrier, type(known).__name__) == (True, 2, 1.3, "Foreign")
+    assert as_action(PHI4) is PHI4
+
+
+def test_the_quadratic_form_is_the_inverse_of_the_free_propagator():
+    lattice, free = Lattice((3, 4)), FreeField(0.3, 2)
+    np.testing.assert_allclose(free.quadratic_form(lattice) * free.propagator(lattice), 1)
 
 
 def test_a_new_coupling_does_not_compile_again():

@@ -1,25 +1,35 @@
-"""Actions: phi^4 and free fields in (h, a, b), forces of any action, and the named conventions."""
+"""Actions: their contract and forces, phi^4 and free fields in (h, a, b), the named conventions."""
 
-from lattice_ml.actions.phi4 import (
+from lattice_ml.actions.action import (
     Action,
-    FreeField,
-    Phi4,
+    as_action,
     check_dimension,
     difference,
     force,
+    total,
+)
+from lattice_ml.actions.phi4 import (
+    FreeField,
+    Phi4,
+    Quartic,
     hopping_scale,
     number,
-    total,
+    quadratic_form,
+    quartic,
 )
 
 __all__ = [
     "Action",
     "FreeField",
     "Phi4",
+    "Quartic",
+    "as_action",
     "check_dimension",
     "difference",
     "force",
     "hopping_scale",
     "number",
+    "quadratic_form",
+    "quartic",
     "total",
 ]

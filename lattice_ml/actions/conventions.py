@@ -14,18 +14,26 @@ log Z' = log Z - V log s and log_prob' = log_prob + V log s.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from lattice_ml.actions import FreeField, Phi4, check_dimension, hopping_scale, number
+from lattice_ml.actions import (
+    Action,
+    FreeField,
+    Phi4,
+    Quartic,
+    check_dimension,
+    hopping_scale,
+    number,
+)
+from lattice_ml.fields.types import Scalar
 
 __all__ = [
-    *("CONVENTIONS", "KINDS", "NONE", "Convention", "Parameter"),
+    *("CONVENTIONS", "KINDS", "NONE", "Convention", "Kind", "Parameter", "Section"),
     *("action", "convert", "coupling", "describe", "from_config", "parameters"),
 ]
 
-
-KINDS: dict[str, Any] = {cls.__name__: cls for cls in (Phi4, FreeField)}
+Section = Mapping[str, Any]  # `[action]` of a config: its kind, and what that takes
 NONE = "none"  # the kind of data whose action is not known, such as images
 
 
@@ -42,8 +50,8 @@ class Convention:
     """
 
     keys: tuple[str, str]
-    couplings: Callable[[int, float, float], tuple[float, float, float]]
-    invert: Callable[[int, float, float, float], tuple[float, float]]
+    couplings: Callable[[int, Scalar, Scalar], tuple[Scalar, Scalar, Scalar]]
+    invert: Callable[[int, Scalar, Scalar, Scalar], tuple[Scalar, Scalar]]
     scale_squared: Callable[[float, float, float], float]
     constant: Callable[[float, float], float] = lambda p, q: 0.0
 
@@ -84,6 +92,17 @@ CONVENTIONS: dict[str, Convention] = {
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What `action.kind` names: a class, whose fields are the keys, or those of its conventions."""
+
+    cls: type[Action]
+    conventions: Mapping[str, Convention] = field(default_factory=dict)
+
+
+KINDS = {"Phi4": Kind(Phi4, CONVENTIONS), "FreeField": Kind(FreeField)}
+
+
+@dataclass(frozen=True)
 class Parameter:
     """A parameter of a convention as what varies between actions; see `samplers.replica`."""
 
@@ -95,7 +114,7 @@ class Parameter:
         """The value that an action has."""
         return parameters(phi4, self.convention, self.ndim)[self.name]
 
-    def at(self, phi4: Phi4, value: Any) -> Phi4:
+    def at(self, phi4: Phi4, value: Scalar) -> Phi4:
         """The action with another value, unchecked; all may be traced."""
         known = CONVENTIONS[self.convention]
         values = zip(known.keys, known.invert(self.ndim, *phi4.couplings()), strict=True)
@@ -127,7 +146,7 @@ def action(convention: str, ndim: int, **values: float) -> Phi4:
     return phi4
 
 
-def from_config(section: Mapping[str, Any], ndim: int) -> Any:
+def from_config(section: Section, ndim: int) -> Action | None:
     """Build the action that a config's `[action]` section describes; None of the kind "none".
 
     Raises:
@@ -139,14 +158,12 @@ def from_config(section: Mapping[str, Any], ndim: int) -> Any:
         return None
     if kind not in KINDS:
         raise ValueError(f"action.kind must be one of {', '.join(KINDS)}, {NONE}, got {kind!r}")
-    if kind == "Phi4":
+    if KINDS[kind].conventions:
         return action(values.pop("convention"), ndim, **values)
-    built = KINDS[kind](**values, ndim=ndim)
-    built.check(ndim)
-    return built
+    return KINDS[kind].cls.from_config(values, ndim)
 
 
-def coupling(section: Mapping[str, Any], name: str, ndim: int) -> Parameter | str:
+def coupling(section: Section, name: str, ndim: int) -> Parameter | str:
     """What the key `name` of an `[action]` section varies, for samplers that need several actions.
 
     Raises:
@@ -158,16 +175,18 @@ def coupling(section: Mapping[str, Any], name: str, ndim: int) -> Parameter | st
     return Parameter(section["convention"], name, ndim) if "convention" in section else name
 
 
-def describe(section: Mapping[str, Any], ndim: int) -> list[str]:
+def describe(section: Section, ndim: int) -> list[str]:
     """Lines that say what an `[action]` section means: its own words, (h, a, b), the kappa form."""
     built = from_config(section, ndim)
     if built is None:
         return ["none: the action of these fields is not known"]
-    h, a, b = built.couplings()
     own = ", ".join(f"{key} = {value}" for key, value in section.items())
+    if not isinstance(built, Quartic):
+        return [own]
+    h, a, b = built.couplings()
     lines = [own, f"h = {h:.12g}, a = {a:.12g}, b = {b:.12g} (this part is what is measured)"]
-    if isinstance(built, Phi4):
-        known = CONVENTIONS[section["convention"]]
+    if conventions := KINDS[section["kind"]].conventions:
+        known = conventions[section["convention"]]
         constant = known.constant(*(section[key] for key in known.keys))
         lines.append(f"constant per site left out: {constant:.12g}")
     hopping, scale = convert(Phi4(h, a, b), "kappa", ndim)
@@ -187,9 +206,9 @@ def parameters(phi4: Phi4, convention: str, ndim: int) -> Mapping[str, float]:
     check_dimension(phi4, ndim)
     known = _lookup(convention)
     couplings = tuple(map(float, phi4.couplings()))
-    values = known.invert(ndim, *couplings)
+    values = tuple(map(float, known.invert(ndim, *couplings)))
     if not all(
-        math.isclose(x, y, rel_tol=1e-12, abs_tol=1e-12)
+        math.isclose(float(x), y, rel_tol=1e-12, abs_tol=1e-12)
         for x, y in zip(known.couplings(ndim, *values), couplings, strict=True)
     ):
         raise ValueError(
@@ -221,7 +240,7 @@ def convert(phi4: Phi4, convention: str, ndim: int) -> tuple[Phi4, float]:
     return new, math.sqrt(squared)
 
 
-def _lookup(convention: Any) -> Convention:
+def _lookup(convention: str) -> Convention:
     if convention not in CONVENTIONS:
         raise ValueError(
             f"action.convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"

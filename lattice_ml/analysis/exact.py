@@ -8,11 +8,11 @@ M follow all observables of `measure`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.actions import Action, quadratic_form, quartic
 from lattice_ml.analysis.transfer_matrix import SmallLattice, solve
 from lattice_ml.fields.lattice import Lattice
 
@@ -45,7 +45,7 @@ class Exact:
     source: str
 
 
-def exact(action: Any, shape: tuple[int, ...]) -> Exact:
+def exact(action: Action, shape: tuple[int, ...]) -> Exact:
     """Solve an action on a periodic lattice.
 
     Args:
@@ -58,12 +58,9 @@ def exact(action: Any, shape: tuple[int, ...]) -> Exact:
             or the action is not of this kind.
     """
     lattice = Lattice(shape)
-    if not hasattr(action, "couplings"):
-        raise ValueError(
-            f"exact solutions are of actions in (h, a, b), got {type(action).__name__}"
-        )
-    action.check(lattice.ndim)
-    h, a, b = (float(x) for x in action.couplings())
+    known = quartic(action, "exact solutions are")
+    known.check(lattice.ndim)
+    h, a, b = (float(x) for x in known.couplings())
     if b == 0:
         return _free(lattice, h, a)
     fine, coarse = solve(lattice, h, a, b)
@@ -92,7 +89,7 @@ def exact(action: Any, shape: tuple[int, ...]) -> Exact:
 
 
 def _free(lattice: Lattice, h: float, a: float) -> Exact:
-    two_point = 1 / (h * lattice.p_hat_squared + 2 * (a - lattice.ndim * h))
+    two_point = 1 / quadratic_form(h, a, lattice.ndim, lattice.p_hat_squared)
     phi2 = float(two_point.mean())
     variance = float(two_point.ravel()[0]) / lattice.volume
     log_z = 0.5 * float(np.sum(np.log(2 * np.pi * two_point)))

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattice_ml.actions import quadratic_form
 from lattice_ml.analysis.probes import plane_waves, shell_means, shell_sizes
 from lattice_ml.analysis.two_point import TwoPoint
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.types import Floats, Scalar
 
 __all__ = [
     "InversePropagator",
@@ -293,11 +295,9 @@ def per_shell(
     return lists | known | {"shells": known | table | columns}
 
 
-def bare_form(h: Any, a: Any, lattice: Lattice) -> np.ndarray:
-    """The quadratic form 2a - 2dh + h p_hat^2 of every shell, exact without phi^4."""
-    h, a = float(h), float(a)
-    form: np.ndarray = 2 * a - 2 * lattice.ndim * h + h * lattice.shells[0]
-    return form
+def bare_form(h: Scalar, a: Scalar, lattice: Lattice) -> Floats:
+    """The quadratic form of every shell, exact without phi^4."""
+    return quadratic_form(float(h), float(a), lattice.ndim, lattice.shells[0])
 
 
 def _shell_errors(vectors: np.ndarray, errors: np.ndarray, lattice: Lattice) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Action, conventions
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
 from lattice_ml.chains.engine import Engine
@@ -97,7 +97,7 @@ def run(settings: Settings, seed: int) -> Result:
 
 
 def advancer(
-    action: Any, lattice: Lattice, n_chains: int, seed: int = 1, dtype: str = "float32"
+    action: Action, lattice: Lattice, n_chains: int, seed: int = 1, dtype: str = "float32"
 ) -> Callable[[int], Any]:
     """A function that advances all chains by n trajectories with the program of a real run."""
     sampler = HMC(action, trajectory_length=LENGTH, n_steps=N_STEPS, step_size=LENGTH / N_STEPS)

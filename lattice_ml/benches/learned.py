@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lattice_ml.actions import Quartic
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, compiled_apart, timed_draws
 from lattice_ml.fields.lattice import Lattice
@@ -88,7 +89,7 @@ class Workshop:
     """
 
     folder: Path
-    action: Any
+    action: Quartic
     section: Mapping[str, Any]
     lattice: Lattice
     seed: int

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Action, conventions
 from lattice_ml.analysis.measurement import estimate_derived, stored_series
 from lattice_ml.benches import unet
 from lattice_ml.benches.record import Column, Number, Result
@@ -162,7 +162,7 @@ def _model(chains: chain.Chains, settings: Settings, seed: int) -> tuple[np.ndar
     return samples, float(schedule.base), float(schedule.sigma(jnp.ones(())))
 
 
-def _hot(action: Any, shape: tuple[int, ...], n: int, seed: int) -> np.ndarray:
+def _hot(action: Action, shape: tuple[int, ...], n: int, seed: int) -> np.ndarray:
     """Configurations of chains that have just begun, hot."""
     chains = chain.run(
         jax.random.key(seed + 1),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lattice_ml.actions import Quartic
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import REPEATS, Samples
 from lattice_ml.fields.layout import single
@@ -86,13 +87,15 @@ def installed() -> list[str]:
     return [name for name in PEERS if importlib.util.find_spec(name)]
 
 
-def run(name: str, key: jax.Array, action: Any, reference: Samples, *, n_configs: int) -> Samples:
+def run(
+    name: str, key: jax.Array, action: Quartic, reference: Samples, *, n_configs: int
+) -> Samples:
     """Chains of one of `PEERS` from the last fields of a reference that our HMC made.
 
     Args:
         name: of the peer.
         key: the only source of randomness.
-        action: with `couplings()` (h, a, b).
+        action: in (h, a, b).
         reference: gives the step size, the number of steps, and a start in equilibrium.
         n_configs: per chain, one per trajectory, in equal parts of which the first is not timed.
 

@@ -19,6 +19,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lattice_ml import observables
+from lattice_ml.actions import as_action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
@@ -86,9 +87,10 @@ class Engine:
             fields = start[self.slots % len(start)]
         elif start == "hot":
             noise = _hot(self.keys, layout=self.layout, mesh=self.mesh)
-            fields = _heated(sampler.action, self.layout.unpack(self._here(noise)))
+            normals = self.layout.unpack(self._here(noise))
+            fields = np.asarray(as_action(sampler.action).hot(normals))
         elif start == "cold":
-            minimum = getattr(sampler.action, "minimum", lambda ndim: 0.0)(ndim)
+            minimum = as_action(sampler.action).minimum(ndim)
             signs = np.where(self.slots % 2 == 0, 1.0, -1.0).reshape(-1, *(1,) * ndim)
             fields = np.broadcast_to(minimum * signs, (n, *self.lattice.shape))
         else:
@@ -237,13 +239,6 @@ def _spec(leaf: Any, layout: Layout) -> PartitionSpec:
         return PartitionSpec(CHAINS)
     between = leaf.ndim - 1 - len(layout.field_shape)
     return PartitionSpec(CHAINS, *[None] * between, SITES)
-
-
-def _heated(action: Any, normals: np.ndarray) -> np.ndarray:
-    """The fields of a hot start: sites as their term of the action alone has them, if it tells."""
-    if hasattr(action, "hot"):
-        return np.asarray(action.hot(normals))
-    return normals * getattr(action, "site_width", lambda: 1.0)()
 
 
 @partial(jax.jit, static_argnames=("layout", "mesh"))

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from lattice_ml.actions import as_action
+
 __all__ = ["Doubt", "RunError", "Watch", "doubt", "voice_doubt"]
 
 _EXPECTED = 30.0  # acceptances, after which a chain that has none is no chance
@@ -165,7 +167,7 @@ def doubt(sampler: Any) -> str | None:
     Args:
         sampler: of an action that may have a `barrier`.
     """
-    barrier = getattr(sampler.action, "barrier", 0.0) / getattr(sampler, "temperature", 1.0)
+    barrier = as_action(sampler.action).barrier / getattr(sampler, "temperature", 1.0)
     if barrier < _HIGH or getattr(sampler, "crosses", False):
         return None
     return (

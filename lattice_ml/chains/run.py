@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lattice_ml.actions import Action, as_action
 from lattice_ml.chains.engine import Engine, Program
 from lattice_ml.chains.failures import RunError, Watch, voice_doubt
 from lattice_ml.chains.settings import check_counts, dtype_name, starting_fields
@@ -56,7 +57,7 @@ class Block(NamedTuple):
 class Chains:
     """Configurations and histories in memory, read like an ensemble on disk."""
 
-    action: Any
+    action: Action
     shape: tuple[int, ...]
     thin: int
     cfgs: np.ndarray  # (n_configs * n_chains, *L), all chains of one configuration together
@@ -161,7 +162,7 @@ def check(sampler: Any, lattice: Lattice, *, n_chains: int, split: int = 1, **co
     check_counts({"n_chains": n_chains, **counts})
     if problem := getattr(sampler, "incomplete", ""):
         raise ValueError(problem)
-    getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
+    as_action(sampler.action).check(lattice.ndim)
     if split > 1:
         _check_splits(sampler)
     plan(lattice.shape, n_chains, split)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.actions import Phi4, conventions
+from lattice_ml.actions import Phi4, Quartic, conventions
 from lattice_ml.analysis.exact import exact
 from lattice_ml.analysis.measurement import OF_WEIGHTS
 from lattice_ml.observables import DERIVED
@@ -150,7 +150,7 @@ def check_comparable(reference: Any, candidate: Any) -> None:
             )
         return
     known, other = (_couplings(ensemble) for ensemble in (reference, candidate))
-    alike = hasattr(reference.action, "couplings") == hasattr(candidate.action, "couplings")
+    alike = isinstance(reference.action, Quartic) == isinstance(candidate.action, Quartic)
     if alike and np.shape(known) == np.shape(other):
         if np.allclose(known, other, rtol=1e-9, atol=1e-12):
             return
@@ -170,14 +170,14 @@ def check_comparable(reference: Any, candidate: Any) -> None:
 
 def _couplings(ensemble: Any) -> Array:
     """(h, a, b), or what an action of the user's own has for parameters."""
-    if hasattr(ensemble.action, "couplings"):
+    if isinstance(ensemble.action, Quartic):
         return np.array([float(x) for x in ensemble.action.couplings()])
     return np.array([np.sum(leaf) for leaf in jax.tree.leaves(ensemble.action)])
 
 
 def _kappa_form(ensemble: Any) -> Array | None:
     """kappa and lam, the same in all normalisations of the field; None of other actions."""
-    if not hasattr(ensemble.action, "couplings"):
+    if not isinstance(ensemble.action, Quartic):
         return None
     ndim = len(ensemble.shape)
     action, _ = conventions.convert(Phi4(*_couplings(ensemble)), "kappa", ndim)
@@ -186,7 +186,7 @@ def _kappa_form(ensemble: Any) -> Array | None:
 
 def _shown(ensemble: Any) -> str:
     numbers = ", ".join(f"{x:.10g}" for x in _couplings(ensemble))
-    own = hasattr(ensemble.action, "couplings")
+    own = isinstance(ensemble.action, Quartic)
     return f"(h, a, b) = ({numbers})" if own else f"{type(ensemble.action).__name__}({numbers})"
 
 

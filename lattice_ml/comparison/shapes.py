@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.actions import as_action
 from lattice_ml.comparison.means import Observable, z_score
 from lattice_ml.comparison.references import Known
 from lattice_ml.comparison.sides import Fields, Side
@@ -116,7 +117,7 @@ def compare_cumulants(reference: Side | Known, candidate: Side) -> dict[str, Obs
 
 
 def _cumulants(side: Side) -> dict[int, Any]:
-    symmetric = bool(getattr(side.ensemble.action, "z2", False))
+    symmetric = as_action(side.ensemble.action).z2
     return cumulants.cumulants(
         side.series["magnetisation"],
         (2, 4, 6, 8) if symmetric else tuple(range(2, 9)),

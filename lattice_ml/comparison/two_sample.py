@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from lattice_ml.actions import as_action
 from lattice_ml.comparison.classifiers import fit_cnn, log_odds
 from lattice_ml.comparison.sides import Fields, Side
 from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
@@ -53,7 +54,7 @@ def tell_apart(reference: Side, candidate: Side) -> ToldApart | None:
         np.concatenate([fields.phi for fields in training]),
         np.repeat([0, 1], [len(fields.phi) for fields in training]),
         np.concatenate([_weights(fields) for fields in training]),
-        even=bool(getattr(reference.ensemble.action, "z2", False)),
+        even=as_action(reference.ensemble.action).z2,
     )
     negative, positive = (
         Scores(log_odds(network, fields.phi), fields.stretch, fields.weights) for fields in judging

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Action, conventions
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import sections
 from lattice_ml.jobs.sections import ChainSection, OutputSection
@@ -79,7 +79,7 @@ class SamplingJob:
 
     config: dict[str, Any]
     lattice: Lattice
-    action: Any | None
+    action: Action | None
     sampling: Any
     output: OutputSection
     seed: int
@@ -113,8 +113,7 @@ def parse(
     if action is None:
         raise ConfigError("action.kind = none cannot be sampled: name an action")
     if config["sampler"]["kind"] == kinds.AUTO:
-        barrier = getattr(action, "barrier", 0.0)
-        kind, _ = kinds.automatic(config["action"]["kind"], lattice.shape, barrier)
+        kind, _ = kinds.automatic(config["action"]["kind"], lattice.shape, action.barrier)
         config["sampler"]["kind"] = kind
     try:
         settings = dict(config["sampler"])
@@ -223,7 +222,7 @@ def _resolved(parsed: Any) -> dict[str, Any]:
     return config
 
 
-def _theory(config: dict[str, Any]) -> tuple[Lattice, Any]:
+def _theory(config: dict[str, Any]) -> tuple[Lattice, Action | None]:
     """The lattice and the action that a resolved config names."""
     try:
         lattice = Lattice(tuple(config["lattice"]["shape"]))

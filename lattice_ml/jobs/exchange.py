@@ -174,13 +174,15 @@ def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention
         ValueError: the action is not known, or has no form in that convention.
         StorageError: no configurations were kept, or `out` holds something else.
     """
-    from lattice_ml.actions import Phi4, conventions
+    from lattice_ml.actions import Phi4, conventions, quartic
     from lattice_ml.observables import measure_configurations
 
     ndim, n_chains = len(ensemble.shape), ensemble.n_chains
     if ensemble.action is None:
         raise ValueError(f"{ensemble.directory} has no action to convert (action.kind = none)")
-    action, scale = conventions.convert(Phi4(*ensemble.action.couplings()), convention, ndim)
+    action, scale = conventions.convert(
+        Phi4(*quartic(ensemble.action, "conversions are").couplings()), convention, ndim
+    )
     section = {
         "kind": "Phi4",
         "convention": convention,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lattice_ml import samplers
+from lattice_ml.actions import Action
 from lattice_ml.analysis.dynamics.extrapolation_fit import (
     SIGNIFICANT,
     Doubts,
@@ -173,7 +174,7 @@ def _bias_order(ensemble: Ensemble) -> int:
     needed = "extrapolation needs Langevin, or Kramers with sampler.accept = false"
     if kind not in samplers.KINDS:
         raise ValueError(f"{ensemble.directory} was not made by a sampler with steps; {needed}")
-    order = getattr(samplers.KINDS[kind](None, **section), "order", None)
+    order = getattr(samplers.KINDS[kind](Action(), **section), "order", None)
     if order is None:
         raise ValueError(
             f"{ensemble.directory} was made by {kind}, which is exact at every step size here, so "

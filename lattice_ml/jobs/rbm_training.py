@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lattice_ml.actions import as_action
 from lattice_ml.fields.layout import widest
 from lattice_ml.jobs import rbm_report
 from lattice_ml.jobs.config import TrainingJob
@@ -275,10 +276,10 @@ def _open(job: TrainingJob, ensembles: Sequence[Ensemble]) -> Data:
             "an RBM learns one distribution on one lattice, but --data have several actions or "
             "shapes: train one model for each"
         )
-    if job.training.augment and not getattr(ensembles[0].action, "z2", False):
+    if job.training.augment and not as_action(ensembles[0].action).z2:
         raise ValueError(
             "training.augment needs data with an action that the lattice's symmetries and "
-            "phi -> -phi leave alone, got action.kind = none"
+            f"phi -> -phi leave alone, got action.kind = {actions[0]['kind']}"
         )
     return data_sets[0]
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Action, Quartic, conventions, quartic
 from lattice_ml.jobs import correction
 from lattice_ml.jobs.config import SamplingJob
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
@@ -80,7 +80,7 @@ def sample(
         write_config(run.directory, config)
         flow = units.drawer if isinstance(units.drawer, DiffusionDrawer) else None
         if flow and flow.density and "log_prob_error" not in run.tuned:
-            run.record(**_step_error(flow, job.action))
+            run.record(**_step_error(flow, _theory(job)))
         for part in _parts(units, run, n_samples):
             _append(run, part, save_configs=job.output.save_configs)
             on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
@@ -177,7 +177,7 @@ def _diffusion(job: SamplingJob, model: Model, key: jax.Array) -> DiffusionDrawe
             f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
             f"sampling.n_steps = {drawing.n_steps}, got {frames}"
         )
-    theory = theory_at(model.theories, job.action, job.lattice.shape).astype(job.output.dtype)
+    theory = theory_at(model.theories, _theory(job), job.lattice.shape).astype(job.output.dtype)
     return DiffusionDrawer(model.network, theory, drawing, key)
 
 
@@ -229,7 +229,7 @@ def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
 def _couplings(section: Mapping[str, Any], ndim: int) -> list[float]:
     """(h, a, b) of an `[action]` section; nothing where it is not known."""
     action = conventions.from_config(section, ndim)
-    return [] if action is None else [float(c) for c in action.couplings()]
+    return [float(c) for c in action.couplings()] if isinstance(action, Quartic) else []
 
 
 def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
@@ -304,10 +304,14 @@ def _film(drawer: DiffusionDrawer, job: SamplingJob, directory: Path, n_samples:
     with replacing(directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
         np.save(file, frames[:, :n_samples])
     variances = drawer.drawing.noise_variances(drawer.theory, n)
-    write_film(frames, variances, job.action, directory, seed=job.seed)
+    write_film(frames, variances, _theory(job), directory, seed=job.seed)
 
 
-def _step_error(drawer: DiffusionDrawer, action: Any) -> dict[str, float]:
+def _theory(job: SamplingJob) -> Quartic:
+    return quartic(job.action, "diffusion models are")
+
+
+def _step_error(drawer: DiffusionDrawer, action: Action) -> dict[str, float]:
     """Change of log w under step doubling: its rms and its mean."""
     key = jax.random.fold_in(drawer.key, _DOUBLING_STREAM)
     change = drawer.step_error(action, key, _DOUBLED)

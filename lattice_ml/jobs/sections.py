@@ -173,9 +173,9 @@ def _action(arguments: Sequence[str]) -> Fields:
     kind, known = chosen("action.kind", "Phi4", kinds, arguments)
     if known is None:
         return [("kind", str, kind)]
-    if kind != "Phi4":
-        return [("kind", str, kind), *parameters(known, "ndim")]
-    name, convention = chosen("action.convention", "kappa", conventions.CONVENTIONS, arguments)
+    if not known.conventions:
+        return [("kind", str, kind), *parameters(known.cls, "ndim")]
+    name, convention = chosen("action.convention", "kappa", known.conventions, arguments)
     couplings: Fields = [(key, float, ...) for key in convention.keys]
     return [("kind", str, kind), ("convention", str, name), *couplings]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Action, Quartic, conventions
 from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.fields.lattice import Lattice
@@ -186,9 +186,9 @@ def of_machine(model: Any) -> Found:
     }
 
 
-def _bare(action: Any, lattice: Lattice) -> tuple[np.ndarray, float]:
+def _bare(action: Action | None, lattice: Lattice) -> tuple[np.ndarray, float]:
     """The bare form of an action, NaN if it is not known, and the coefficient b of phi^4."""
-    if action is None:
+    if not isinstance(action, Quartic):
         return np.full(len(lattice.shells[0]), np.nan), math.nan
     h, a, b = action.couplings()
     return spectral.bare_form(h, a, lattice), float(b)

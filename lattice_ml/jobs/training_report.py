@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Action, conventions, quartic
 from lattice_ml.jobs import correction
 from lattice_ml.jobs.config import TrainingJob
 from lattice_ml.jobs.training_data import Data, Source
@@ -181,7 +181,7 @@ def _judge(
     modes = drawer.theory.modes
     per_sample = modes.volume ** (1 if drawer.network.exact_trace else 2)
     n_samples = max(4 * drawer.batch_size, min(SAMPLES, SITES // per_sample))
-    action = conventions.from_config(section, modes.ndim)
+    action = quartic(conventions.from_config(section, modes.ndim), "diffusion models are")
     found = judge(drawer, action, source, n_samples) | {"n_steps": drawer.drawing.n_steps}
     if drawer.density:
         change = drawer.step_error(action, drawer.key, _DOUBLED)
@@ -193,7 +193,7 @@ def _judge(
     return found
 
 
-def judge(drawer: Drawer, action: Any, source: Source | None, n_samples: int) -> dict[str, Any]:
+def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int) -> dict[str, Any]:
     """Judge samples by their own action, and by the data held out.
 
     Args:

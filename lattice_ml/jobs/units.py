@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lattice_ml.actions import Action, as_action
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import correction
 from lattice_ml.models.diffusion.drawing import Drawn, log_weights
@@ -63,7 +64,7 @@ class Units:
     """
 
     drawer: Drawer
-    action: Any | None
+    action: Action | None
     correct: str
     n_updates: int
     seed: int
@@ -143,7 +144,7 @@ class Units:
         for i in range(len(weights) // self.size):
             chains = correction.refine(
                 jax.random.fold_in(key, first + i),
-                replace(HMC(self.action), **tuned),
+                replace(HMC(as_action(self.action)), **tuned),
                 lattice,
                 drawn.fields[i * self.size : (i + 1) * self.size],
                 self.n_updates,

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from lattice_ml.actions import Action
 from lattice_ml.models.diffusion.drawing import Drawing, Drawn, draw, step_error
 from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.theory import Theory
@@ -117,7 +118,7 @@ class DiffusionDrawer:
         found = _log_prob(state, self.theory, batches, graph=graph, flow=self.drawing.flow)
         return np.asarray(found, np.float64).ravel()[: len(fields)]
 
-    def step_error(self, action: Any, key: jax.Array, n_samples: int) -> np.ndarray:
+    def step_error(self, action: Action, key: jax.Array, n_samples: int) -> np.ndarray:
         """Change of log w of about `n_samples` when the steps are doubled: `(n,)`."""
         count = -(-n_samples // self.batch_size)
         return step_error(self.network, self.theory, action, self.drawing, key, count)

@@ -12,7 +12,6 @@ it.  From the learned to a target action leads reweighting, log w = -(S_target -
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +21,21 @@ import numpy.typing as npt
 from lattice_ml import actions, statistics
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action, Phi4
+from lattice_ml.actions.action import Hop
 from lattice_ml.fields.lattice import hop
-from lattice_ml.fields.layout import single, widest
+from lattice_ml.fields.layout import single
+from lattice_ml.fields.types import Flags, Floats
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["COUPLINGS", "MarkovField", "kl_divergence", "log_weights"]
 
-Array = npt.NDArray[np.float64]
+Couplings = Floats | jax.Array
 
 COUPLINGS = ("h", "a", "b", "r")
 
 
 @pytree
-class MarkovField:
+class MarkovField(Action):
     """S = sum_x [-sum_mu h_{x,mu} phi_x phi_{x+mu} + a_x phi_x^2 + b_x phi_x^4 + r_x phi_x].
 
     An action like any other: `HMC(MarkovField(...))` samples it.  `h[mu]` at x belongs to the link
@@ -48,10 +49,10 @@ class MarkovField:
         z2: whether S(-phi) = S(phi), that is r = 0; the sampler then flips signs.  Static.
     """
 
-    h: Any
-    a: Any
-    b: Any
-    r: Any
+    h: Couplings
+    a: Couplings
+    b: Couplings
+    r: Couplings
     z2: bool = static(default=False)
 
     @classmethod
@@ -69,7 +70,12 @@ class MarkovField:
         """Extents of the lattice."""
         return tuple(np.shape(self.a))
 
-    def density(self, phi: jax.Array, hop: Any = hop) -> jax.Array:
+    @property
+    def parts(self) -> dict[str, Couplings]:
+        """The couplings by name, in the order of `COUPLINGS`."""
+        return {"h": self.h, "a": self.a, "b": self.b, "r": self.r}
+
+    def density(self, phi: jax.Array, hop: Hop = hop) -> jax.Array:
         """Action per site, each link shared by its two ends: an array like `phi`.
 
         The links differ, so the sum of neighbours `hop` is of no use; in every layout of a group
@@ -79,16 +85,13 @@ class MarkovField:
         site = x * (r + x * (a + b * x * x))
         return (site - 0.5 * x * _neighbours(h, x)).reshape(phi.shape)
 
-    def force(self, phi: jax.Array, hop: Any = hop) -> jax.Array:
+    def force(self, phi: jax.Array, hop: Hop = hop) -> jax.Array:
         """-dS/dphi = J - 2 a phi - 4 b phi^3 - r, an array like `phi`.
 
         J = sum_mu [h_{x,mu} phi_{x+mu} + h_{x-mu,mu} phi_{x-mu}] is the pull of the neighbours.
         """
         x, h, a, b, r = self._lay(phi)
         return (_neighbours(h, x) - x * (2 * a + 4 * b * x * x) - r).reshape(phi.shape)
-
-    def __call__(self, phi: jax.Array) -> jax.Array:
-        return jnp.sum(self.density(jnp.asarray(phi, widest(jnp.asarray(phi).dtype))))
 
     def link_log_potentials(self, phi: jax.Array) -> jax.Array:
         """Logarithms of the potentials of the links of one configuration `(*L)`: `(ndim, *L)`.
@@ -103,7 +106,7 @@ class MarkovField:
         u = x * (self.r + x * (self.a + self.b * x * x))
         ends = jnp.stack([_shift(x, mu, 1) for mu in range(x.ndim)])
         shares = jnp.stack([u + _shift(u, mu, 1) for mu in range(x.ndim)]) / (2 * x.ndim)
-        return self.h * x * ends - shares
+        return jnp.asarray(self.h) * x * ends - shares
 
     def conditional_log_prob(
         self, phi: jax.Array, x: tuple[int, ...], values: npt.ArrayLike
@@ -134,7 +137,7 @@ class MarkovField:
             ValueError: shapes do not fit, a coupling is not finite, b < 0, b = 0 without
                 a > 1/2 sum |h| over the site's links, or z2 = True with r.
         """
-        parts = {name: np.asarray(getattr(self, name)) for name in COUPLINGS}
+        parts = {name: np.asarray(value) for name, value in self.parts.items()}
         shapes = {name: part.shape for name, part in parts.items()}
         if len(self.shape) != ndim or shapes != self._shapes():
             raise ValueError(
@@ -163,7 +166,7 @@ class MarkovField:
             raise ValueError(f"z2 = True needs r = 0 everywhere, got r{list(x)} = {r[x]:.6g}")
 
     @staticmethod
-    def statistics(cfgs: npt.ArrayLike) -> dict[str, Array]:
+    def statistics(cfgs: npt.ArrayLike) -> dict[str, Floats]:
         """Return dS/dtheta of configurations `(n, *L)`, for every coupling theta by name.
 
         -phi_x phi_{x+mu} for h, `(n, ndim, *L)`; phi^2, phi^4 and phi for a, b and r, `(n, *L)`.
@@ -178,7 +181,7 @@ class MarkovField:
 
     def _lay(self, phi: jax.Array) -> tuple[jax.Array, ...]:
         """A group's fields as `(*L, group)` and couplings that broadcast against them."""
-        parts = (jnp.asarray(getattr(self, name), phi.dtype)[..., None] for name in COUPLINGS)
+        parts = (jnp.asarray(value, phi.dtype)[..., None] for value in self.parts.values())
         return phi.reshape(*self.shape, -1), *parts
 
 
@@ -194,14 +197,14 @@ def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     return jnp.take(x, (sites + by) % len(sites), axis=axis, mode="clip")
 
 
-def _first(bad: npt.NDArray[np.bool_]) -> tuple[int, ...]:
+def _first(bad: Flags) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(bad)[0])
 
 
 # ----------------------------------------------------------------- from the learned to a target
 
 
-def log_weights(field: Action, target: Action, cfgs: npt.ArrayLike) -> Array:
+def log_weights(field: Action, target: Action, cfgs: npt.ArrayLike) -> Floats:
     """Return log w = -(S_target - S_field) of configurations of `field`, `(n,)`.
 
     Weighted averages are those of `target` (arXiv:2102.09449, reweighting): `correction.reweight`
@@ -227,6 +230,6 @@ def kl_divergence(log_w: npt.ArrayLike) -> float:
 
 
 @jax.jit
-def _totals(action: Any, cfgs: jax.Array) -> jax.Array:
+def _totals(action: Action, cfgs: jax.Array) -> jax.Array:
     layout = single(cfgs.shape[1:], len(cfgs))
     return actions.total(action, jnp.moveaxis(cfgs, 0, -1), layout)

@@ -18,9 +18,8 @@ Then `n_iterations` times a step from the mean of all results so far (Robbins-Mo
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -28,14 +27,16 @@ import numpy.typing as npt
 
 from lattice_ml import statistics
 from lattice_ml.actions import Action
+from lattice_ml.fields.types import Floats
 from lattice_ml.models.markov_field import COUPLINGS, MarkovField, kl_divergence, log_weights
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["Fit", "fit_action", "fit_data"]
 
-Array = npt.NDArray[np.float64]
-Sample = Callable[[jax.Array, MarkovField, Any], npt.ArrayLike]
-Slope = Callable[[Array, Array, Array, MarkovField], tuple[Array, float, float]]
+Fields = npt.NDArray[np.floating]
+Start = str | Fields  # "hot", or configurations to go on from, `(n, *L)`
+Sample = Callable[[jax.Array, MarkovField, Start], npt.ArrayLike]
+Slope = Callable[[Fields, Floats, Floats, MarkovField], tuple[Floats, float, float]]
 
 _CHUNK = 4096  # configurations of the data at a time
 _OVERLAP = 0.1  # ESS/n that the configurations keep when reweighted from before a step to after
@@ -51,9 +52,9 @@ class Fit:
 
     field: MarkovField
     error: MarkovField  # standard errors of the couplings; 0 where a coupling was not trained
-    fisher: Array  # Cov(t, t) under the model, (n_couplings, n_couplings), in the order of `train`
-    kl: Array  # (n_steps,), before each step of the search and the n_iterations after it
-    cfgs: npt.NDArray[Any]  # the last configurations, the latest first, (n, *L)
+    fisher: Floats  # Cov(t, t) under the model, (n_couplings, n_couplings), in the order of `train`
+    kl: Floats  # (n_steps,), before each step of the search and the n_iterations after it
+    cfgs: Fields  # the last configurations, the latest first, (n, *L)
 
 
 def fit_data(
@@ -95,8 +96,8 @@ def fit_data(
     observed = sum(family.statistics(part).sum(axis=0) for part in parts) / len(known)
 
     def slope(
-        cfgs: Array, t: Array, fisher: Array, field: MarkovField
-    ) -> tuple[Array, float, float]:
+        cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField
+    ) -> tuple[Floats, float, float]:
         gradient = t.mean(axis=0) - observed
         return gradient, 0.5 * gradient @ _inverse(fisher) @ gradient, 1 / len(t) + 1 / len(known)
 
@@ -134,8 +135,8 @@ def fit_action(
     family = _family(start, train, homogeneous, n_iterations, floor)
 
     def slope(
-        cfgs: Array, t: Array, fisher: Array, field: MarkovField
-    ) -> tuple[Array, float, float]:
+        cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField
+    ) -> tuple[Floats, float, float]:
         log_w = log_weights(field, target, cfgs)
         gradient = t.T @ (log_w.mean() - log_w) / len(t)  # one of the two centred is enough
         return gradient, kl_divergence(log_w), float(np.var(log_w)) / len(t)
@@ -153,21 +154,21 @@ class _Family:
     floor: float
 
     @property
-    def theta(self) -> Array:
+    def theta(self) -> Floats:
         """Where training begins."""
-        return self._join({name: np.asarray(getattr(self.base, name)) for name in self.train})
+        return self._join({name: np.asarray(self.base.parts[name]) for name in self.train})
 
-    def field(self, theta: Array) -> MarkovField:
+    def field(self, theta: Floats) -> MarkovField:
         """The base with theta in it."""
-        couplings = {name: getattr(self.base, name) for name in COUPLINGS} | self._split(theta)
+        couplings = self.base.parts | self._split(theta)
         return MarkovField(**couplings, z2=self.base.z2 and "r" not in self.train)
 
-    def error(self, variance: Array) -> MarkovField:
+    def error(self, variance: Floats) -> MarkovField:
         """Standard errors of all couplings; what is not trained has none."""
-        zeros = {name: np.zeros(np.shape(getattr(self.base, name))) for name in COUPLINGS}
+        zeros = {name: np.zeros(np.shape(value)) for name, value in self.base.parts.items()}
         return MarkovField(**zeros | self._split(np.sqrt(variance)), z2=False)
 
-    def statistics(self, cfgs: npt.NDArray[Any]) -> Array:
+    def statistics(self, cfgs: Fields) -> Floats:
         """t of every configuration, `(n, n_couplings)`."""
         parts = MarkovField.statistics(cfgs)
         rows = [parts[name].reshape(len(cfgs), -1) for name in self.train]
@@ -175,33 +176,37 @@ class _Family:
             rows = [np.sum(row, axis=1, keepdims=True) for row in rows]
         return np.concatenate(rows, axis=1)
 
-    def lowest(self, theta: Array) -> Array:
+    def lowest(self, theta: Floats) -> Floats:
         """What a step from theta may not fall below."""
-        shapes = {name: np.shape(getattr(self.base, name)) for name in self.train}
-        of_b = self._join({name: np.full(shape, name == "b") for name, shape in shapes.items()})
+        shapes = zip(self.train, self._shapes, strict=True)
+        of_b = self._join({name: np.full(shape, name == "b") for name, shape in shapes})
         return np.where(of_b > 0, np.maximum(self.floor, theta / _SHRINK), -np.inf)
 
-    def _join(self, parts: dict[str, npt.NDArray[Any]]) -> Array:
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Of what is trained."""
+        return [np.shape(self.base.parts[name]) for name in self.train]
+
+    def _join(self, parts: Mapping[str, npt.ArrayLike]) -> Floats:
         rows = [np.ravel(parts[name]).astype(np.float64) for name in self.train]
         return np.concatenate([[row.mean()] if self.homogeneous else row for row in rows])
 
-    def _split(self, theta: Array) -> dict[str, Array]:
-        shapes = [np.shape(getattr(self.base, name)) for name in self.train]
-        sizes = [1 if self.homogeneous else math.prod(shape) for shape in shapes]
+    def _split(self, theta: Floats) -> dict[str, Floats]:
+        sizes = [1 if self.homogeneous else math.prod(shape) for shape in self._shapes]
         parts = np.split(theta, np.cumsum(sizes)[:-1])
         return {
             name: np.resize(part, shape)
-            for name, part, shape in zip(self.train, parts, shapes, strict=True)
+            for name, part, shape in zip(self.train, parts, self._shapes, strict=True)
         }
 
 
 def _descend(
-    key: jax.Array, sample: Sample, family: _Family, slope: Slope, first: Any, n_iterations: int
-) -> tuple[Fit, Array]:
+    key: jax.Array, sample: Sample, family: _Family, slope: Slope, first: Start, n_iterations: int
+) -> tuple[Fit, Floats]:
     """Search, then average; return the fit, and the variance of theta due to sampling."""
-    theta, cfgs = family.theta, first
-    results: list[Array] = []
-    metrics: list[Array] = []
+    theta, start = family.theta, first
+    results: list[Floats] = []
+    metrics: list[Floats] = []
     kl: list[float] = []
     arrived = False
     while len(results) < n_iterations:
@@ -211,8 +216,8 @@ def _descend(
                 f"at a homogeneous fit, and see that the chains of sample equilibrate"
             )
         field = family.field(theta)
-        found = sample(jax.random.fold_in(key, len(kl)), field, cfgs)
-        cfgs = _checked(found, field.shape, 2 * len(theta) + 1, "what sample gives")[::-1]
+        found = sample(jax.random.fold_in(key, len(kl)), field, start)
+        start = cfgs = _checked(found, field.shape, 2 * len(theta) + 1, "what sample gives")[::-1]
         t = family.statistics(cfgs)
         fisher = np.atleast_2d(np.cov(t, rowvar=False))
         gradient, distance, noise = slope(cfgs, t, fisher, field)
@@ -234,7 +239,7 @@ def _descend(
     return Fit(family.field(theta), family.error(variance), fisher, np.array(kl), cfgs), variance
 
 
-def _step(metric: Array, gradient: Array, lowest: Array) -> Array:
+def _step(metric: Floats, gradient: Floats, lowest: Floats) -> Floats:
     """F^-1 g, but at `lowest` what would fall below it, and the rest solved anew."""
     free = np.ones(len(gradient), bool)
     step = _inverse(metric) @ gradient
@@ -246,7 +251,7 @@ def _step(metric: Array, gradient: Array, lowest: Array) -> Array:
     return step
 
 
-def _share(change: Array) -> float:
+def _share(change: Floats) -> float:
     """The part 1, 1/2, 1/4 ... of a step that changes S by `change` `(n,)` that can be trusted."""
     share = 1.0
     while statistics.kish(-share * change) < _OVERLAP * len(change):
@@ -254,7 +259,7 @@ def _share(change: Array) -> float:
     return share
 
 
-def _inverse(fisher: Array) -> Array:
+def _inverse(fisher: Floats) -> Floats:
     """F^-1; where F is singular a coupling's error comes out as very large."""
     scale = np.sqrt(np.diag(fisher))
     correlation = fisher / np.outer(scale, scale)
@@ -280,9 +285,7 @@ def _family(
     return _Family(start, names, homogeneous, floor)
 
 
-def _checked(
-    cfgs: npt.ArrayLike, shape: tuple[int, ...], least: int, what: str
-) -> npt.NDArray[Any]:
+def _checked(cfgs: npt.ArrayLike, shape: tuple[int, ...], least: int, what: str) -> Fields:
     """Refuse configurations that are too few, of another lattice, or not finite."""
     fields = as_numbers(what, cfgs)
     if fields.shape[1:] != shape or len(fields) < least:

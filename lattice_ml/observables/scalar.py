@@ -8,7 +8,6 @@ an error from the Gamma method.  Conventions: M = (1/V) sum phi, G(p) = <|phi(p)
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from jax import lax
 
 from lattice_ml import actions
+from lattice_ml.actions import Action, as_action
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, choose_layout
 from lattice_ml.runtime.jax_modes import ordinary
@@ -36,7 +36,7 @@ class Fields:
     """A group of configurations and what observables ask of it."""
 
     phi: jax.Array
-    action: Any
+    action: Action
     layout: Layout
 
     def mean(self, *factors: jax.Array) -> jax.Array:
@@ -64,10 +64,10 @@ class Fields:
 
 def action(fields: Fields) -> jax.Array:
     """S."""
-    if hasattr(fields.action, "of_means"):
-        means = fields.phi2, fields.phi4, fields.link_sum
-        return fields.layout.volume * fields.action.of_means(*means)
-    return actions.total(fields.action, fields.phi, fields.layout)
+    density = fields.action.of_means(fields.phi2, fields.phi4, fields.link_sum)
+    if density is None:
+        return actions.total(fields.action, fields.phi, fields.layout)
+    return fields.layout.volume * density
 
 
 def magnetisation(fields: Fields) -> jax.Array:
@@ -87,10 +87,12 @@ def two_point_min(fields: Fields) -> jax.Array:
 
 def schwinger_dyson(fields: Fields) -> jax.Array:
     """(1/V) sum_x phi_x dS/dphi_x; its mean is exactly 1 for every action."""
-    if hasattr(fields.action, "of_means"):  # n times a term of the n-th power
-        return fields.action.of_means(2 * fields.phi2, 4 * fields.phi4, 2 * fields.link_sum)
-    force = actions.force(fields.action, fields.phi, fields.layout)
-    return -fields.mean(fields.phi, force)
+    # n times a term of the n-th power
+    terms = fields.action.of_means(2 * fields.phi2, 4 * fields.phi4, 2 * fields.link_sum)
+    if terms is None:
+        force = actions.force(fields.action, fields.phi, fields.layout)
+        return -fields.mean(fields.phi, force)
+    return terms
 
 
 PRIMARIES: dict[str, Callable[[Fields], jax.Array]] = {
@@ -107,14 +109,14 @@ PRIMARIES: dict[str, Callable[[Fields], jax.Array]] = {
 _OF_THE_ACTION = ("action", "schwinger_dyson")
 
 
-def known_primaries(action: Any | None) -> tuple[str, ...]:
+def known_primaries(action: Action | None) -> tuple[str, ...]:
     """Names of the primaries that can be measured; without an action some cannot."""
     return tuple(name for name in PRIMARIES if action is not None or name not in _OF_THE_ACTION)
 
 
-def primaries(action: Any | None, phi: jax.Array, layout: Layout) -> dict[str, jax.Array]:
+def primaries(action: Action | None, phi: jax.Array, layout: Layout) -> dict[str, jax.Array]:
     """All primaries of a group of configurations: name to `(group,)`."""
-    fields = Fields(phi, action, layout)
+    fields = Fields(phi, as_action(action), layout)
     return {name: PRIMARIES[name](fields) for name in known_primaries(action)}
 
 
@@ -128,7 +130,7 @@ class Derived:
     """
 
     of: tuple[Callable[[Mapping[str, np.ndarray]], np.ndarray], ...]
-    function: Callable[..., Any] = lambda lattice, mean: mean
+    function: Callable[..., jax.Array] = lambda lattice, mean: mean
 
 
 def _stored(name: str) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
@@ -143,7 +145,7 @@ def _absolute(series: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.abs(series["magnetisation"])
 
 
-def _second_moment_length(lattice: Lattice, chi: Any, two_point: Any) -> Any:
+def _second_moment_length(lattice: Lattice, chi: jax.Array, two_point: jax.Array) -> jax.Array:
     """sqrt(chi / G(p_min) - 1) / (2 sin(pi / L)); nan where chi < G(p_min)."""
     ratio = chi / two_point - 1
     return jnp.sqrt(ratio) / (2 * np.sin(np.pi / max(lattice.shape)))
@@ -177,7 +179,7 @@ DERIVED: dict[str, Derived] = {
 
 
 @ordinary()
-def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np.ndarray]:
+def measure_configurations(action: Action | None, cfgs: np.ndarray) -> dict[str, np.ndarray]:
     """Primaries of configurations `(n, *L)`, each `(n,)` in float64; one program for every n.
 
     Raises:
@@ -185,8 +187,10 @@ def measure_configurations(action: Any | None, cfgs: np.ndarray) -> dict[str, np
         TypeError: the configurations are not of real numbers.
     """
     cfgs = real("cfgs", cfgs)
-    actions.check_dimension(action, cfgs.ndim - 1)
-    layout = choose_layout(cfgs.shape[1:], 64, 1, "cpu")  # large lattices one by one: no padding
+    actions.check_dimension(as_action(action), cfgs.ndim - 1)
+    # On every device as on a CPU: large lattices one by one, where a GPU's layout would fill a few
+    # of them up to 64, and sums in the same order whatever measures.
+    layout = choose_layout(cfgs.shape[1:], 64, 1, "cpu")
     room = min(64, max(1, _ROOM_SITES // (layout.group * layout.volume)))
     step = room * layout.group
     parts = [
@@ -233,7 +237,7 @@ def require_powers(fields: np.ndarray, phi4: np.ndarray, first: int) -> None:
 
 
 def _measure(
-    action: Any | None, cfgs: np.ndarray, layout: Layout, room: int
+    action: Action | None, cfgs: np.ndarray, layout: Layout, room: int
 ) -> dict[str, np.ndarray]:
     """Primaries of as many configurations as `room` groups hold, or fewer."""
     n, full = len(cfgs), room * layout.group
@@ -245,7 +249,7 @@ def _measure(
 
 @partial(jax.jit, static_argnames="layout")
 def _measure_groups(
-    action: Any, groups: jax.Array, n: jax.Array, *, layout: Layout
+    action: Action | None, groups: jax.Array, n: jax.Array, *, layout: Layout
 ) -> dict[str, jax.Array]:
     """Primaries of the first `n` groups; what is returned of the others means nothing."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax import lax
 from numpy.typing import ArrayLike, NDArray
 
 from lattice_ml import actions
+from lattice_ml.actions import Action, Quartic
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import single
 from lattice_ml.report import figures
@@ -48,7 +49,7 @@ _UNIT = r"$\phi\,/\,\mathrm{rms}$"
 def write_film(
     frames: ArrayLike,
     variances: ArrayLike,
-    action: Any,
+    action: Quartic,
     directory: str | os.PathLike[str],
     *,
     seed: int = 0,
@@ -103,21 +104,20 @@ def write_film(
     return page
 
 
-def langevin_step_size(action: Any, shape: tuple[int, ...]) -> float:
+def langevin_step_size(action: Quartic, shape: tuple[int, ...]) -> float:
     """0.05 over the largest eigenvalue of d^2S/dphi^2 at the uniform field of least action.
 
     That is max_p [2a - 2dh + h p_hat^2] + 12 b phi_min^2, and the quadratic form's own where the
     minimum is at zero.  A free mode of eigenvalue A gets the variance 1 / (A (1 - eps A/2)) from
     Euler steps, so the bias is at most 2.6 %.
     """
-    h, a, b = action.couplings()
-    form = 2 * a - 2 * len(shape) * h + h * Lattice(shape).p_hat_squared
+    form, b = action.quadratic_form(Lattice(shape)), float(action.couplings()[2])
     return float(_STIFFNESS / (form.max() + 12 * b * action.minimum(len(shape)) ** 2))
 
 
 @jax.jit
 def langevin(
-    key: jax.Array, action: Any, phi: jax.Array, ends: ArrayLike, step_size: ArrayLike
+    key: jax.Array, action: Action, phi: jax.Array, ends: ArrayLike, step_size: ArrayLike
 ) -> jax.Array:
     """Run phi <- phi - eps dS/dphi + sqrt(2 eps) eta; bias of order eps, no correction.
 

@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from lattice_ml._pytree import pytree
+from lattice_ml.actions import Action, Quartic, quartic
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
@@ -56,7 +57,7 @@ class _Clusters(ABC):
         n_updates: one after another, at least one; what is reported is their mean.
     """
 
-    action: Any
+    action: Action
     n_updates: int = 1
 
     info: ClassVar[Any]
@@ -120,7 +121,7 @@ class _Clusters(ABC):
                 f"sampler.n_updates of {kind} must be a whole number of at least 1, got "
                 f"{self.n_updates}"
             )
-        if not (hasattr(self.action, "couplings") and getattr(self.action, "z2", False)):
+        if not (isinstance(self.action, Quartic) and self.action.z2):
             raise ValueError(
                 f"{kind} needs a nearest-neighbour action with the symmetry phi -> -phi, Phi4 or "
                 f"FreeField; got {type(self.action).__name__}"
@@ -152,7 +153,7 @@ class _Clusters(ABC):
 
     def _agreement(self, x: jax.Array, neighbour: jax.Array) -> jax.Array:
         """Probability that the link between two sites is no bond; 1 and more: never one."""
-        h = jnp.asarray(self.action.couplings()[0], x.dtype)
+        h = jnp.asarray(quartic(self.action, "clusters are").couplings()[0], x.dtype)
         return jnp.exp(-2 * h * x * neighbour)
 
 

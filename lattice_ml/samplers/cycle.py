@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lattice_ml._pytree import pytree
+from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
@@ -50,7 +51,7 @@ class Cycle:
     parts: tuple[Any, ...]
 
     @property
-    def action(self) -> Any:
+    def action(self) -> Action:
         """That of all parts."""
         return self.parts[0].action
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
+from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
@@ -77,7 +78,7 @@ class HMC:
     """Hybrid Monte Carlo for `action`.
 
     Args:
-        action: a pytree with `__call__(phi)`; see `actions`.
+        action: an `Action`, or any pytree with `__call__(phi)`.
         trajectory_length: in units of the molecular-dynamics time; "auto" takes `periods` of the
             slowest mode, 2 pi max_p G_conn(p)^(1/2) each, measured in warm-up.
         n_steps, step_size: what is given stays, what is "auto" follows from the other and from
@@ -90,7 +91,7 @@ class HMC:
             where cluster updates move it.
     """
 
-    action: Any
+    action: Action
     trajectory_length: float | Literal["auto"] = "auto"
     n_steps: int | Literal["auto"] = "auto"
     step_size: float | Literal["auto"] = "auto"
@@ -128,7 +129,7 @@ class HMC:
             spread((step_size * draws.stretch).astype(phi.dtype)),
             n_steps,
             _scheme(self.integrator),
-            partial(layout.repeat, reach=getattr(self.action, "reach", 0)),
+            partial(layout.repeat, reach=actions.as_action(self.action).reach),
         )
         dh = energy_change(self.action, (new_phi, new_pi), (phi, pi), layout, self._momenta)
         accept = dh < draws.threshold
@@ -203,7 +204,7 @@ class HMC:
 
 
 def energy_change(
-    action: Any,
+    action: Action,
     new: tuple[jax.Array, jax.Array],
     old: tuple[jax.Array, jax.Array],
     layout: Layout,

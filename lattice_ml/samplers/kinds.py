@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from lattice_ml.actions import Action
 from lattice_ml.samplers.cluster import SwendsenWang, Wolff
 from lattice_ml.samplers.cycle import Cycle, own
 from lattice_ml.samplers.fourier_hmc import FourierHMC
@@ -48,7 +49,7 @@ def parts(kind: str) -> list[str]:
     return kind.replace(" ", "").split("+")
 
 
-def build(kind: str, action: Any, settings: Mapping[str, Any]) -> Any:
+def build(kind: str, action: Action, settings: Mapping[str, Any]) -> Any:
     """A sampler by its name in a config, kinds of a cycle joined by `+`.
 
     Args:

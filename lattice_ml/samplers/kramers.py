@@ -20,6 +20,7 @@ from jax import lax
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
+from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
@@ -72,7 +73,7 @@ class Kramers:
         sign_flip: of phi and pi together; "auto" is on exactly where the action declares `z2`.
     """
 
-    action: Any
+    action: Action
     step_size: float | Literal["auto"] = "auto"
     friction: float = 1.0
     trajectory_length: float = 1.0

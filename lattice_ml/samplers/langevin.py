@@ -27,6 +27,7 @@ from jax import lax
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
+from lattice_ml.actions import Action
 from lattice_ml.fields import fourier, randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
@@ -77,7 +78,7 @@ class Langevin:
         sign_flip: "auto" is on exactly where the action declares `z2`.
     """
 
-    action: Any
+    action: Action
     step_size: float = 0.01
     trajectory_length: float = 1.0
     scheme: Literal["euler", "heun", "leimkuhler_matthews"] = static(default="euler")

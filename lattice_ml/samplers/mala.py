@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lattice_ml._pytree import pytree, static
+from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
@@ -42,7 +43,7 @@ class MALA:
         sign_flip: "auto" is on exactly where the action declares `z2`.
     """
 
-    action: Any
+    action: Action
     step_size: float | Literal["auto"] = "auto"
     target_acceptance: float = 0.574
     sign_flip: bool | Literal["auto"] = static(default="auto")

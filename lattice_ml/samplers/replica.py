@@ -26,9 +26,11 @@ from jax import lax
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree
+from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
+from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.tuning import Lengths, Tuner
@@ -63,10 +65,10 @@ class _Field:
 
     name: str
 
-    def of(self, action: Any) -> float:
+    def of(self, action: Action) -> float:
         return float(getattr(action, self.name))
 
-    def at(self, action: Any, value: Any) -> Any:
+    def at(self, action: Any, value: Scalar) -> Action:
         return replace(action, **{self.name: value})
 
     def __str__(self) -> str:
@@ -186,7 +188,7 @@ class ReplicaExchange(HMC):
         self.check()
         for value, action in zip(self.ladder, self.rungs()[1:], strict=True):
             try:
-                getattr(action, "check", lambda ndim: None)(lattice.ndim)
+                actions.as_action(action).check(lattice.ndim)
             except ValueError as error:
                 raise ValueError(f"sampler.ladder, {self._vary()} = {value:g}: {error}") from error
         return super().tuner(lattice, n_thermalise)
@@ -288,7 +290,7 @@ def _derived_keys(keys: randomness.Keys, number: jax.Array) -> randomness.Keys:
     return randomness.step_keys(keys, jnp.uint32(_KEYS), number)
 
 
-def _couplings(action: Any) -> list[str]:
+def _couplings(action: object) -> list[str]:
     """The fields of an action that may vary."""
     if not is_dataclass(action):
         return []

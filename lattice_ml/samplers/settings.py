@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lattice_ml.actions import as_action
 from lattice_ml.fields import randomness
 
 __all__ = [
@@ -31,7 +32,7 @@ def draw_signs(sampler: Any, keys: randomness.Keys, trajectory: jax.Array) -> Si
 def signs(sampler: Any, uniform: jax.Array) -> jax.Array:
     """Of the flip phi -> -phi, for uniforms of any shape: +1 or -1, all +1 where it is off."""
     flips = sampler.sign_flip is True or (
-        sampler.sign_flip == "auto" and getattr(sampler.action, "z2", False)
+        sampler.sign_flip == "auto" and as_action(sampler.action).z2
     )
     return jnp.where(uniform < 0.5, -1, 1) if flips else jnp.ones_like(uniform)
 

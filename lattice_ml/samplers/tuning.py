@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lattice_ml.actions import as_action
 from lattice_ml.fields.lattice import Lattice
 
 __all__ = ["Fixed", "Lengths", "Propagator", "Tuner"]
@@ -116,7 +117,7 @@ class Tuner:
         self._measurements = _TO_LEARN if learn else _MEASUREMENTS if lengths.tunes_length else 0
         self._until = max(1, math.ceil(0.75 * n_thermalise))
         self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
-        self._average = _Average(getattr(sampler.action, "z2", False))
+        self._average = _Average(as_action(sampler.action).z2)
         self._measured, self._settling, self._frozen = 0, True, False
         self._recent: np.ndarray | None = None  # acceptance of every chain, chunks halved each time
         self._length, self._learned = 1.0, dict[str, float]()

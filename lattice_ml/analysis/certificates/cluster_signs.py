@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.actions import Quartic
+
 __all__ = ["ClusterSigns", "measure"]
 
 _SITES = 1 << 18  # looked at: a fraction of a second
@@ -43,7 +45,7 @@ def measure(ensemble: Any, temperature: float) -> ClusterSigns | None:
     None where the action is not one of nearest neighbours, or the lattice too large.
     """
     n_chains, volume = ensemble.n_chains, math.prod(ensemble.shape)
-    if not (hasattr(ensemble.action, "couplings") and getattr(ensemble.action, "z2", False)):
+    if not (isinstance(ensemble.action, Quartic) and ensemble.action.z2):
         return None
     n = max(_SITES // (n_chains * volume), math.ceil(_FEWEST / n_chains))
     if n * n_chains * volume > _MOST_SITES:

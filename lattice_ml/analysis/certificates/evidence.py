@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import actions
+from lattice_ml.actions import Action, as_action
 from lattice_ml.analysis.certificates import cluster_signs
 from lattice_ml.analysis.certificates.cluster_signs import ClusterSigns
 from lattice_ml.fields.lattice import Lattice
@@ -70,7 +71,7 @@ class Evidence:
         digests: 64-bit hashes of the |phi| of configurations, equal where only signs differ.
     """
 
-    action: Any
+    action: Action | None
     shape: tuple[int, ...]
     z2: bool
     thin: int
@@ -130,7 +131,7 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
     return Evidence(
         action=ensemble.action,
         shape=tuple(ensemble.shape),
-        z2=getattr(ensemble.action, "z2", False),
+        z2=as_action(ensemble.action).z2,
         thin=ensemble.thin,
         rounding=_rounding(ensemble) if measured else _SINGLE,
         sampler=_sampler(ensemble),
@@ -267,7 +268,7 @@ class Momenta:
         copies = np.broadcast_to(copies, half.shape).ravel()[self._order]
         self._weights = copies / lattice.volume
 
-    def measure(self, action: Any | None, fields: Array) -> dict[str, Array]:
+    def measure(self, action: Action | None, fields: Array) -> dict[str, Array]:
         """|phi(p)|^2/V as `power` and, of a known action, Re[phi(p)* (dS/dphi)(p)]/V as `terms`.
 
         Fields are `(n, *L)`, the averages over shells and groups `(n, n_names)`.

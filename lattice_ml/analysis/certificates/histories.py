@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from lattice_ml.actions import Quartic
 from lattice_ml.analysis.certificates.evidence import Array, Evidence, Missing
 from lattice_ml.observables import PRIMARIES
 
@@ -69,10 +70,9 @@ def _scales(evidence: Evidence, series: Mapping[str, Array]) -> dict[str, Array]
         "two_point_min": 2 * np.sqrt(two_point * phi2 * max(evidence.shape)) + phi2,
     }
     volume = math.prod(evidence.shape)
-    if hasattr(evidence.action, "of_means"):
+    if isinstance(evidence.action, Quartic):
         h, a, b = (abs(float(coupling)) for coupling in evidence.action.couplings())
-        scales["action"] = volume * (a * phi2 + b * phi4 + h * links)
-        scales["schwinger_dyson"] = 2 * a * phi2 + 4 * b * phi4 + 2 * h * links
+        scales |= _quartic((-h, a, b), volume, phi2, phi4, links)
     elif "action" in series:  # of unknown terms: those of a free field, and the fluctuations
         for name, sites in (("action", volume), ("schwinger_dyson", 1)):
             spread = 100 * float(np.std(series[name]))
@@ -93,13 +93,23 @@ def _relations(evidence: Evidence, stored: Mapping[str, Array]) -> Iterator[tupl
     yield "magnetisation", m**2 > room * phi2
     yield "link_sum", np.abs(links) > room * ndim * phi2
     yield "two_point_min", (two_point < 0) | (m**2 + modes * two_point / volume > room * phi2)
-    if hasattr(evidence.action, "of_means"):
+    if isinstance(evidence.action, Quartic):
         scales = _scales(evidence, stored)
-        density = evidence.action.of_means(phi2, phi4, links)
-        terms = evidence.action.of_means(2 * phi2, 4 * phi4, 2 * links)
-        for name, expected in (("action", volume * density), ("schwinger_dyson", terms)):
+        h, a, b = map(float, evidence.action.couplings())
+        for name, expected in _quartic((h, a, b), volume, phi2, phi4, links).items():
             if name in stored:
                 yield name, _beyond(stored[name] - expected, evidence.rounding * scales[name])
+
+
+def _quartic(
+    couplings: tuple[float, float, float], volume: int, phi2: Array, phi4: Array, links: Array
+) -> dict[str, Array]:
+    """The primaries of an action in (h, a, b) that are sums of other primaries."""
+    h, a, b = couplings
+    return {
+        "action": volume * (a * phi2 + b * phi4 - h * links),
+        "schwinger_dyson": 2 * a * phi2 + 4 * b * phi4 - 2 * h * links,
+    }
 
 
 def _reported(stored: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:

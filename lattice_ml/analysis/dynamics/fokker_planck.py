@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.polynomial import Polynomial
@@ -35,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import expm, svdvals
 from scipy.special import sici
 
+from lattice_ml.actions import Quartic
 from lattice_ml.analysis.dynamics.relaxation import Curve
 
 __all__ = [
@@ -94,7 +94,7 @@ class Density:
         return np.where(known, -np.log(np.where(known, density, 1)), np.nan)
 
 
-def site_potential(action: Any) -> Polynomial:
+def site_potential(action: Quartic) -> Polynomial:
     """S(phi) of one site, where the action couples no sites: a phi^2 + b phi^4.
 
     Raises:

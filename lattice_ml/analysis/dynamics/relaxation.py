@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lattice_ml.actions import Quartic
 from lattice_ml.analysis.dynamics.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.fields.lattice import Lattice
 
@@ -100,14 +101,13 @@ class Equilibrium(NamedTuple):
 # ------------------------------------------------------------------------- exact, of a free field
 
 
-def quadratic_form(action: Any, lattice: Lattice) -> Series:
+def quadratic_form(action: Quartic, lattice: Lattice) -> Series:
     """Eigenvalues w_p of the quadratic form of a free action, `(*L)` in FFT order.
 
     Raises:
         ValueError: the action has an interaction, or a mode that is not bound.
     """
-    h, a, b = (float(coupling) for coupling in action.couplings())
-    form: Series = 2 * a - 2 * lattice.ndim * h + h * lattice.p_hat_squared
+    form, b = action.quadratic_form(lattice), float(action.couplings()[2])
     if b != 0 or form.min() <= 0:
         raise ValueError(
             "relaxation is known exactly for a free action with positive eigenvalues, got "

@@ -20,6 +20,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from lattice_ml.actions import Action
 from lattice_ml.models.diffusion import reverse
 from lattice_ml.models.diffusion.flow import Flow, draw_prior
 from lattice_ml.models.diffusion.noise import KINDS, Schedule
@@ -296,7 +297,7 @@ def log_weights(drawn: Drawn, action: np.ndarray) -> np.ndarray:
 
 
 def step_error(
-    network: Any, theory: Theory, action: Any, drawing: Drawing, key: jax.Array, count: int
+    network: Any, theory: Theory, action: Action, drawing: Drawing, key: jax.Array, count: int
 ) -> np.ndarray:
     """Change of log w of `count` batches of an ode when its steps are doubled: `(n,)`.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lattice_ml.actions import Action, quartic
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -18,7 +19,7 @@ _SAMPLE = 1024  # configurations that the scale of F is measured on
 
 
 def measure_theory(
-    action: Any,
+    action: Action,
     blocks: Iterable[tuple[np.ndarray, np.ndarray | None]],
     *,
     pairs: int = 2,
@@ -27,7 +28,7 @@ def measure_theory(
     """Measure propagator and zero mode, averaged over the lattice's symmetries.
 
     Args:
-        action: has `couplings()`, (h, a, b).
+        action: in (h, a, b).
         blocks: configurations `(n, *L)` and their weights `(n,)`, or None for equal weights.
         pairs: pairs of Gaussians in the mixture of the zero mode.
         symmetric: make the mixture symmetric under phi -> -phi, as the action is.
@@ -38,7 +39,7 @@ def measure_theory(
     Raises:
         ValueError: no configurations, fewer than 16, or one that is not finite.
     """
-    h, a, b = (float(coupling) for coupling in action.couplings())
+    h, a, b = (float(c) for c in quartic(action, "diffusion models are").couplings())
     square: Any = 0.0
     zeros, all_weights, sample = [], [], None
     for fields, weights in _batches(blocks):

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import conventions, quartic
 from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis.probes import (
     ProbedKernel,
@@ -242,14 +242,15 @@ def _named(read: Mapping[str, tuple[float, float]], section: Mapping[str, Any], 
 
     Errors of the convention's own names are propagated from h, a and b as if independent.
     """
-    true = dict(zip("hab", conventions.from_config(section, ndim).couplings(), strict=True))
+    action = quartic(conventions.from_config(section, ndim), "these couplings are")
+    true = dict(zip("hab", map(float, action.couplings()), strict=True))
     true["bare_mass_squared"] = 2 * true["a"] - 2 * ndim * true["h"]
     table = {
         name: _value(*read[name]) | {"true": float(true[name])}
         for name in ("h", "a", "b", "bare_mass_squared")
         if name in read
     }
-    if section["kind"] == "Phi4":
+    if "convention" in section:
         convention = conventions.CONVENTIONS[section["convention"]]
         centre = np.array([read.get(name, (math.nan, 0.0))[0] for name in "hab"])
         moves = np.diag([read.get(name, (math.nan, 0.0))[1] for name in "hab"])

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from lattice_ml._pytree import pytree, static
+from lattice_ml.actions import quadratic_form
 from lattice_ml.fields.layout import widest
 from lattice_ml.fields.modes import Modes
 
@@ -63,7 +64,7 @@ class Theory:
     def bare(self) -> jax.Array:
         """The quadratic form A of S = sum_p 1/2 A phi^2 + b sum_x phi^4: `(*modes)`."""
         p_hat_squared = jnp.asarray(self.modes.p_hat_squared, self.dtype)
-        return 2 * self.a - 2 * self.modes.ndim * self.h + self.h * p_hat_squared
+        return quadratic_form(self.h, self.a, self.modes.ndim, p_hat_squared)
 
     @property
     def curvature(self) -> jax.Array:

@@ -10,10 +10,10 @@ p_hat^2, and x_0 scales as V^(alpha/2) with alpha = 3/2 of the Binder cumulant: 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from lattice_ml.actions import Action, quartic
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.measured import fit_mixture
 from lattice_ml.models.diffusion.theory import Theory
@@ -21,18 +21,18 @@ from lattice_ml.models.diffusion.theory import Theory
 __all__ = ["theory_at"]
 
 
-def theory_at(theories: Sequence[Theory], action: Any, shape: tuple[int, ...]) -> Theory:
+def theory_at(theories: Sequence[Theory], action: Action, shape: tuple[int, ...]) -> Theory:
     """Return what was measured for an action on a lattice, or a guess from what was.
 
     Args:
         theories: measured ones, of one dimension, on one lattice or several.
-        action: has `couplings()`, (h, a, b).
+        action: in (h, a, b).
         shape: extents of the lattice.
 
     Raises:
         ValueError: the dimension differs, or the guess is not a distribution.
     """
-    couplings = np.array([float(c) for c in action.couplings()])
+    couplings = np.array([float(c) for c in quartic(action, "diffusion models are").couplings()])
     if len(shape) != theories[0].modes.ndim:
         raise ValueError(
             f"a model trained in {theories[0].modes.ndim} dimensions cannot sample lattice.shape "
