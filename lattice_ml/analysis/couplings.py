@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.actions import Phi4
 from lattice_ml.actions.conventions import convert, parameters
@@ -34,6 +33,7 @@ from lattice_ml.analysis.certificates.judging import (
 )
 from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
+from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.runtime.arguments import unknown
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import doubt_of
@@ -46,8 +46,6 @@ PHI4 = ("link", "square", "quartic")  # of h, a and b
 _METHODS = ("least_squares", "ridge", "lasso")
 _FEWEST_STRETCHES = 8
 _DEPENDENT = 1e-10  # smallest eigenvalue of A, its diagonal scaled to one
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -66,24 +64,24 @@ class Couplings:
     """
 
     terms: tuple[str, ...]
-    values: Array
-    left_out: Array
-    expected: Array | None
+    values: Floats
+    left_out: Floats
+    expected: Floats | None
     ndim: int
     penalty: float = 0.0
     doubt: str | None = None
 
     @property
-    def covariance(self) -> Array:
+    def covariance(self) -> Floats:
         """Of the values, `(n_terms, n_terms)`, by the jackknife."""
         n, change = len(self.left_out), self.left_out - self.left_out.mean(axis=0)
-        covariance: Array = (n - 1) / n * change.T @ change
+        covariance: Floats = (n - 1) / n * change.T @ change
         return covariance
 
     @property
-    def errors(self) -> Array:
+    def errors(self) -> Floats:
         """Standard errors of the values, `(n_terms,)`."""
-        errors: Array = np.sqrt(np.diag(self.covariance))
+        errors: Floats = np.sqrt(np.diag(self.covariance))
         return errors
 
     def __getitem__(self, term: str) -> tuple[float, float]:
@@ -111,7 +109,7 @@ class Couplings:
                 f"but there is {', '.join(further)} too"
             )
 
-        def read(values: Array) -> dict[str, float]:
+        def read(values: Floats) -> dict[str, float]:
             c = dict.fromkeys(PHI4, 0.0) | dict(zip(self.terms, map(float, values), strict=True))
             h, a, b = (c[term] for term in PHI4)
             phi4, _ = convert(Phi4(h, a, b), convention, self.ndim)
@@ -220,21 +218,21 @@ def _checked(terms: Sequence[str], method: str, penalty: float | None) -> tuple[
     return names
 
 
-def _measure(ensemble: Any, terms: tuple[str, ...]) -> Array:
+def _measure(ensemble: Any, terms: tuple[str, ...]) -> Floats:
     """[A | b] of every configuration per site, `(n_chains, n_configs, n_terms, n_terms + 1)`."""
     rows = np.concatenate([_equations(terms, fields) for fields in pieces(ensemble)])
     require_finite(rows, ensemble.n_chains)
     return by_chain(rows, ensemble.n_chains)
 
 
-def _equations(terms: tuple[str, ...], fields: Array) -> Array:
+def _equations(terms: tuple[str, ...], fields: np.ndarray) -> Floats:
     slopes = gradients(terms, fields)
     matrix, vector = slopes @ slopes.swapaxes(1, 2), laplacians(terms, fields)
     return np.concatenate([matrix, vector[..., None]], axis=2) / slopes.shape[2]
 
 
 def _require_independent(
-    mean: Array, terms: tuple[str, ...], shape: tuple[int, ...], method: str
+    mean: Floats, terms: tuple[str, ...], shape: tuple[int, ...], method: str
 ) -> None:
     """Refuse terms that vanish on this lattice, or that are combinations of each other."""
     matrix, _ = split(mean)
@@ -251,7 +249,7 @@ def _require_independent(
         )
 
 
-def _starts(equations: Array) -> Array:
+def _starts(equations: Floats) -> Integers:
     """Where independent stretches begin, for the slowest of the fluctuations of the couplings."""
     matrix, vector = split(equations.mean(axis=(0, 1)))
     inverse = np.linalg.pinv(matrix, hermitian=True)
@@ -260,7 +258,7 @@ def _starts(equations: Array) -> Array:
     return min((stretch_starts(series) for series in slow), key=len)
 
 
-def _expected(ensemble: Any, terms: tuple[str, ...]) -> Array | None:
+def _expected(ensemble: Any, terms: tuple[str, ...]) -> Floats | None:
     """The couplings that an ensemble should have, where its action has (h, a, b)."""
     if not hasattr(ensemble.action, "couplings"):
         return None

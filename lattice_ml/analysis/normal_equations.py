@@ -4,10 +4,12 @@ Equations are arrays `[A | b]`, `(..., n_terms, n_terms + 1)`, A symmetric.  The
 c A c / 2 - b c; penalties are in the units that make the diagonal of A one.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from lattice_ml.fields.types import Flags, Floats
 
 __all__ = ["lasso", "loss", "solve", "split", "validated"]
 
@@ -16,22 +18,20 @@ _PENALTIES = np.logspace(0, -5, 51)  # in units of the smallest at which the las
 _MAX_SWEEPS = 100_000
 _TOLERANCE = 1e-10  # of the last sweep's change, relative
 
-Array = npt.NDArray[Any]
 
-
-def split(equations: Array) -> tuple[Array, Array]:
+def split(equations: Floats) -> tuple[Floats, Floats]:
     """Return A and b."""
     return equations[..., :-1], equations[..., -1]
 
 
-def loss(c: Array, equations: Array) -> Array:
+def loss(c: Floats, equations: Floats) -> Floats:
     """Return c A c / 2 - b c, `(...)`."""
     matrix, vector = split(equations)
-    value: Array = np.sum(c * ((matrix @ c[..., None])[..., 0] / 2 - vector), axis=-1)
+    value: Floats = np.sum(c * ((matrix @ c[..., None])[..., 0] / 2 - vector), axis=-1)
     return value
 
 
-def solve(equations: Array, keep: Array, ridge: npt.ArrayLike = 0.0) -> Array:
+def solve(equations: Floats, keep: Flags, ridge: npt.ArrayLike = 0.0) -> Floats:
     """Solve (A + ridge diag A) c = b for the terms that are kept; the others are zero.
 
     Args:
@@ -45,12 +45,13 @@ def solve(equations: Array, keep: Array, ridge: npt.ArrayLike = 0.0) -> Array:
     matrix, vector = split(equations)
     one = np.eye(vector.shape[-1])
     larger = matrix * (1 + np.asarray(ridge)[..., None, None] * one)
-    matrix = np.where(keep[..., None] & keep[..., None, :], larger, one)
-    solved: Array = np.linalg.solve(matrix, np.where(keep, vector, 0.0)[..., None])[..., 0]
+    both = keep[..., None] & keep[..., None, :]
+    kept = np.where(both, larger, one)
+    solved: Floats = np.linalg.solve(kept, np.where(keep, vector, 0.0)[..., None])[..., 0]
     return solved
 
 
-def lasso(matrix: npt.ArrayLike, vector: npt.ArrayLike, penalty: npt.ArrayLike) -> Array:
+def lasso(matrix: npt.ArrayLike, vector: npt.ArrayLike, penalty: npt.ArrayLike) -> Floats:
     """Minimise c A c / 2 - b c + penalty sum_j A_jj^(1/2) |c_j| by coordinate descent.
 
     (J. Friedman, T. Hastie and R. Tibshirani, J. Stat. Softw. 33 (2010) 1.)
@@ -80,7 +81,7 @@ def lasso(matrix: npt.ArrayLike, vector: npt.ArrayLike, penalty: npt.ArrayLike) 
     raise RuntimeError(f"no convergence of the lasso in {_MAX_SWEEPS} sweeps: leave out a term")
 
 
-def validated(parts: Array, method: Literal["ridge", "lasso"]) -> float:
+def validated(parts: Floats, method: Literal["ridge", "lasso"]) -> float:
     """Choose the penalty by cross-validation, in folds of consecutive parts.
 
     For ridge it is that of the least loss.  For the lasso it is the largest whose selection, solved
@@ -106,6 +107,6 @@ def validated(parts: Array, method: Literal["ridge", "lasso"]) -> float:
     return float(penalties[np.argmax(excess.mean(axis=0) <= error)])
 
 
-def _mean_of_others(folds: list[Array], i: int) -> Array:
-    mean: Array = np.concatenate(folds[:i] + folds[i + 1 :]).mean(axis=0)
+def _mean_of_others(folds: list[Floats], i: int) -> Floats:
+    mean: Floats = np.concatenate(folds[:i] + folds[i + 1 :]).mean(axis=0)
     return mean

@@ -43,12 +43,7 @@ class TwoPoint:
 
     def shells(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """p_hat^2 of every shell, G averaged over the shell, and its error: `(n_shells,)` each."""
-        values, index = self.lattice.shells
-        sizes = np.bincount(index.ravel())
-        mean, error = self._jackknife(
-            lambda g: np.bincount(index.ravel(), weights=g.ravel()) / sizes
-        )
-        return values, mean, error
+        return self.lattice.shells[0], *self._jackknife(self.lattice.shell_means)
 
     def time_slices(self) -> tuple[np.ndarray, np.ndarray]:
         """C(t) for t = 0 ... L_0 - 1 along the first axis, and its error."""

@@ -18,6 +18,7 @@ from lattice_ml.benches.style import colours, empty
 from lattice_ml.chains.engine import Engine
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.report.page import style
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.samplers import HMC
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def run(settings: Settings, seed: int) -> Result:
         rates = [sites * rate(advance, n) for _ in range(settings.repeats)]
         rows.append(
             {
-                "lattice": " x ".join(map(str, lattice.shape)),
+                "lattice": shape_label(lattice.shape),
                 "n_chains": n_chains,
                 "rate": Number.median(rates),
                 "volume": lattice.volume,

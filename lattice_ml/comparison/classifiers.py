@@ -24,6 +24,7 @@ import optax
 from flax import nnx
 from jax import lax
 
+from lattice_ml.fields.types import Floats
 from lattice_ml.models.diffusion.networks.convnet import neighbourhood
 from lattice_ml.models.diffusion.networks.features import contract
 from lattice_ml.statistics.series import as_numbers
@@ -37,8 +38,6 @@ _STEPS, _FEWEST_STEPS = 200, 50  # on small lattices, on large ones
 _HIDDEN = 16
 _NEWTON_STEPS = 50
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True)
 class LogisticRegression:
@@ -49,24 +48,24 @@ class LogisticRegression:
         bias: log odds at the centre.
     """
 
-    weights: Array
-    centre: Array
-    scale: Array
+    weights: Floats
+    centre: Floats
+    scale: Floats
     bias: float
 
-    def __call__(self, x: npt.ArrayLike) -> Array:
+    def __call__(self, x: npt.ArrayLike) -> Floats:
         """Log odds of rows of features `(n, k)`."""
         return np.asarray(self.bias + (np.asarray(x) - self.centre) / self.scale @ self.weights)
 
 
-def moments(fields: npt.ArrayLike) -> Array:
+def moments(fields: npt.ArrayLike) -> Floats:
     """Numbers of each field that do not change with its sign: `(n, *L)` to `(n, 4 + d)`.
 
     |M|, M^2, the averages of phi^2 and phi^4, and those of phi_x phi_{x + mu} for every axis.
     """
     phi = as_numbers("fields", fields).astype(np.float64)
     axes = tuple(range(1, phi.ndim))
-    magnetisation: Array = phi.mean(axis=axes)
+    magnetisation: Floats = phi.mean(axis=axes)
     powers = [np.mean(phi**n, axis=axes) for n in (2, 4)]
     links = [np.mean(phi * np.roll(phi, -1, axis), axis=axes) for axis in axes]
     return np.stack([np.abs(magnetisation), magnetisation**2, *powers, *links], axis=-1)
@@ -101,7 +100,7 @@ def fit_logistic(
     ridge = np.diag(np.append(np.full(x.shape[1], penalty), 0.0))
     beta = np.zeros(z.shape[1])
 
-    def loss(beta: Array) -> float:
+    def loss(beta: Floats) -> float:
         return float(0.5 * beta @ ridge @ beta + w @ np.logaddexp(0, -(2 * y - 1) * (z @ beta)))
 
     for _ in range(_NEWTON_STEPS):
@@ -254,7 +253,7 @@ def _descend(
     return params
 
 
-def log_odds(network: CNN, fields: npt.ArrayLike) -> Array:
+def log_odds(network: CNN, fields: npt.ArrayLike) -> Floats:
     """Log odds of many fields, a batch at a time: `(n, *L)` to `(n,)`."""
     phi = as_numbers("fields", fields).astype(np.float32, copy=False)
     batch = int(np.clip(_SITES // phi[0].size, _FEWEST, len(phi)))
@@ -269,7 +268,7 @@ def _odds(phi: jax.Array, graph: Any, state: Any, batch: int) -> jax.Array:
     return lax.map(lambda one: network(one[None])[0], phi, batch_size=batch)
 
 
-def _classes(labels: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Array, Array]:
+def _classes(labels: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Floats, Floats]:
     """Labels, and weights with a sum of half the number of samples in each class."""
     y = np.asarray(labels).astype(int)
     given = np.ones(len(y)) if weights is None else weights

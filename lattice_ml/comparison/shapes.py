@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.comparison.means import Observable, z_score
 from lattice_ml.comparison.references import Known
 from lattice_ml.comparison.sides import Fields, Side
+from lattice_ml.fields.types import Floats
 from lattice_ml.statistics import cumulants, distances
 from lattice_ml.statistics.distributions import (
     Histogram,
@@ -29,8 +29,6 @@ __all__ = [
 QUANTITIES = ("M", "phi", "S/V")
 
 _DRAWN = 32  # cells of a figure
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Distribution:
     js: Resampled | None = None
     wasserstein: Resampled | None = None
 
-    def densities(self) -> list[tuple[Array, Array, Array]]:
+    def densities(self) -> list[tuple[Floats, Floats, Floats]]:
         """(edges, density, error) of the reference and of the candidate."""
         both = [h.coarse(_DRAWN) for h in (self.reference, self.candidate)]
         return [(h.edges, *h.density()) for h in both]
@@ -169,7 +167,7 @@ def _compared(reference: Histogram, candidate: Histogram) -> Distribution:
     )
 
 
-def _against_exact(exact: tuple[Array, Array], candidate: Side) -> Distribution:
+def _against_exact(exact: tuple[Floats, Floats], candidate: Side) -> Distribution:
     magnetisation = candidate.series["magnetisation"]
     edges = common_edges(magnetisation)
     histogram = Histogram.of(

@@ -17,6 +17,7 @@ from lattice_ml.comparison.sides import Side
 from lattice_ml.comparison.verdict import Comparison, labelled
 from lattice_ml.report import comparison_figures
 from lattice_ml.report.page import Mark, Table, in_figure, write_page
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_json, check_page, has_keys, plain, write_json
 
 __all__ = ["as_table", "check", "write"]
@@ -149,7 +150,7 @@ def _summary(
         ("verdict", _mark(*comparisons)),
         ("reference", reference.label),
         *known,
-        ("lattice", " x ".join(map(str, side.lattice.shape))),
+        ("lattice", shape_label(side.lattice.shape)),
         *zip(("action", "couplings"), action, strict=False),
     ]
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.comparison.means import Observable, Shells
+from lattice_ml.fields.types import Floats
 from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
 from lattice_ml.report.page import INK, style
 from lattice_ml.statistics.roc import Curve
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["COLOURS", "densities", "fields", "histories", "pulls", "rates", "two_point", "unity"]
 
 COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#8c6d1f", "#6a51a3")
-
-Array = npt.NDArray[Any]
 
 
 def colour(number: int) -> str:
@@ -72,7 +70,7 @@ def pulls(observables: Mapping[str, Mapping[str, Observable]]) -> Figure:
 
 
 @style()
-def densities(drawn: Mapping[str, Mapping[str, tuple[Array, Array, Array]]]) -> Figure:
+def densities(drawn: Mapping[str, Mapping[str, tuple[Floats, Floats, Floats]]]) -> Figure:
     """Draw probability densities: by quantity and label, (edges, density, error of density).
 
     The reference comes first under every quantity and is drawn in ink.
@@ -149,7 +147,7 @@ def rates(curves: Mapping[str, tuple[Curve, float]]) -> Figure:
 
 
 @style()
-def fields(shown: Mapping[str, Array], n_each: int = 5) -> Figure:
+def fields(shown: Mapping[str, Floats], n_each: int = 5) -> Figure:
     """Draw some configurations of each ensemble in a row, on one scale: by label, `(n, *L)`."""
     rows = {
         label: _planes(phi[np.linspace(0, len(phi) - 1, min(n_each, len(phi))).astype(int)])
@@ -179,7 +177,7 @@ def fields(shown: Mapping[str, Array], n_each: int = 5) -> Figure:
 
 
 @style()
-def histories(shown: Mapping[str, Array]) -> Figure:
+def histories(shown: Mapping[str, Floats]) -> Figure:
     """Draw M of the first three chains of each ensemble: by label, `(n_chains, n_configs)`."""
     figure = _figure(0.6 + 0.95 * len(shown))
     axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
@@ -196,16 +194,16 @@ def histories(shown: Mapping[str, Array]) -> Figure:
     return figure
 
 
-def _planes(phi: Array) -> Array:
+def _planes(phi: Floats) -> Floats:
     """Fields as images `(n, height, width)`, the longer side lying; lines have height 1."""
     if phi.ndim == 2:
         return phi[:, None]
-    planes: Array = phi.reshape(len(phi), -1, *phi.shape[-2:])[:, 0]
+    planes: Floats = phi.reshape(len(phi), -1, *phi.shape[-2:])[:, 0]
     return planes.swapaxes(1, 2) if planes.shape[1] > planes.shape[2] else planes
 
 
 def _points(
-    axis: Axes, x: Array, y: Array, error: Array, number: int, label: str | None = None
+    axis: Axes, x: Floats, y: Floats, error: Floats, number: int, label: str | None = None
 ) -> None:
     axis.errorbar(x, y, error, fmt="o", color=colour(number), elinewidth=0.8, label=label)
 

@@ -13,6 +13,7 @@ from lattice_ml.analysis.measurement import describe_weights, explain, stored_se
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.report import figures
 from lattice_ml.report import page as report
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_page
 from lattice_ml.statistics import Estimate
 
@@ -111,7 +112,7 @@ def _worth(estimates: Mapping[str, Estimate | None]) -> list[tuple[str, str]]:
 def _summary(ensemble: Any) -> list[tuple[str, str]]:
     action = conventions.describe(ensemble.config["action"], len(ensemble.shape))
     return [
-        ("lattice", " x ".join(map(str, ensemble.shape))),
+        ("lattice", shape_label(ensemble.shape)),
         *zip(("action", "couplings"), action, strict=False),
         ("chains", f"{ensemble.n_chains} x {ensemble.n_configs} configurations"),
         ("sampler", str(ensemble.config.get("sampler", {}).get("kind", "imported"))),

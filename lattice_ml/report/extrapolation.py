@@ -21,6 +21,7 @@ from lattice_ml.analysis.dynamics.extrapolation_fit import printed
 from lattice_ml.report import page
 from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
 from lattice_ml.report.page import INK, style
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_page
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _summary(found: Found) -> list[tuple[str, object]]:
     words = ", ".join(f"{key} = {value}" for key, value in sampler.items() if key != "kind")
     power = "eps" if found["order"] == 1 else f"eps^{found['order']}"
     return [
-        ("lattice", " x ".join(map(str, found["shape"]))),
+        ("lattice", shape_label(found["shape"])),
         ("action", conventions.describe(found["action"], len(found["shape"]))[0]),
         ("sampler", f"{sampler['kind']}: {words}"),
         ("step sizes", ", ".join(f"{step:g}" for step in found["step_sizes"])),

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lattice_ml.analysis.dynamics.fokker_planck import Density
 from lattice_ml.analysis.dynamics.relaxation import Curve, Equilibrium, Relaxation
+from lattice_ml.fields.types import Floats
 from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
 from lattice_ml.report.page import INK, style
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["effective_actions", "free_field", "langevin_beside_diffusion"]
 
-Series = NDArray[np.float64]
 
 GREEN = "#009e73"
 COLOURS = {"cold": BLUE, "hot": ORANGE}  # of starts
@@ -90,8 +90,8 @@ def langevin_beside_diffusion(
 def free_field(
     times: ArrayLike,
     measured: Mapping[str, Mapping[str, Curve]],
-    exact: Mapping[str, Mapping[str, Series]],
-    limit: Mapping[str, Series],
+    exact: Mapping[str, Mapping[str, Floats]],
+    limit: Mapping[str, Floats],
 ) -> Figure:
     """Draw <phi^2> of a free field along Langevin time, a column per scheme.
 
@@ -150,7 +150,7 @@ def effective_actions(
 
 def _points(
     axis: Axes,
-    x: Series,
+    x: Floats,
     curve: Curve,
     colour: str,
     marker: str = "o",
@@ -171,7 +171,7 @@ def _points(
     )
 
 
-def _over_bins(density: Density, cuts: Series) -> tuple[Series, Series]:
+def _over_bins(density: Density, cuts: Floats) -> tuple[Floats, Floats]:
     """-log of the mean of P over a bin that slides along: centres `(n,)` and `(n_times, n)`."""
     fine = np.linspace(cuts[0], cuts[-1], _PER_BIN * (len(cuts) - 1) + 1)
     parts = density.probabilities(fine)
@@ -181,7 +181,7 @@ def _over_bins(density: Density, cuts: Series) -> tuple[Series, Series]:
     return fine[half:-half], -np.log(np.maximum(windows / width, np.finfo(float).tiny))
 
 
-def _from_zero(axis: Axes, values: Series) -> None:
+def _from_zero(axis: Axes, values: Floats) -> None:
     """A logarithmic axis that begins with 0."""
     low, high = values[values > 0].min(), values.max()
     decades = 10.0 ** np.arange(np.ceil(np.log10(2 * low)), np.floor(np.log10(high)) + 1)
@@ -196,7 +196,7 @@ def _curve(course: Relaxation, name: str, shell: int | None) -> Curve:
     return Curve(value, error) if shell is None else Curve(value[:, shell], error[:, shell])
 
 
-def _chosen(propagator: Series) -> list[int]:
+def _chosen(propagator: Floats) -> list[int]:
     """Shells from the lowest non-zero momentum to the highest, about evenly apart in log G."""
     logs = np.log(propagator[1:])
     wanted = np.linspace(logs[0], logs[-1], len(_MARKERS))

@@ -12,12 +12,13 @@ Euler steps sample exp(-S - eps/4 sum [2 S'' - (S')^2]) (G. G. Batrouni et al., 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from lattice_ml.fields.types import Floats
 
 __all__ = ["SCHEMES", "euler_slope", "gaussian_variance", "site_moments"]
 
-Array = NDArray[np.float64]
-Drift = Callable[[Array], Array]
+Drift = Callable[[Floats], Floats]
 
 SCHEMES = ("euler", "heun", "leimkuhler_matthews")
 
@@ -26,7 +27,7 @@ _POINTS, _NOISES = 120, 40
 
 def gaussian_variance(
     scheme: str, step_size: ArrayLike, w: ArrayLike, temperature: float = 1.0
-) -> Array:
+) -> Floats:
     """Stationary variance of a mode S = w q^2/2; exactly temperature/w only at zero step.
 
     Args:
@@ -59,7 +60,7 @@ def site_moments(
     powers: Sequence[int] = (2, 4),
     *,
     radius: float = 6.0,
-) -> Array:
+) -> Floats:
     """<phi^n> of one degree of freedom in the stationary distribution of a scheme.
 
     Args:
@@ -100,7 +101,7 @@ def euler_slope(
     powers: Sequence[int] = (2, 4),
     *,
     radius: float = 6.0,
-) -> Array:
+) -> Floats:
     """d<phi^n>/d eps of Euler steps at eps = 0: -(1/4) times the connected <phi^n [2 S'' - S'^2]>.
 
     Args:
@@ -116,7 +117,7 @@ def euler_slope(
     return np.array([-(weight @ (phi**n * change)) for n in powers])
 
 
-def _interpolation(points: Array, there: Array) -> Array:
+def _interpolation(points: Floats, there: Floats) -> Floats:
     """Weights with which values at Chebyshev points give those at `there`: `(*there.shape, n)`."""
     signs = (-1.0) ** np.arange(len(points))
     barycentric = signs * np.sin(np.pi * (np.arange(len(points)) + 0.5) / len(points))
