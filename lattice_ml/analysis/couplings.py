@@ -36,7 +36,7 @@ from lattice_ml.analysis.terms import TERMS, gradients, laplacians
 from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.runtime.arguments import unknown
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.statistics import doubt_of
+from lattice_ml.statistics import doubt_of, jackknife_error
 from lattice_ml.statistics.series import as_weights
 
 __all__ = ["PHI4", "Couplings", "infer_couplings"]
@@ -115,9 +115,9 @@ class Couplings:
             phi4, _ = convert(Phi4(h, a, b), convention, self.ndim)
             return dict(parameters(phi4, convention, self.ndim))
 
-        found, left_out = read(self.values), [read(values) for values in self.left_out]
-        spread = np.std([list(one.values()) for one in left_out], axis=0)
-        errors = np.sqrt(len(left_out) - 1) * spread
+        found = read(self.values)
+        left_out = np.array([list(read(values).values()) for values in self.left_out])
+        errors = jackknife_error(left_out)
         return {key: (found[key], float(e)) for key, e in zip(found, errors, strict=True)}
 
     def __str__(self) -> str:

@@ -26,6 +26,7 @@ from jax import lax
 
 from lattice_ml.analysis.terms import gradients
 from lattice_ml.fields.lattice import Lattice, group_means
+from lattice_ml.statistics import jackknife_error
 
 __all__ = [
     "ProbedKernel",
@@ -186,7 +187,7 @@ def projection(scores: Any, noised: Any, fields: Any) -> dict[str, tuple[float, 
     found = np.linalg.solve(matrix.mean(axis=0), vector.mean(axis=0))
     left = np.linalg.solve(matrix.sum(axis=0) - matrix, (vector.sum(axis=0) - vector)[..., None])
     both = [np.c_[g, 2 * g[:, 1] - 2 * ndim * g[:, 0]] for g in (found[None], left[..., 0])]
-    error = np.sqrt((n - 1) * np.var(both[1], axis=0))
+    error = jackknife_error(both[1])
     names = ("h", "a", "b", "bare_mass_squared")
     return {k: (float(v), float(e)) for k, v, e in zip(names, both[0][0], error, strict=True)}
 

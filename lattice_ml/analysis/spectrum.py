@@ -19,6 +19,7 @@ import numpy as np
 from lattice_ml.analysis.probes import plane_waves
 from lattice_ml.analysis.two_point import TwoPoint
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.statistics import jackknife_error
 
 __all__ = [
     "InversePropagator",
@@ -142,7 +143,7 @@ def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropaga
     whole = sums.sum(axis=0)
     value = total / whole
     left_out = (total - two_point.weights)[:, None] / (whole - sums)  # (bins, n_shells)
-    error = _jackknife_error(left_out)
+    error = jackknife_error(left_out)
     if len(moving) < 2:
         unknown = (np.nan, np.nan)
         return InversePropagator(value, error, unknown, unknown, 0)
@@ -153,7 +154,7 @@ def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropaga
         return np.array([1 / line.slope, line.constant / line.slope])
 
     z, mass_squared = read(value)
-    dz, dm = _jackknife_error(np.array([read(one) for one in left_out]))
+    dz, dm = jackknife_error(np.array([read(one) for one in left_out]))
     return InversePropagator(value, error, (z, dz), (mass_squared, dm), len(moving))
 
 
@@ -307,9 +308,3 @@ def _shell_errors(vectors: np.ndarray, errors: np.ndarray, lattice: Lattice) -> 
     shares = [overlaps[shell == s].mean(axis=0) for s in range(len(lattice.shells[0]))]
     combined: np.ndarray = np.sqrt(np.square(shares) @ errors**2)
     return combined
-
-
-def _jackknife_error(left_out: np.ndarray) -> np.ndarray:
-    n = len(left_out)
-    error: np.ndarray = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
-    return error

@@ -14,6 +14,7 @@ import numpy as np
 
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.statistics import jackknife_error
 from lattice_ml.storage.ensemble import rows_in
 
 __all__ = ["TwoPoint", "bin_numbers", "two_point"]
@@ -78,15 +79,14 @@ class TwoPoint:
     def _jackknife(
         self, function: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        n, sums, weights = len(self.sums), self.sums.sum(axis=0), self.weights.sum()
+        sums, weights = self.sums.sum(axis=0), self.weights.sum()
         left_out = np.array(
             [
                 function((sums - one) / (weights - weight))
                 for one, weight in zip(self.sums, self.weights, strict=True)
             ]
         )
-        error = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
-        return function(sums / weights), error
+        return function(sums / weights), jackknife_error(left_out)
 
 
 @ordinary()

@@ -35,6 +35,7 @@ from numpy.typing import ArrayLike
 from lattice_ml.analysis.dynamics.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Floats
+from lattice_ml.statistics import jackknife_error
 
 __all__ = [
     *("Curve", "Equilibrium", "Relaxation"),
@@ -288,7 +289,7 @@ def _binder(m: Floats, shift: Floats) -> Curve:
     s2, s4 = m2.sum(axis=1, keepdims=True), m4.sum(axis=1, keepdims=True)
     left_out = cumulant((s2 - m2) / (n - 1), (s4 - m4) / (n - 1), shift[:, None])
     value = cumulant(s2[:, 0] / n, s4[:, 0] / n, shift)
-    return Curve(value, np.sqrt((n - 1) * left_out.var(axis=1)))
+    return Curve(value, jackknife_error(left_out, axis=1))
 
 
 def _plain(values: Floats) -> list[Any]:
