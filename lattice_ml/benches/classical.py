@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lattice_ml.actions import Action
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.fields.lattice import Lattice
@@ -31,7 +32,7 @@ class Classical(NamedTuple):
         exact: whether it has no bias.
     """
 
-    build: Callable[[Any, float], Any]
+    build: Callable[[Action, float], Any]
     thin: int = 1
     exact: bool = True
 
@@ -57,7 +58,7 @@ CLASSICAL: dict[str, Classical] = {
 }
 
 
-def equilibrium(key: jax.Array, action: Any, lattice: Lattice, **counts: int) -> Samples:
+def equilibrium(key: jax.Array, action: Action, lattice: Lattice, **counts: int) -> Samples:
     """Chains of HMC with trajectories as long as the slowest mode asks for.
 
     Args:
@@ -71,7 +72,7 @@ def equilibrium(key: jax.Array, action: Any, lattice: Lattice, **counts: int) ->
 def run(
     name: str,
     key: jax.Array,
-    action: Any,
+    action: Action,
     reference: Samples,
     *,
     n_chains: int,

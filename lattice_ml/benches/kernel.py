@@ -8,11 +8,12 @@ site in one leapfrog step.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Action, conventions
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
 from lattice_ml.chains.engine import Engine
@@ -98,30 +99,30 @@ def run(settings: Settings, seed: int) -> Result:
 
 
 def advancer(
-    action: Any, lattice: Lattice, n_chains: int, seed: int = 1, dtype: str = "float32"
-) -> Callable[[int], Any]:
+    action: Action, lattice: Lattice, n_chains: int, seed: int = 1, dtype: str = "float32"
+) -> Callable[[int], np.ndarray]:
     """A function that advances all chains by n trajectories with the program of a real run."""
     sampler = HMC(action, trajectory_length=LENGTH, n_steps=N_STEPS, step_size=LENGTH / N_STEPS)
     engine = Engine(jax.random.key(seed), lattice, n_chains, dtype)
     program = engine.program(size=1, slots=2048, save=False)
     state, done = engine.start(sampler, "hot"), 0
 
-    def advance(n: int) -> Any:
+    def advance(n: int) -> np.ndarray:
         nonlocal state, done
         state, output = program(sampler, state, done, 1, n)
         done += n
-        return program.collect(output)[1]["magnetisation"]
+        return np.asarray(program.collect(output)[1]["magnetisation"])
 
     return advance
 
 
-def calibrate(advance: Callable[[int], Any], seconds: float) -> int:
+def calibrate(advance: Callable[[int], np.ndarray], seconds: float) -> int:
     """Trajectories that take about `seconds`; compiles first."""
     advance(2)
     return max(2, min(_MOST, int(seconds * rate(advance, 5))))
 
 
-def rate(advance: Callable[[int], Any], n: int) -> float:
+def rate(advance: Callable[[int], np.ndarray], n: int) -> float:
     """Trajectories per second in one call of n."""
     begin = time.perf_counter()
     advance(n)

@@ -25,6 +25,9 @@ from lattice_ml.observables import primaries
 __all__ = ["PEERS", "Kernel", "blackjax", "installed", "numpyro", "rolled", "run"]
 
 
+State = Any  # of a chain of another package
+
+
 class Kernel(NamedTuple):
     """A sampler of one chain.
 
@@ -34,9 +37,9 @@ class Kernel(NamedTuple):
         field: of a state.
     """
 
-    start: Callable[[jax.Array, jax.Array], Any]
-    step: Callable[[jax.Array, Any], Any]
-    field: Callable[[Any], jax.Array]
+    start: Callable[[jax.Array, jax.Array], State]
+    step: Callable[[jax.Array, State], State]
+    field: Callable[[State], jax.Array]
 
 
 def rolled(h: float, a: float, b: float) -> Callable[[jax.Array], jax.Array]:
@@ -82,7 +85,7 @@ PEERS = {"blackjax": blackjax, "numpyro": numpyro}
 
 
 def installed() -> list[str]:
-    """Those of `PEERS` that this environment has."""
+    """Names of the `PEERS` that this environment has."""
     return [name for name in PEERS if importlib.util.find_spec(name)]
 
 
@@ -109,7 +112,7 @@ def run(name: str, key: jax.Array, action: Any, reference: Samples, *, n_configs
 
         layout = single(reference.lattice.shape, len(fields))
 
-        def update(state: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        def update(state: State, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
             state = jax.vmap(kernel.step)(jax.random.split(key, len(fields)), state)
             phi = jnp.moveaxis(kernel.field(state), 0, -1)
             return state, primaries(action, phi, layout)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from lattice_ml.actions import Action
 from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.benches.record import Number
 from lattice_ml.chains import run
@@ -119,7 +120,7 @@ def timed_chains(
     )
 
 
-def timed_draws(drawer: Drawer, action: Any, n_samples: int) -> Samples:
+def timed_draws(drawer: Drawer, action: Action, n_samples: int) -> Samples:
     """Draw samples of a model, one chain of independent draws, with log w where it has a density.
 
     Args:

@@ -87,6 +87,7 @@ def write(
         else (name, "-", "-", "")
         for name, e in estimates.items()
     ]
+    worth = describe_weights(estimates)
     marks = list(explain(estimates).items())
     header = ("observable", "value", "tau_int", "mark")
     page = Path(folder) / _PAGE
@@ -94,7 +95,7 @@ def write(
         page,
         verb="measure",
         title=f"Ensemble {Path(ensemble.directory).resolve().name}",
-        summary=[*_summary(ensemble), *_worth(estimates)],
+        summary=[*_summary(ensemble), *([("with weights", worth)] if worth else [])],
         tables=[
             report.Table("Observables", header, rows),
             *([report.Table("Marks", ("mark", "meaning"), marks)] if marks else []),
@@ -102,11 +103,6 @@ def write(
         figures=drawn,
     )
     return page
-
-
-def _worth(estimates: Mapping[str, Estimate | None]) -> list[tuple[str, str]]:
-    worth = describe_weights(estimates)
-    return [] if worth is None else [("with weights", worth)]
 
 
 def _summary(ensemble: Any) -> list[tuple[str, str]]:

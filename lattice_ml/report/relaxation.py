@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from lattice_ml.analysis.dynamics.fokker_planck import Density
 from lattice_ml.analysis.dynamics.relaxation import Curve, Equilibrium, Relaxation
 from lattice_ml.fields.types import Floats
-from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
+from lattice_ml.report.figures import BLUE, ORANGE, empty
 from lattice_ml.report.page import INK, style
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def langevin_beside_diffusion(
         diffusion: of noised fields, `times` being the variances, falling to 0.
         equilibrium: of the same lattice.
     """
-    figure = _figure(7.2)
+    figure = empty(7.2)
     axes = figure.subplots(3, 2, sharex="col", sharey="row")
     noise = diffusion.times
     fine = np.append(np.geomspace(noise[0], noise[noise > 0][-1], 200), 0.0)
@@ -102,7 +102,7 @@ def free_field(
         limit: by start, in continuous time, `(n_times,)`.
     """
     tau = np.asarray(times, np.float64)
-    figure = _figure(3.0)
+    figure = empty(3.0)
     axes = figure.subplots(1, len(measured), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (scheme, starts) in zip(axes, measured.items(), strict=True):
         for start, curve in starts.items():
@@ -134,7 +134,7 @@ def effective_actions(
     centres = (cuts[:-1] + cuts[1:]) / 2
     x, lines = _over_bins(density, cuts)
     _, (end,) = _over_bins(equilibrium, cuts)
-    figure = _figure(2.8)
+    figure = empty(2.8)
     axes = figure.subplots(1, len(measured), sharex=True, sharey=True, squeeze=False)[0]
     for axis, tau, line, curve in zip(axes, density.times, lines, measured, strict=True):
         axis.plot(x, end, color=INK, linewidth=0.8, linestyle="--", label=r"$\tau = \infty$")
@@ -192,8 +192,8 @@ def _from_zero(axis: Axes, values: Floats) -> None:
 
 
 def _curve(course: Relaxation, name: str, shell: int | None) -> Curve:
-    value, error = getattr(course, name)
-    return Curve(value, error) if shell is None else Curve(value[:, shell], error[:, shell])
+    curve: Curve = vars(course)[name]
+    return curve if shell is None else Curve(curve.value[:, shell], curve.error[:, shell])
 
 
 def _chosen(propagator: Floats) -> list[int]:
@@ -202,9 +202,3 @@ def _chosen(propagator: Floats) -> list[int]:
     wanted = np.linspace(logs[0], logs[-1], len(_MARKERS))
     nearest = 1 + np.unique(np.abs(logs - wanted[:, None]).argmin(axis=1))
     return [int(shell) for shell in nearest]
-
-
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), layout="constrained")
