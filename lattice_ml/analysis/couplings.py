@@ -73,7 +73,7 @@ class Couplings:
 
     @property
     def covariance(self) -> Floats:
-        """Of the values, `(n_terms, n_terms)`, by the jackknife."""
+        """Covariance of the values by the jackknife, `(n_terms, n_terms)`."""
         n, change = len(self.left_out), self.left_out - self.left_out.mean(axis=0)
         covariance: Floats = (n - 1) / n * change.T @ change
         return covariance
@@ -174,7 +174,9 @@ def infer_couplings(
     """
     names = _checked(terms, method, penalty)
     log_weight = getattr(ensemble, "log_weight", None) if weights else None
-    equations = _measure(ensemble, names)
+    rows = np.concatenate([_equations(names, fields) for fields in pieces(ensemble)])
+    require_finite(rows, ensemble.n_chains)
+    equations = by_chain(rows, ensemble.n_chains)  # (n_chains, n_configs, n_terms, n_terms + 1)
     whole = equations * as_weights(log_weight, equations.shape[:2])[..., None, None]
     _require_independent(whole.mean(axis=(0, 1)), names, ensemble.shape, method)
     parts = stretch_means(whole, _starts(whole))  # (n_stretches, n_terms, n_terms + 1)
@@ -218,14 +220,8 @@ def _checked(terms: Sequence[str], method: str, penalty: float | None) -> tuple[
     return names
 
 
-def _measure(ensemble: Any, terms: tuple[str, ...]) -> Floats:
-    """[A | b] of every configuration per site, `(n_chains, n_configs, n_terms, n_terms + 1)`."""
-    rows = np.concatenate([_equations(terms, fields) for fields in pieces(ensemble)])
-    require_finite(rows, ensemble.n_chains)
-    return by_chain(rows, ensemble.n_chains)
-
-
 def _equations(terms: tuple[str, ...], fields: np.ndarray) -> Floats:
+    """[A | b] of every configuration per site, `(n, n_terms, n_terms + 1)`."""
     slopes = gradients(terms, fields)
     matrix, vector = slopes @ slopes.swapaxes(1, 2), laplacians(terms, fields)
     return np.concatenate([matrix, vector[..., None]], axis=2) / slopes.shape[2]

@@ -94,7 +94,8 @@ def validated(parts: Floats, method: Literal["ridge", "lasso"]) -> float:
     """
     folds = np.array_split(parts, _FOLDS)
     held = np.array([fold.mean(axis=0) for fold in folds])[:, None]
-    rest = np.array([_mean_of_others(folds, i) for i in range(_FOLDS)])[:, None]
+    others = (np.concatenate(folds[:i] + folds[i + 1 :]) for i in range(_FOLDS))
+    rest = np.array([fold.mean(axis=0) for fold in others])[:, None]
     if method == "ridge":
         every = np.ones(parts.shape[1], bool)
         losses = loss(solve(rest, every, _PENALTIES), held)  # (folds, penalties)
@@ -105,8 +106,3 @@ def validated(parts: Floats, method: Literal["ridge", "lasso"]) -> float:
     excess = losses - losses[:, [np.argmin(losses.mean(axis=0))]]
     error = np.std(excess, axis=0, ddof=1) / np.sqrt(_FOLDS)
     return float(penalties[np.argmax(excess.mean(axis=0) <= error)])
-
-
-def _mean_of_others(folds: list[Floats], i: int) -> Floats:
-    mean: Floats = np.concatenate(folds[:i] + folds[i + 1 :]).mean(axis=0)
-    return mean

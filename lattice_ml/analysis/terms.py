@@ -13,7 +13,6 @@ of 2 has two links between the same pair.
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +26,14 @@ _POWERS = {"source": 1, "square": 2, "quartic": 4, "sextic": 6}
 TERMS = ("link", "square", "quartic", "sextic", "diagonal", "distance_2", "source")
 
 
-def gradients(terms: Sequence[str], fields: Any) -> Floats:
+def gradients(terms: Sequence[str], fields: npt.ArrayLike) -> Floats:
     """Return dS_k/dphi_x of fields `(n, *L)`, for some of `TERMS`: `(n, n_terms, V)`."""
     phi = np.asarray(fields, np.float64)
     parts = [_gradient(name, phi).reshape(len(phi), -1) for name in terms]
     return np.stack(parts, axis=1)
 
 
-def laplacians(terms: Sequence[str], fields: Any) -> Floats:
+def laplacians(terms: Sequence[str], fields: npt.ArrayLike) -> Floats:
     """Return sum_x d^2 S_k/dphi_x^2 of fields `(n, *L)`, for some of `TERMS`: `(n, n_terms)`."""
     phi = np.asarray(fields, np.float64)
     return np.stack([_laplacian(name, phi) for name in terms], axis=1)

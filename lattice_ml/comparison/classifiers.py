@@ -11,10 +11,8 @@ wrap around the lattice, and a mean over all sites: it sees patterns of some sit
 are.  With `even` it takes f(phi) + f(-phi), which no chain that stays in one well can mislead.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,7 @@ from flax import nnx
 from jax import lax
 
 from lattice_ml.fields.types import Floats
+from lattice_ml.models.diffusion.denoiser import Weights
 from lattice_ml.models.diffusion.networks.convnet import neighbourhood
 from lattice_ml.models.diffusion.networks.features import contract
 from lattice_ml.statistics.series import as_numbers
@@ -37,6 +36,9 @@ _FEWEST, _MOST, _SITES = 4, 64, 2**13  # fields, and sites, of a batch
 _STEPS, _FEWEST_STEPS = 200, 50  # on small lattices, on large ones
 _HIDDEN = 16
 _NEWTON_STEPS = 50
+
+Parameter = nnx.Param[jax.Array]
+Fitted = tuple[Weights, optax.OptState]
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,11 @@ class CNN(nnx.Module):
         self.hypercubic = ndim > 2
         taps = ndim + 1 if self.hypercubic else 3**ndim
 
-        def normal(*shape: int) -> nnx.Param[jax.Array]:
+        def normal(*shape: int) -> Parameter:
             draw = jax.random.normal(rngs.params(), shape, jnp.float32)
             return nnx.Param(draw * (2 / shape[-1]) ** 0.5)
 
-        def zeros(*shape: int) -> nnx.Param[jax.Array]:
+        def zeros(*shape: int) -> Parameter:
             return nnx.Param(jnp.zeros(shape, jnp.float32))
 
         self.first, self.first_bias = normal(channels, taps), zeros(channels)
@@ -167,7 +169,9 @@ class CNN(nnx.Module):
         pooled = jax.nn.gelu(self.third[...] @ jnp.concatenate(seen) + self.third_bias[:, None])
         return self.last[...] @ pooled + self.last_bias[...]
 
-    def _convolve(self, h: jax.Array, weights: Any, bias: Any, distance: int) -> jax.Array:
+    def _convolve(
+        self, h: jax.Array, weights: Parameter, bias: Parameter, distance: int
+    ) -> jax.Array:
         near = jnp.concatenate(neighbourhood(h, self.ndim, distance, self.hypercubic))
         shift = bias[...].reshape(-1, *[1] * (self.ndim + 1))
         return jax.nn.gelu(contract(weights[...], near) + shift)
@@ -221,13 +225,13 @@ def _descend(
     key: jax.Array,
     phi: jax.Array,
     chances: jax.Array,
-    graph: Any,
-    params: Any,
-    rest: Any,
+    graph: nnx.GraphDef[CNN],
+    params: Weights,
+    rest: list[Weights],
     *,
     batch: int,
     n_steps: int,
-) -> Any:
+) -> Weights:
     """The weights after all steps."""
     warm_up = max(1, n_steps // 10)
     schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, warm_up, n_steps + 1)
@@ -235,7 +239,7 @@ def _descend(
     half = batch // 2
     signs = jnp.repeat(jnp.array([-1.0, 1.0], jnp.float32), half)
 
-    def step(carry: Any, i: jax.Array) -> tuple[Any, None]:
+    def step(carry: Fitted, i: jax.Array) -> tuple[Fitted, None]:
         params, memory = carry
         draw, move = jax.random.split(jax.random.fold_in(key, i))
         u = jax.random.uniform(draw, (2, half), chances.dtype)
@@ -243,7 +247,7 @@ def _descend(
         shifts = jax.random.randint(move, (phi.ndim - 1,), 0, max(phi.shape[1:]))
         x = jnp.roll(phi[chosen], shifts, range(1, phi.ndim))
 
-        def loss(params: Any) -> jax.Array:
+        def loss(params: Weights) -> jax.Array:
             return jnp.mean(jax.nn.softplus(-signs * nnx.merge(graph, params, *rest)(x)))
 
         updates, memory = optimiser.update(jax.grad(loss)(params), memory, params)
@@ -263,8 +267,8 @@ def log_odds(network: CNN, fields: npt.ArrayLike) -> Floats:
 
 
 @partial(jax.jit, static_argnames=("graph", "batch"))
-def _odds(phi: jax.Array, graph: Any, state: Any, batch: int) -> jax.Array:
-    network: Callable[[jax.Array], jax.Array] = nnx.merge(graph, state)
+def _odds(phi: jax.Array, graph: nnx.GraphDef[CNN], state: Weights, batch: int) -> jax.Array:
+    network = nnx.merge(graph, state)
     return lax.map(lambda one: network(one[None])[0], phi, batch_size=batch)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from lattice_ml.analysis.certificates.evidence import Momenta
 from lattice_ml.analysis.certificates.judging import (
-    Mean,
     hotelling,
     judge,
     stretch_means,
@@ -89,7 +88,7 @@ def _parts(side: Side, observable: Derived) -> Floats:
         lambda means: observable.function(side.lattice, *means) + 0 * jnp.sum(means),
         side.log_weights,
     )
-    return stretch_means(delta, stretch_starts(delta))
+    return _stretches(delta)
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,8 @@ def schwinger_dyson(side: Side) -> Shells | None:
     if not terms:
         return None
     momenta = Momenta(side.lattice)
-    means = {name: _one(side.weights * (term - 1)) for name, term in terms.items()}
+    deltas = {name: side.weights * (term - 1) for name, term in terms.items()}
+    means = {name: judge(float(delta.mean()), _stretches(delta)) for name, delta in deltas.items()}
     found = worst({name: mean.p_value for name, mean in means.items()})
     where = dict(zip(momenta.names, momenta.p_hat_squared, strict=True))
     return Shells(
@@ -221,5 +221,5 @@ def _profiles(side: Side) -> dict[str, tuple[Floats, Floats]]:
     return {name: (found, totals) for name, found in sums.items()}
 
 
-def _one(delta: Floats) -> Mean:
-    return judge(float(delta.mean()), stretch_means(delta, stretch_starts(delta)))
+def _stretches(delta: Floats) -> Floats:
+    return stretch_means(delta, stretch_starts(delta))

@@ -100,7 +100,7 @@ def read_values(path: str | os.PathLike[str]) -> Known:
     return Known(shown(Path(path).name), f"values of {path}", values)
 
 
-def _value(path: str | os.PathLike[str], name: str, entry: Any) -> Value:
+def _value(path: str | os.PathLike[str], name: str, entry: object) -> Value:
     if isinstance(entry, Mapping):
         if "doubt" in entry:
             raise ValueError(f"{path}: {name} is no reference: {entry['doubt']}")

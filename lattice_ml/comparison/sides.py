@@ -5,7 +5,7 @@ stretch of the chains, and some 1,000 configurations to look at and to compare a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class Fields(NamedTuple):
         return None if logs is None else np.asarray(np.exp(logs - logs.max()))
 
     def of(self, stretches: Flags) -> "Fields":
-        """Those of the stretches that are True in `(n_stretches,)`."""
+        """The configurations of those stretches that are True in `(n_stretches,)`."""
         chosen = stretches[self.stretch]
         logs = self.log_weights
         return Fields(
@@ -143,7 +143,7 @@ class Side:
             None if weights is None else weights.T.ravel()[rows],
         )
 
-    def blocks(self) -> Any:
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first sample, configurations) of blocks that are small enough to work with."""
         start = 0
         for fields in pieces(self.ensemble):

@@ -109,7 +109,7 @@ class Histogram:
 
     @property
     def variance(self) -> Array:
-        """Of F at `edges[1:]`, by the jackknife; nan where there is one stretch."""
+        """Variance of F at `edges[1:]` by the jackknife; nan where there is one stretch."""
         if len(self.sums) < 2:
             return np.full(len(self.edges) - 1, math.nan)
         return jackknife_variance(np.cumsum(self.left_out, axis=1))

@@ -70,7 +70,7 @@ def terms(evidence: Evidence, name: str) -> Floats:
 
 
 def _tau_int(series: Floats) -> float:
-    """Of a series, in configurations; half of a chain where chains are too short to tell."""
+    """tau_int of a series in configurations; half a chain where chains are too short to tell."""
     n_configs = series.shape[1]
     if n_configs < statistics.MIN_CONFIGS:
         return n_configs / 2

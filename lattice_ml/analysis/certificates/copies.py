@@ -56,7 +56,9 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     if np.sum(first) < 2:
         raise Missing("there is a single configuration")
     reach = (2 * _COINCIDENCE / n**2) ** (2 / k)
-    sheets = min(1.0, _thickness(evidence) / np.sqrt(reach))
+    phi2 = evidence.measured["phi2"]
+    thickness = float(np.sqrt(math.prod(evidence.shape)) * np.std(phi2) / np.mean(phi2))
+    sheets = min(1.0, thickness / np.sqrt(reach))
     reach *= sheets
     if reach < _ROUNDING:
         raise Missing("the lattice has too few momenta to tell configurations apart")
@@ -99,12 +101,6 @@ def fingerprints(evidence: Evidence) -> Floats:
 def steps(marks: Floats) -> Floats:
     """How far every configuration is from the one before it, `(n_chains, n_configs - 1)`."""
     return np.asarray(np.sqrt(np.mean(np.diff(marks, axis=1) ** 2, axis=2)))
-
-
-def _thickness(evidence: Evidence) -> float:
-    """How far fingerprints are apart whose signs are equal, in about the units of the others."""
-    phi2 = evidence.measured["phi2"]
-    return float(np.sqrt(math.prod(evidence.shape)) * np.std(phi2) / np.mean(phi2))
 
 
 def _usual_step(marks: Floats) -> float:

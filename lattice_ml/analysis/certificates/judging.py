@@ -97,14 +97,10 @@ def stretches(series: Floats) -> Floats:
     None where these are chains too short and too few to be judged by.
     """
     parts = stretch_means(series, stretch_starts(series))
-    enough = len(parts) >= _FEWEST_SHORT or len(parts) > len(series) or _is_long(series)
+    enough = len(parts) >= _FEWEST_SHORT or len(parts) > len(series)
+    if not enough and series.shape[1] >= statistics.MIN_CONFIGS:  # chains are a stretch each
+        enough = series.shape[1] >= _LENGTH * statistics.estimate(series).tau_int
     return parts if enough else parts[:0]
-
-
-def _is_long(series: Floats) -> bool:
-    """Whether chains are a stretch each."""
-    n = series.shape[1]
-    return n >= statistics.MIN_CONFIGS and n >= _LENGTH * statistics.estimate(series).tau_int
 
 
 class Hotelling(NamedTuple):

@@ -4,9 +4,7 @@ For a mode S = w q^2/2 all are Gaussian, and with x = eps w the variance solves 
 (`gaussian_variance`).  For one degree of freedom with any drift, `site_moments` finds the
 distribution numerically to about ten digits: the transfer operator of one step,
 (P f)(phi) = <f(phi')>, is a matrix on Chebyshev points with the noise integrated by Gauss-Hermite
-quadrature, and its left eigenvector of eigenvalue 1 gives all expectation values.  To first order
-Euler steps sample exp(-S - eps/4 sum [2 S'' - (S')^2]) (G. G. Batrouni et al., Phys. Rev. D 32
-(1985) 2736), from which `euler_slope` follows.
+quadrature, and its left eigenvector of eigenvalue 1 gives all expectation values.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from lattice_ml.fields.types import Floats
 
-__all__ = ["SCHEMES", "euler_slope", "gaussian_variance", "site_moments"]
+__all__ = ["SCHEMES", "gaussian_variance", "site_moments"]
 
 Drift = Callable[[Floats], Floats]
 
@@ -92,29 +90,6 @@ def site_moments(
     stationary = np.linalg.lstsq(system, np.r_[np.zeros(_POINTS), 1.0], rcond=None)[0]
     seen = phi + noise / 2 if scheme == "leimkuhler_matthews" else np.broadcast_to(phi, there.shape)
     return np.array([stationary @ (seen**n @ weights) for n in powers])
-
-
-def euler_slope(
-    action: Drift,
-    drift: Drift,
-    curvature: Drift,
-    powers: Sequence[int] = (2, 4),
-    *,
-    radius: float = 6.0,
-) -> Floats:
-    """d<phi^n>/d eps of Euler steps at eps = 0: -(1/4) times the connected <phi^n [2 S'' - S'^2]>.
-
-    Args:
-        action, drift, curvature: S, K = -S' and S'' of an array.
-        powers: the n.
-        radius: of the integration.
-    """
-    phi = np.linspace(-radius, radius, 4001)
-    weight = np.exp(-(action(phi) - action(phi).min()))
-    weight /= weight.sum()
-    change = (2 * curvature(phi) - drift(phi) ** 2) / 4
-    change -= weight @ change
-    return np.array([-(weight @ (phi**n * change)) for n in powers])
 
 
 def _interpolation(points: Floats, there: Floats) -> Floats:

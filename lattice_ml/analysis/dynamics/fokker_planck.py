@@ -68,7 +68,7 @@ class Density:
 
     @property
     def spacing(self) -> float:
-        """Of the grid."""
+        """Distance of two points of the grid."""
         return float(self.phi[1] - self.phi[0])
 
     def at(self, phi: ArrayLike) -> Floats:
