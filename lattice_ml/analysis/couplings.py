@@ -75,14 +75,12 @@ class Couplings:
     def covariance(self) -> Floats:
         """Covariance of the values by the jackknife, `(n_terms, n_terms)`."""
         n, change = len(self.left_out), self.left_out - self.left_out.mean(axis=0)
-        covariance: Floats = (n - 1) / n * change.T @ change
-        return covariance
+        return np.asarray((n - 1) / n * change.T @ change)
 
     @property
     def errors(self) -> Floats:
         """Standard errors of the values, `(n_terms,)`."""
-        errors: Floats = np.sqrt(np.diag(self.covariance))
-        return errors
+        return np.asarray(np.sqrt(np.diag(self.covariance)))
 
     def __getitem__(self, term: str) -> tuple[float, float]:
         k = self.terms.index(term)

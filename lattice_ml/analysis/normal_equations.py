@@ -27,8 +27,7 @@ def split(equations: Floats) -> tuple[Floats, Floats]:
 def loss(c: Floats, equations: Floats) -> Floats:
     """Return c A c / 2 - b c, `(...)`."""
     matrix, vector = split(equations)
-    value: Floats = np.sum(c * ((matrix @ c[..., None])[..., 0] / 2 - vector), axis=-1)
-    return value
+    return np.asarray(np.sum(c * ((matrix @ c[..., None])[..., 0] / 2 - vector), axis=-1))
 
 
 def solve(equations: Floats, keep: Flags, ridge: npt.ArrayLike = 0.0) -> Floats:
@@ -47,8 +46,7 @@ def solve(equations: Floats, keep: Flags, ridge: npt.ArrayLike = 0.0) -> Floats:
     larger = matrix * (1 + np.asarray(ridge)[..., None, None] * one)
     both = keep[..., None] & keep[..., None, :]
     kept = np.where(both, larger, one)
-    solved: Floats = np.linalg.solve(kept, np.where(keep, vector, 0.0)[..., None])[..., 0]
-    return solved
+    return np.asarray(np.linalg.solve(kept, np.where(keep, vector, 0.0)[..., None])[..., 0])
 
 
 def lasso(matrix: npt.ArrayLike, vector: npt.ArrayLike, penalty: npt.ArrayLike) -> Floats:

@@ -73,8 +73,7 @@ class TwoPoint:
 
     def _correlator(self, g: np.ndarray) -> np.ndarray:
         line = g.reshape(len(g), -1)[:, 0]
-        correlator: np.ndarray = np.fft.ifft(line).real
-        return correlator
+        return np.asarray(np.fft.ifft(line).real)
 
     def _jackknife(
         self, function: Callable[[np.ndarray], np.ndarray]

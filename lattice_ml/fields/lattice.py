@@ -101,8 +101,7 @@ class Lattice:
     @cached_property
     def p_hat_squared(self) -> np.ndarray:
         """sum_mu 4 sin^2(p_mu / 2) in FFT order: shape `(*L)`."""
-        squares: np.ndarray = np.sum(4 * np.sin(self.momenta() / 2) ** 2, axis=0)
-        return squares
+        return np.asarray(np.sum(4 * np.sin(self.momenta() / 2) ** 2, axis=0))
 
     @cached_property
     def shells(self) -> tuple[np.ndarray, np.ndarray]:
@@ -130,5 +129,4 @@ def group_means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     if values.ndim == 1:
         return np.bincount(group, values) / sizes
     order, starts = np.argsort(group, kind="stable"), np.cumsum(sizes) - sizes
-    means: np.ndarray = np.add.reduceat(values[..., order], starts, axis=-1) / sizes
-    return means
+    return np.asarray(np.add.reduceat(values[..., order], starts, axis=-1) / sizes)

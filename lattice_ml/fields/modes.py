@@ -52,21 +52,18 @@ class Modes:
     def wave_numbers(self) -> np.ndarray:
         """k of every mode, in mode layout: `(ndim, *modes)`, one row per lattice axis."""
         grid = np.meshgrid(*(wave_numbers(self.shape[mu]) for mu in self.order), indexing="ij")
-        rows: np.ndarray = np.stack([grid[self.order.index(mu)] for mu in range(self.ndim)])
-        return rows
+        return np.asarray(np.stack([grid[self.order.index(mu)] for mu in range(self.ndim)]))
 
     @property
     def p_hat_mu_squared(self) -> np.ndarray:
         """4 sin^2(p_mu / 2) of every axis: `(ndim, *modes)` in float64."""
         extents = np.reshape(self.shape, (-1,) + (1,) * self.ndim)
-        squares: np.ndarray = 4 * np.sin(np.pi * self.wave_numbers / extents) ** 2
-        return squares
+        return np.asarray(4 * np.sin(np.pi * self.wave_numbers / extents) ** 2)
 
     @cached_property
     def p_hat_squared(self) -> np.ndarray:
         """sum_mu 4 sin^2(p_mu / 2): `(*modes)`."""
-        squares: np.ndarray = np.sum(self.p_hat_mu_squared, axis=0)
-        return squares
+        return np.asarray(np.sum(self.p_hat_mu_squared, axis=0))
 
     @cached_property
     def orbits(self) -> np.ndarray:

@@ -97,15 +97,13 @@ class Histogram:
     @property
     def cumulative(self) -> Array:
         """F at `edges[1:]`."""
-        summed: Array = np.cumsum(self.probability)
-        return summed
+        return np.asarray(np.cumsum(self.probability))
 
     @property
     def left_out(self) -> Array:
         """Probabilities without one stretch each, `(n_stretches, n_cells)`."""
         rest = self.sums.sum(axis=0) - self.sums
-        shares: Array = rest / rest.sum(axis=1, keepdims=True)
-        return shares
+        return np.asarray(rest / rest.sum(axis=1, keepdims=True))
 
     @property
     def variance(self) -> Array:
@@ -263,8 +261,7 @@ def _mean_absolute(left: Array, right: Array) -> Array:
 
 def _relative_entropy(p: Array, q: Array, floors: tuple[float, float]) -> Array:
     ratio = np.maximum(p, floors[0]) / np.maximum(q, floors[1])
-    found: Array = np.sum(p * np.log(ratio), axis=-1)
-    return found
+    return np.asarray(np.sum(p * np.log(ratio), axis=-1))
 
 
 def _floors(a: Histogram, b: Histogram) -> tuple[float, float]:

@@ -27,8 +27,7 @@ class Resampled(NamedTuple):
 
 def jackknife_variance(left_out: npt.NDArray[np.floating], axis: int = 0) -> Array:
     """(B-1)/B sum_b (f_b - mean f)^2 along an axis of B values, bin b left out in f_b."""
-    variance: Array = (left_out.shape[axis] - 1) * np.var(left_out, axis=axis)
-    return variance
+    return np.asarray((left_out.shape[axis] - 1) * np.var(left_out, axis=axis))
 
 
 def jackknife_error(left_out: npt.NDArray[np.floating], axis: int = 0) -> Array:
@@ -115,8 +114,7 @@ def _bins(
     n_bins = n // bin_size
     starts = np.arange(n_bins) * n // n_bins
     summands = np.concatenate([weights * primaries, weights[None]])
-    bins: Array = np.add.reduceat(summands, starts, axis=2).reshape(len(summands), -1)
-    return bins
+    return np.asarray(np.add.reduceat(summands, starts, axis=2).reshape(len(summands), -1))
 
 
 def _evaluate(function: Function | None, sums: Array) -> Array:

@@ -237,23 +237,20 @@ def _derivative(phi: Floats) -> Floats:
     column = np.zeros(n)
     column[1:] = np.pi / (n * spacing) * (-1.0) ** steps / np.sin(np.pi * steps / n)
     difference = np.subtract.outer(np.arange(n), np.arange(n))
-    matrix: Floats = np.sign(difference) * column[np.abs(difference)]
-    return matrix
+    return np.asarray(np.sign(difference) * column[np.abs(difference)])
 
 
 def _generator(potential: Polynomial, temperature: float, phi: Floats) -> Floats:
     """The right side of (1), with the drift in skew-symmetric form."""
     d, slope, bend = _derivative(phi), potential.deriv()(phi), potential.deriv(2)(phi)
     drift = 0.5 * (d * slope + slope[:, None] * d + np.diag(bend))
-    generator: Floats = temperature * d @ d + drift
-    return generator
+    return np.asarray(temperature * d @ d + drift)
 
 
 def _equilibrium(potential: Polynomial, temperature: float, phi: Floats) -> Floats:
     """exp(-S/alpha) on the grid, with the sum 1."""
     weight = np.exp(-(potential(phi) - potential(_bottom(potential))) / temperature)
-    normalised: Floats = weight / weight.sum()
-    return normalised
+    return np.asarray(weight / weight.sum())
 
 
 def _exponentials(generator: Floats, start: Floats, times: Floats, fixed: Floats) -> Floats:
@@ -293,8 +290,7 @@ def _bottom(potential: Polynomial) -> float:
 
 def _real_roots(polynomial: Polynomial) -> Floats:
     roots = np.asarray(polynomial.roots(), np.complex128)
-    real: Floats = roots.real[np.abs(roots.imag) < 1e-6 * (1 + np.abs(roots.real))]
-    return real
+    return np.asarray(roots.real[np.abs(roots.imag) < 1e-6 * (1 + np.abs(roots.real))])
 
 
 def _check(potential: Polynomial, temperature: float) -> None:

@@ -141,8 +141,7 @@ def relaxed_power(
     w, c = np.asarray(form, np.float64), np.asarray(kernel, np.float64)
     tau = np.reshape(np.asarray(times, np.float64), (-1, *[1] * w.ndim))
     end = temperature / w
-    power: Floats = end + (np.asarray(start) - end) * np.exp(-2 * c * w * tau)
-    return power
+    return np.asarray(end + (np.asarray(start) - end) * np.exp(-2 * c * w * tau))
 
 
 def stepped_power(
