@@ -9,7 +9,6 @@ from phi4_by_hand import CASES
 from lattice_ml import Kramers, Langevin, Lattice, Phi4, estimate
 from lattice_ml.analysis.dynamics.finite_step import (
     SCHEMES,
-    euler_slope,
     gaussian_variance,
     site_moments,
 )
@@ -60,9 +59,23 @@ def test_the_order_of_a_scheme_on_the_quartic_site(scheme):
     assert np.abs(bias[1]).min() > 1e-6, "there is a bias"
 
 
+def euler_slope(powers=(2, 4)):
+    """d<phi^n>/d eps at eps = 0: -(1/4) times the connected <phi^n [2 S'' - S'^2]>.
+
+    To first order Euler steps sample exp(-S - eps/4 sum [2 S'' - (S')^2]) (G. G. Batrouni et al.,
+    Phys. Rev. D 32 (1985) 2736).
+    """
+    phi = np.linspace(-6, 6, 4001)
+    weight = np.exp(-(action(phi) - action(phi).min()))
+    weight /= weight.sum()
+    change = (2 * curvature(phi) - drift(phi) ** 2) / 4
+    change -= weight @ change
+    return np.array([-(weight @ (phi**n * change)) for n in powers])
+
+
 def test_the_slope_of_eulers_bias_is_that_of_its_effective_action():
     bias = site_moments("euler", drift, 1e-3, radius=6.0) - exact_moments()
-    assert_allclose(bias / 1e-3, euler_slope(action, drift, curvature), rtol=0.003)
+    assert_allclose(bias / 1e-3, euler_slope(), rtol=0.003)
 
 
 def measured(sampler, n_updates=60):

@@ -13,8 +13,6 @@ from lattice_ml.analysis.probes import (
     plane_waves,
     projection,
     regression,
-    shell_means,
-    shell_sizes,
     without_noise,
 )
 from lattice_ml.analysis.spectrum import (
@@ -66,7 +64,7 @@ def test_plane_waves_are_orthonormal_and_diagonalise_the_laplacian(shape):
     minus_laplacian = sum(2 * w - np.roll(w, 1, mu) - np.roll(w, -1, mu) for mu in axes)
     wanted = lattice.shells[0][shell].reshape(-1, *[1] * len(shape)) * w
     np.testing.assert_allclose(minus_laplacian, wanted, atol=1e-9)
-    assert list(np.bincount(shell)) == list(shell_sizes(lattice))
+    assert list(np.bincount(shell)) == list(lattice.shell_sizes)
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 4), (2, 3)])
@@ -76,12 +74,12 @@ def test_all_probes_of_a_linear_score_give_its_kernel(shape):
     found = kernel_by_probes(linear(matrix), fields(3, *shape), n_probes=None, batch_size=2)
     waves, _ = plane_waves(lattice)
     diagonal = np.diagonal(waves @ matrix @ waves.T)
-    exact = shell_means(diagonal.reshape(shape), lattice)
+    exact = lattice.shell_means(diagonal.reshape(shape))
     np.testing.assert_allclose(found.values, np.tile(exact, (3, 1)), rtol=1e-9)
     even, odd = (matrix + matrix.T) / 2, (matrix - matrix.T) / 2
     norm = np.linalg.norm(matrix)
     np.testing.assert_allclose(found.asymmetry, np.linalg.norm(odd) / norm, rtol=1e-9)
-    off = 1 - np.sum(shell_sizes(lattice) * exact**2) / np.linalg.norm(even) ** 2
+    off = 1 - np.sum(lattice.shell_sizes * exact**2) / np.linalg.norm(even) ** 2
     np.testing.assert_allclose(found.off_diagonal, np.sqrt(off), rtol=1e-9)
 
 
@@ -91,7 +89,7 @@ def test_random_probes_have_the_shells_mean_as_their_expectation():
     every = kernel_by_probes(linear(matrix), fields(1, 4, 6), n_probes=None)
     some = kernel_by_probes(linear(matrix), np.zeros((n, 4, 6)), batch_size=n, n_probes=2)
     mean, error = some.mean()
-    single = shell_sizes(lattice) == 1
+    single = lattice.shell_sizes == 1
     np.testing.assert_allclose(mean[single], every.values[0][single])
     z = (mean - every.values[0])[~single] / error[~single]
     assert np.all(np.abs(z) < 4.5) and np.all(error[~single] < 0.1)
@@ -122,7 +120,7 @@ def test_probes_agree_with_the_jacobian_of_a_network(network):
     jacobian = np.asarray(jacobian).reshape(64, 64)
     waves, _ = plane_waves(Lattice((8, 8)))
     turned = waves @ jacobian @ waves.T
-    exact = shell_means(np.diagonal(turned).reshape(8, 8), Lattice((8, 8)))
+    exact = Lattice((8, 8)).shell_means(np.diagonal(turned).reshape(8, 8))
     np.testing.assert_allclose(found.values[0], exact, rtol=1e-4)
     odd = (jacobian - jacobian.T) / 2
     asymmetry = np.linalg.norm(odd) / np.linalg.norm(jacobian)

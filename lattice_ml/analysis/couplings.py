@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.actions import Phi4, Quartic
 from lattice_ml.actions.conventions import convert, parameters
@@ -34,9 +33,10 @@ from lattice_ml.analysis.certificates.judging import (
 )
 from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
+from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.runtime.arguments import unknown
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.statistics import doubt_of
+from lattice_ml.statistics import doubt_of, jackknife_error
 from lattice_ml.statistics.series import as_weights
 
 __all__ = ["PHI4", "Couplings", "infer_couplings"]
@@ -46,8 +46,6 @@ PHI4 = ("link", "square", "quartic")  # of h, a and b
 _METHODS = ("least_squares", "ridge", "lasso")
 _FEWEST_STRETCHES = 8
 _DEPENDENT = 1e-10  # smallest eigenvalue of A, its diagonal scaled to one
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -66,25 +64,23 @@ class Couplings:
     """
 
     terms: tuple[str, ...]
-    values: Array
-    left_out: Array
-    expected: Array | None
+    values: Floats
+    left_out: Floats
+    expected: Floats | None
     ndim: int
     penalty: float = 0.0
     doubt: str | None = None
 
     @property
-    def covariance(self) -> Array:
-        """Of the values, `(n_terms, n_terms)`, by the jackknife."""
+    def covariance(self) -> Floats:
+        """Covariance of the values by the jackknife, `(n_terms, n_terms)`."""
         n, change = len(self.left_out), self.left_out - self.left_out.mean(axis=0)
-        covariance: Array = (n - 1) / n * change.T @ change
-        return covariance
+        return np.asarray((n - 1) / n * change.T @ change)
 
     @property
-    def errors(self) -> Array:
+    def errors(self) -> Floats:
         """Standard errors of the values, `(n_terms,)`."""
-        errors: Array = np.sqrt(np.diag(self.covariance))
-        return errors
+        return np.asarray(np.sqrt(np.diag(self.covariance)))
 
     def __getitem__(self, term: str) -> tuple[float, float]:
         k = self.terms.index(term)
@@ -111,15 +107,15 @@ class Couplings:
                 f"but there is {', '.join(further)} too"
             )
 
-        def read(values: Array) -> dict[str, float]:
+        def read(values: Floats) -> dict[str, float]:
             c = dict.fromkeys(PHI4, 0.0) | dict(zip(self.terms, map(float, values), strict=True))
             h, a, b = (c[term] for term in PHI4)
             phi4, _ = convert(Phi4(h, a, b), convention, self.ndim)
             return dict(parameters(phi4, convention, self.ndim))
 
-        found, left_out = read(self.values), [read(values) for values in self.left_out]
-        spread = np.std([list(one.values()) for one in left_out], axis=0)
-        errors = np.sqrt(len(left_out) - 1) * spread
+        found = read(self.values)
+        left_out = np.array([list(read(values).values()) for values in self.left_out])
+        errors = jackknife_error(left_out)
         return {key: (found[key], float(e)) for key, e in zip(found, errors, strict=True)}
 
     def __str__(self) -> str:
@@ -176,7 +172,9 @@ def infer_couplings(
     """
     names = _checked(terms, method, penalty)
     log_weight = getattr(ensemble, "log_weight", None) if weights else None
-    equations = _measure(ensemble, names)
+    rows = np.concatenate([_equations(names, fields) for fields in pieces(ensemble)])
+    require_finite(rows, ensemble.n_chains)
+    equations = by_chain(rows, ensemble.n_chains)  # (n_chains, n_configs, n_terms, n_terms + 1)
     whole = equations * as_weights(log_weight, equations.shape[:2])[..., None, None]
     _require_independent(whole.mean(axis=(0, 1)), names, ensemble.shape, method)
     parts = stretch_means(whole, _starts(whole))  # (n_stretches, n_terms, n_terms + 1)
@@ -220,21 +218,15 @@ def _checked(terms: Sequence[str], method: str, penalty: float | None) -> tuple[
     return names
 
 
-def _measure(ensemble: Any, terms: tuple[str, ...]) -> Array:
-    """[A | b] of every configuration per site, `(n_chains, n_configs, n_terms, n_terms + 1)`."""
-    rows = np.concatenate([_equations(terms, fields) for fields in pieces(ensemble)])
-    require_finite(rows, ensemble.n_chains)
-    return by_chain(rows, ensemble.n_chains)
-
-
-def _equations(terms: tuple[str, ...], fields: Array) -> Array:
+def _equations(terms: tuple[str, ...], fields: np.ndarray) -> Floats:
+    """[A | b] of every configuration per site, `(n, n_terms, n_terms + 1)`."""
     slopes = gradients(terms, fields)
     matrix, vector = slopes @ slopes.swapaxes(1, 2), laplacians(terms, fields)
     return np.concatenate([matrix, vector[..., None]], axis=2) / slopes.shape[2]
 
 
 def _require_independent(
-    mean: Array, terms: tuple[str, ...], shape: tuple[int, ...], method: str
+    mean: Floats, terms: tuple[str, ...], shape: tuple[int, ...], method: str
 ) -> None:
     """Refuse terms that vanish on this lattice, or that are combinations of each other."""
     matrix, _ = split(mean)
@@ -251,7 +243,7 @@ def _require_independent(
         )
 
 
-def _starts(equations: Array) -> Array:
+def _starts(equations: Floats) -> Integers:
     """Where independent stretches begin, for the slowest of the fluctuations of the couplings."""
     matrix, vector = split(equations.mean(axis=(0, 1)))
     inverse = np.linalg.pinv(matrix, hermitian=True)
@@ -260,7 +252,7 @@ def _starts(equations: Array) -> Array:
     return min((stretch_starts(series) for series in slow), key=len)
 
 
-def _expected(ensemble: Any, terms: tuple[str, ...]) -> Array | None:
+def _expected(ensemble: Any, terms: tuple[str, ...]) -> Floats | None:
     """The couplings that an ensemble should have, where its action has (h, a, b)."""
     if not isinstance(ensemble.action, Quartic):
         return None

@@ -10,18 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.actions import Action, quadratic_form, quartic
 from lattice_ml.analysis.transfer_matrix import SmallLattice, solve
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.types import Floats
+from lattice_ml.runtime.printable import shape_label
 
 __all__ = ["Exact", "exact"]
 
 _CONVERGED = 0.02
 _ROUNDING = 1e-8  # relative, of the modes of the transfer matrix that are left out
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Exact:
 
     values: Mapping[str, float]
     errors: Mapping[str, float]
-    two_point: Array
-    magnetisation: tuple[Array, Array]
+    two_point: Floats
+    magnetisation: tuple[Floats, Floats]
     log_z: float
     source: str
 
@@ -74,7 +73,7 @@ def exact(action: Action, shape: tuple[int, ...]) -> Exact:
     if not (errors["phi2"] < _CONVERGED * values["phi2"] and abs(identity - 1) < _CONVERGED):
         raise ValueError(
             f"{fine.n_nodes} quadrature nodes a site do not suffice for {action} on "
-            f"{' x '.join(map(str, shape))}: the Schwinger-Dyson identity gives {identity:.4g} "
+            f"{shape_label(shape)}: the Schwinger-Dyson identity gives {identity:.4g} "
             f"instead of 1, and <phi^2> = {values['phi2']:.4g} changes by {errors['phi2']:.2g} "
             f"with one node less"
         )

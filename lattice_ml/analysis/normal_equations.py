@@ -4,10 +4,12 @@ Equations are arrays `[A | b]`, `(..., n_terms, n_terms + 1)`, A symmetric.  The
 c A c / 2 - b c; penalties are in the units that make the diagonal of A one.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from lattice_ml.fields.types import Flags, Floats
 
 __all__ = ["lasso", "loss", "solve", "split", "validated"]
 
@@ -16,22 +18,19 @@ _PENALTIES = np.logspace(0, -5, 51)  # in units of the smallest at which the las
 _MAX_SWEEPS = 100_000
 _TOLERANCE = 1e-10  # of the last sweep's change, relative
 
-Array = npt.NDArray[Any]
 
-
-def split(equations: Array) -> tuple[Array, Array]:
+def split(equations: Floats) -> tuple[Floats, Floats]:
     """Return A and b."""
     return equations[..., :-1], equations[..., -1]
 
 
-def loss(c: Array, equations: Array) -> Array:
+def loss(c: Floats, equations: Floats) -> Floats:
     """Return c A c / 2 - b c, `(...)`."""
     matrix, vector = split(equations)
-    value: Array = np.sum(c * ((matrix @ c[..., None])[..., 0] / 2 - vector), axis=-1)
-    return value
+    return np.asarray(np.sum(c * ((matrix @ c[..., None])[..., 0] / 2 - vector), axis=-1))
 
 
-def solve(equations: Array, keep: Array, ridge: npt.ArrayLike = 0.0) -> Array:
+def solve(equations: Floats, keep: Flags, ridge: npt.ArrayLike = 0.0) -> Floats:
     """Solve (A + ridge diag A) c = b for the terms that are kept; the others are zero.
 
     Args:
@@ -45,12 +44,12 @@ def solve(equations: Array, keep: Array, ridge: npt.ArrayLike = 0.0) -> Array:
     matrix, vector = split(equations)
     one = np.eye(vector.shape[-1])
     larger = matrix * (1 + np.asarray(ridge)[..., None, None] * one)
-    matrix = np.where(keep[..., None] & keep[..., None, :], larger, one)
-    solved: Array = np.linalg.solve(matrix, np.where(keep, vector, 0.0)[..., None])[..., 0]
-    return solved
+    both = keep[..., None] & keep[..., None, :]
+    kept = np.where(both, larger, one)
+    return np.asarray(np.linalg.solve(kept, np.where(keep, vector, 0.0)[..., None])[..., 0])
 
 
-def lasso(matrix: npt.ArrayLike, vector: npt.ArrayLike, penalty: npt.ArrayLike) -> Array:
+def lasso(matrix: npt.ArrayLike, vector: npt.ArrayLike, penalty: npt.ArrayLike) -> Floats:
     """Minimise c A c / 2 - b c + penalty sum_j A_jj^(1/2) |c_j| by coordinate descent.
 
     (J. Friedman, T. Hastie and R. Tibshirani, J. Stat. Softw. 33 (2010) 1.)
@@ -80,7 +79,7 @@ def lasso(matrix: npt.ArrayLike, vector: npt.ArrayLike, penalty: npt.ArrayLike) 
     raise RuntimeError(f"no convergence of the lasso in {_MAX_SWEEPS} sweeps: leave out a term")
 
 
-def validated(parts: Array, method: Literal["ridge", "lasso"]) -> float:
+def validated(parts: Floats, method: Literal["ridge", "lasso"]) -> float:
     """Choose the penalty by cross-validation, in folds of consecutive parts.
 
     For ridge it is that of the least loss.  For the lasso it is the largest whose selection, solved
@@ -93,7 +92,8 @@ def validated(parts: Array, method: Literal["ridge", "lasso"]) -> float:
     """
     folds = np.array_split(parts, _FOLDS)
     held = np.array([fold.mean(axis=0) for fold in folds])[:, None]
-    rest = np.array([_mean_of_others(folds, i) for i in range(_FOLDS)])[:, None]
+    others = (np.concatenate(folds[:i] + folds[i + 1 :]) for i in range(_FOLDS))
+    rest = np.array([fold.mean(axis=0) for fold in others])[:, None]
     if method == "ridge":
         every = np.ones(parts.shape[1], bool)
         losses = loss(solve(rest, every, _PENALTIES), held)  # (folds, penalties)
@@ -104,8 +104,3 @@ def validated(parts: Array, method: Literal["ridge", "lasso"]) -> float:
     excess = losses - losses[:, [np.argmin(losses.mean(axis=0))]]
     error = np.std(excess, axis=0, ddof=1) / np.sqrt(_FOLDS)
     return float(penalties[np.argmax(excess.mean(axis=0) <= error)])
-
-
-def _mean_of_others(folds: list[Array], i: int) -> Array:
-    mean: Array = np.concatenate(folds[:i] + folds[i + 1 :]).mean(axis=0)
-    return mean

@@ -25,7 +25,8 @@ import numpy as np
 from jax import lax
 
 from lattice_ml.analysis.terms import gradients
-from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice, group_means
+from lattice_ml.statistics import jackknife_error
 
 __all__ = [
     "ProbedKernel",
@@ -33,8 +34,6 @@ __all__ = [
     "plane_waves",
     "projection",
     "regression",
-    "shell_means",
-    "shell_sizes",
     "without_noise",
 ]
 
@@ -88,7 +87,7 @@ class ProbedKernel:
         return float(np.sqrt(max(0.0, 1 - self._norm_squared(self.values**2) / whole)))
 
     def _norm_squared(self, squares: np.ndarray) -> Any:
-        return np.sum(shell_sizes(self.lattice) * squares.mean(axis=0))
+        return np.sum(self.lattice.shell_sizes * squares.mean(axis=0))
 
 
 def kernel_by_probes(
@@ -138,7 +137,7 @@ def kernel_by_probes(
     probed = np.concatenate(parts, axis=-1)  # (3, probes, n)
     if not np.all(np.isfinite(probed)):
         raise ValueError("the derivative of the score is not finite at some of the fields")
-    values, symmetric, antisymmetric = _average(probed.swapaxes(1, 2), shells)
+    values, symmetric, antisymmetric = group_means(probed.swapaxes(1, 2), shells)
     return ProbedKernel(lattice, values, symmetric, antisymmetric)
 
 
@@ -155,8 +154,8 @@ def regression(scores: Any, fields: Any) -> tuple[np.ndarray, np.ndarray]:
     lattice = Lattice(phi.shape[1:])
     axes = tuple(range(1, phi.ndim))
     modes, forces = (np.fft.fftn(a, axes=axes) for a in (phi, -np.asarray(scores, np.float64)))
-    above = shell_means((forces * modes.conj()).real, lattice)
-    below = shell_means(np.abs(modes) ** 2, lattice)
+    above = lattice.shell_means((forces * modes.conj()).real)
+    below = lattice.shell_means(np.abs(modes) ** 2)
     value: np.ndarray = above.mean(axis=0) / below.mean(axis=0)
     spread = np.std(above - value * below, axis=0, ddof=1)
     return value, spread / below.mean(axis=0) / np.sqrt(len(phi))
@@ -188,7 +187,7 @@ def projection(scores: Any, noised: Any, fields: Any) -> dict[str, tuple[float, 
     found = np.linalg.solve(matrix.mean(axis=0), vector.mean(axis=0))
     left = np.linalg.solve(matrix.sum(axis=0) - matrix, (vector.sum(axis=0) - vector)[..., None])
     both = [np.c_[g, 2 * g[:, 1] - 2 * ndim * g[:, 0]] for g in (found[None], left[..., 0])]
-    error = np.sqrt((n - 1) * np.var(both[1], axis=0))
+    error = jackknife_error(both[1])
     names = ("h", "a", "b", "bare_mass_squared")
     return {k: (float(v), float(e)) for k, v, e in zip(names, both[0][0], error, strict=True)}
 
@@ -202,12 +201,6 @@ def without_noise(j: Any, error: Any, t: float) -> tuple[np.ndarray, np.ndarray]
     return np.asarray(j) / left, np.asarray(error) / left**2
 
 
-def shell_means(values: np.ndarray, lattice: Lattice) -> np.ndarray:
-    """Average over the momenta of each shell: `(..., *L)` in FFT order to `(..., n_shells)`."""
-    flat = np.asarray(values).reshape(*values.shape[: -lattice.ndim], lattice.volume)
-    return _average(flat, lattice.shells[1].ravel())
-
-
 def plane_waves(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
     """All real plane waves, orthonormal rows `(V, V)`, and the shell of each, `(V,)`."""
     waves, phases, norms = _waves(lattice)
@@ -215,11 +208,6 @@ def plane_waves(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
     turns = (waves / np.array(lattice.shape)) @ x
     rows = norms[:, None] * np.cos(2 * np.pi * turns + phases[:, None])
     return rows, lattice.shells[1].ravel()
-
-
-def shell_sizes(lattice: Lattice) -> np.ndarray:
-    """Number of momenta of every shell."""
-    return np.bincount(lattice.shells[1].ravel())
 
 
 def _probe(
@@ -258,7 +246,7 @@ def _probes(
         every = np.broadcast_to(waves[:, None], (len(waves), n, lattice.ndim))
         return every, np.broadcast_to(phases[:, None], (len(waves), n)), shell
     random = np.random.default_rng(seed)
-    shells = np.repeat(np.arange(len(shell_sizes(lattice))), n_probes)
+    shells = np.repeat(np.arange(len(lattice.shells[0])), n_probes)
     choice = np.stack([random.choice(np.flatnonzero(shell == s), n) for s in shells])
     moving = np.any(2 * waves % np.array(lattice.shape), axis=1)[choice]  # p and -p differ
     return waves[choice], moving * random.uniform(0, 2 * np.pi, choice.shape), shells
@@ -275,11 +263,3 @@ def _waves(lattice: Lattice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     own, other = (np.ravel_multi_index(tuple(k.T), lattice.shape) for k in (waves, mirrored))
     norms = np.sqrt(np.where(own == other, 1, 2) / lattice.volume)
     return waves, np.where(own > other, -np.pi / 2, 0.0), norms
-
-
-def _average(values: np.ndarray, shell: np.ndarray) -> np.ndarray:
-    """Mean of `(..., n)` over the entries of each shell: `(..., n_shells)`."""
-    order, sizes = np.argsort(shell, kind="stable"), np.bincount(shell)
-    starts = np.cumsum(sizes) - sizes
-    means: np.ndarray = np.add.reduceat(values[..., order], starts, axis=-1) / sizes
-    return means

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lattice_ml.actions import quadratic_form
-from lattice_ml.analysis.probes import plane_waves, shell_means, shell_sizes
+from lattice_ml.analysis.probes import plane_waves
 from lattice_ml.analysis.two_point import TwoPoint
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Floats, Scalar
+from lattice_ml.statistics import jackknife_error
 
 __all__ = [
     "InversePropagator",
@@ -88,7 +89,7 @@ def couplings(
     Returns:
         h, a, bare_mass_squared = 2a - 2dh and, where fields are given, b.
     """
-    sizes, ndim = shell_sizes(lattice), lattice.ndim
+    sizes, ndim = lattice.shell_sizes, lattice.ndim
     line = fit_line(lattice.shells[0], kernel, sizes, correlated=True)
     constant, shift, b = line.constant, 0.0, None
     if by_field is not None:
@@ -140,11 +141,11 @@ def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropaga
     lattice, total = two_point.lattice, two_point.weights.sum()
     p_hat_squared, _ = lattice.shells
     moving = np.arange(1, min(n_fitted + 1, len(p_hat_squared)))
-    sums = shell_means(two_point.sums, lattice)
+    sums = lattice.shell_means(two_point.sums)
     whole = sums.sum(axis=0)
     value = total / whole
     left_out = (total - two_point.weights)[:, None] / (whole - sums)  # (bins, n_shells)
-    error = _jackknife_error(left_out)
+    error = jackknife_error(left_out)
     if len(moving) < 2:
         unknown = (np.nan, np.nan)
         return InversePropagator(value, error, unknown, unknown, 0)
@@ -155,7 +156,7 @@ def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropaga
         return np.array([1 / line.slope, line.constant / line.slope])
 
     z, mass_squared = read(value)
-    dz, dm = _jackknife_error(np.array([read(one) for one in left_out]))
+    dz, dm = jackknife_error(np.array([read(one) for one in left_out]))
     return InversePropagator(value, error, (z, dz), (mass_squared, dm), len(moving))
 
 
@@ -202,7 +203,7 @@ def shell_sets(kernel: Any, lattice: Lattice) -> list[np.ndarray]:
     """
     waves, shell = plane_waves(lattice)
     turned = waves @ np.asarray(kernel, np.float64) @ waves.T
-    n_shells = len(shell_sizes(lattice))
+    n_shells = len(lattice.shells[0])
     return [np.linalg.eigvalsh(turned[np.ix_(shell == s, shell == s)]) for s in range(n_shells)]
 
 
@@ -241,7 +242,7 @@ def machine(
         targets = 1 / np.array([s.mean() for s in shell_sets(second, lattice)])
     exact = data_kernel(second)
     if lattice is not None and free is not None:
-        exact = np.sort(np.repeat(free, shell_sizes(lattice)))
+        exact = np.sort(np.repeat(free, lattice.shell_sizes))
 
     def target(spectrum: np.ndarray) -> np.ndarray:
         unknown = mass.ndim > 0
@@ -262,7 +263,7 @@ def machine(
         found["singular_values_exact"] = singular[: min(n_visible, n_hidden)]
         found["deviation"] = largest_deviation(eigenvalues, found["regulated"], exact, float(mass))
     if lattice is not None:
-        sets, sizes = shell_sets(kernel, lattice), shell_sizes(lattice)
+        sets, sizes = shell_sets(kernel, lattice), lattice.shell_sizes
         modes = np.repeat(targets, sizes)
         order = np.argsort(modes, kind="stable")
         modes[order] = target(modes[order])
@@ -288,7 +289,7 @@ def per_shell(
 
     The table's columns are of equal length; `ratio` is learned/exact if it is not given.
     """
-    known = {"p_hat_squared": lattice.shells[0], "multiplicity": shell_sizes(lattice)}
+    known = {"p_hat_squared": lattice.shells[0], "multiplicity": lattice.shell_sizes}
     ratio = np.asarray(learned) / np.asarray(exact)
     table = {"learned": learned, "error": error, "exact": exact, "ratio": ratio}
     lists = {"eigenvalues": learned, "errors": error, "exact": exact}
@@ -304,12 +305,6 @@ def _shell_errors(vectors: np.ndarray, errors: np.ndarray, lattice: Lattice) -> 
     """Errors of the means of <p|K|p>, from those of the eigenvalues, taken to be independent."""
     waves, shell = plane_waves(lattice)
     overlaps = (waves @ vectors) ** 2
-    shares = [overlaps[shell == s].mean(axis=0) for s in range(len(shell_sizes(lattice)))]
+    shares = [overlaps[shell == s].mean(axis=0) for s in range(len(lattice.shells[0]))]
     combined: np.ndarray = np.sqrt(np.square(shares) @ errors**2)
     return combined
-
-
-def _jackknife_error(left_out: np.ndarray) -> np.ndarray:
-    n = len(left_out)
-    error: np.ndarray = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
-    return error

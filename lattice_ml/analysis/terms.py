@@ -13,10 +13,11 @@ of 2 has two links between the same pair.
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from lattice_ml.fields.types import Floats
 
 __all__ = ["TERMS", "gradients", "laplacians"]
 
@@ -24,23 +25,21 @@ _POWERS = {"source": 1, "square": 2, "quartic": 4, "sextic": 6}
 
 TERMS = ("link", "square", "quartic", "sextic", "diagonal", "distance_2", "source")
 
-Array = npt.NDArray[np.float64]
 
-
-def gradients(terms: Sequence[str], fields: Any) -> Array:
+def gradients(terms: Sequence[str], fields: npt.ArrayLike) -> Floats:
     """Return dS_k/dphi_x of fields `(n, *L)`, for some of `TERMS`: `(n, n_terms, V)`."""
     phi = np.asarray(fields, np.float64)
     parts = [_gradient(name, phi).reshape(len(phi), -1) for name in terms]
     return np.stack(parts, axis=1)
 
 
-def laplacians(terms: Sequence[str], fields: Any) -> Array:
+def laplacians(terms: Sequence[str], fields: npt.ArrayLike) -> Floats:
     """Return sum_x d^2 S_k/dphi_x^2 of fields `(n, *L)`, for some of `TERMS`: `(n, n_terms)`."""
     phi = np.asarray(fields, np.float64)
     return np.stack([_laplacian(name, phi) for name in terms], axis=1)
 
 
-def _gradient(name: str, phi: Array) -> Array:
+def _gradient(name: str, phi: Floats) -> Floats:
     if name in _POWERS:
         power = _POWERS[name]
         return power * phi ** (power - 1)
@@ -51,13 +50,13 @@ def _gradient(name: str, phi: Array) -> Array:
     return total
 
 
-def _laplacian(name: str, phi: Array) -> Array:
+def _laplacian(name: str, phi: Floats) -> Floats:
     axes, shape = tuple(range(1, phi.ndim)), phi.shape[1:]
     if name in _POWERS:
         power = _POWERS[name]
         if power < 2:
             return np.zeros(len(phi))
-        per_site: Array = np.sum(phi ** (power - 2), axis=axes)
+        per_site: Floats = np.sum(phi ** (power - 2), axis=axes)
         return power * (power - 1) * per_site
     loops = sum(not np.any(r % shape) for r in _displacements(name, len(axes)))
     return np.full(len(phi), -2.0 * loops * np.prod(shape))

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.types import Floats
 
 __all__ = ["SmallLattice", "solve"]
 
@@ -33,8 +34,6 @@ _KEPT, _FEWEST = 1e-6, 100  # smallest eigenvalue of T beside the largest; modes
 _REACH = 7.0  # standard deviations of M
 _WELLS = 8.0  # widths of a well beyond its centre
 _FIRST, _WAVES, _VANISHED = 24, 4.0, 1e-11  # at first; per R / width, where Gaussians take 2.3
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ class SmallLattice:
 
     n_nodes: int
     log_z: float
-    two_point: Array
+    two_point: Floats
     phi4: float
     reach: float
-    characteristic: Array
+    characteristic: Floats
 
     def absolute_moment(self) -> float:
         """<|M|>, by the Fourier series of |x| on [-R, R]."""
@@ -74,7 +73,7 @@ class SmallLattice:
         smooth = np.sum(signs * self.characteristic / (math.pi * k) ** 4)
         return 2 * r**2 * second - 7 / 15 * r**4 - 48 * r**4 * float(smooth)
 
-    def cumulative(self, n: int = 1025) -> tuple[Array, Array]:
+    def cumulative(self, n: int = 1025) -> tuple[Floats, Floats]:
         """x and P(M <= x), `(n,)` each."""
         x = np.linspace(-self.reach, self.reach, n)
         k = np.arange(1, len(self.characteristic) + 1)
@@ -132,7 +131,7 @@ class _Slices:
         half = 0.5 * ((log_weights - shift * h * nodes**2)[states].sum(axis=0) + h * links)
         exponent = h * (self.phi.T @ self.phi) + half[:, None] + half
         self.log_scale = float(exponent.max())
-        self.matrix: Array = np.exp(exponent - self.log_scale)
+        self.matrix: Floats = np.exp(exponent - self.log_scale)
 
     def log_z(self, extent: int) -> float:
         eigenvalues = np.concatenate([np.linalg.eigvalsh(block) for block in self._blocks()])
@@ -169,7 +168,7 @@ class _Slices:
         waves = self._characteristic(eigenvalues, basis, odd, extent, reach, most) / z
         return replace(found, reach=reach, characteristic=waves)
 
-    def _blocks(self) -> tuple[Array, Array]:
+    def _blocks(self) -> tuple[Floats, Floats]:
         """T between states that are even, and odd, under phi -> -phi.
 
         The nodes are symmetric, so that state s becomes state n_states - 1 - s.
@@ -183,7 +182,7 @@ class _Slices:
             even[half, half] = self.matrix[half, half]
         return even, same - crossed
 
-    def _modes(self) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    def _modes(self) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
         """Eigenvalues, eigenvectors as columns, and which of them are odd under phi -> -phi."""
         count = len(self.matrix)
         half, middle = divmod(count, 2)
@@ -200,8 +199,8 @@ class _Slices:
         return np.concatenate([value for value, _ in solved]), vectors, odd
 
     def _two_point(
-        self, eigenvalues: Array, basis: Array, extent: int, z: float, probability: Array
-    ) -> Array:
+        self, eigenvalues: Floats, basis: Floats, extent: int, z: float, probability: Floats
+    ) -> Floats:
         """G(p), the axis of the transfer matrix first: `(extent, *across)`."""
         powers = eigenvalues ** np.arange(extent + 1)[:, None]
         places = np.indices(self.across).reshape(len(self.across), self.sites)
@@ -229,13 +228,13 @@ class _Slices:
 
     def _characteristic(
         self,
-        eigenvalues: Array,
-        basis: Array,
+        eigenvalues: Floats,
+        basis: Floats,
         odd: npt.NDArray[np.bool_],
         extent: int,
         reach: float,
         most: int,
-    ) -> Array:
+    ) -> Floats:
         """Z <exp(i k pi M / R)> for k = 1, 2, ... up to where it stays below rounding.
 
         cos connects modes of equal parity and sin those of opposite parity; with a factor i in the
@@ -256,7 +255,7 @@ class _Slices:
         return np.array(found)
 
 
-def _common(fine: Array, coarse: Array) -> int:
+def _common(fine: Floats, coarse: Floats) -> int:
     """How many waves two sets of nodes agree on; 5 neighbours tell the size, as one may be zero."""
     n = min(len(fine), len(coarse))
     size = np.convolve(np.abs(fine[:n]), np.ones(5), "same")
@@ -264,7 +263,7 @@ def _common(fine: Array, coarse: Array) -> int:
     return int(np.argmax(apart)) if apart.any() else n
 
 
-def _gauss(n: int, a: float, b: float) -> tuple[Array, Array]:
+def _gauss(n: int, a: float, b: float) -> tuple[Floats, Floats]:
     """Nodes and log weights of the Gauss quadrature with weight exp(-a x^2 - b x^4).
 
     The Jacobi matrix of the weight's orthogonal polynomials comes from a fine grid (Stieltjes).

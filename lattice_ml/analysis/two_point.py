@@ -14,6 +14,7 @@ import numpy as np
 
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.statistics import jackknife_error
 from lattice_ml.storage.ensemble import rows_in
 
 __all__ = ["TwoPoint", "bin_numbers", "two_point"]
@@ -43,12 +44,7 @@ class TwoPoint:
 
     def shells(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """p_hat^2 of every shell, G averaged over the shell, and its error: `(n_shells,)` each."""
-        values, index = self.lattice.shells
-        sizes = np.bincount(index.ravel())
-        mean, error = self._jackknife(
-            lambda g: np.bincount(index.ravel(), weights=g.ravel()) / sizes
-        )
-        return values, mean, error
+        return self.lattice.shells[0], *self._jackknife(self.lattice.shell_means)
 
     def time_slices(self) -> tuple[np.ndarray, np.ndarray]:
         """C(t) for t = 0 ... L_0 - 1 along the first axis, and its error."""
@@ -77,21 +73,19 @@ class TwoPoint:
 
     def _correlator(self, g: np.ndarray) -> np.ndarray:
         line = g.reshape(len(g), -1)[:, 0]
-        correlator: np.ndarray = np.fft.ifft(line).real
-        return correlator
+        return np.asarray(np.fft.ifft(line).real)
 
     def _jackknife(
         self, function: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        n, sums, weights = len(self.sums), self.sums.sum(axis=0), self.weights.sum()
+        sums, weights = self.sums.sum(axis=0), self.weights.sum()
         left_out = np.array(
             [
                 function((sums - one) / (weights - weight))
                 for one, weight in zip(self.sums, self.weights, strict=True)
             ]
         )
-        error = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(axis=0)) ** 2, axis=0))
-        return function(sums / weights), error
+        return function(sums / weights), jackknife_error(left_out)
 
 
 @ordinary()

@@ -32,7 +32,7 @@ class Classical(NamedTuple):
         exact: whether it has no bias.
     """
 
-    build: Callable[[Any, float], Any]
+    build: Callable[[Action, float], Any]
     thin: int = 1
     exact: bool = True
 

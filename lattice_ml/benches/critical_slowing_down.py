@@ -8,16 +8,16 @@ error, and chi^2 says where they are seen.
 import itertools
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.benches import classical, peers
-from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.benches.record import Column, Number, Result, Row
 from lattice_ml.benches.style import colours, empty
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED
@@ -76,9 +76,9 @@ _FIT = "fit of z"
 def run(settings: Settings, seed: int) -> Result:
     """Measure all samplers on all lattices, and fit z where tau_int is its power."""
     action = conventions.action("kappa", settings.ndim, kappa=settings.kappa, lam=settings.lam)
-    counts = {name: getattr(settings, name) for name in ("n_chains", "n_configs", "n_thermalise")}
+    counts = {name: vars(settings)[name] for name in ("n_chains", "n_configs", "n_thermalise")}
     absent = sorted({*settings.samplers} & {*peers.PEERS} - {*peers.installed()})
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for extent in settings.extents:
         key = jax.random.fold_in(jax.random.key(seed), extent)
         lattice = Lattice((extent,) * settings.ndim)
@@ -105,7 +105,7 @@ def run(settings: Settings, seed: int) -> Result:
     return Result(COLUMNS, [*rows, *_fits(rows)], tuple(notes))
 
 
-def winners(rows: Sequence[Mapping[str, Any]]) -> str:
+def winners(rows: Sequence[Row]) -> str:
     """The sampler with most independent values per second on every lattice, in one line."""
     found = []
     for extent in sorted({row["extent"] for row in rows}):
@@ -116,9 +116,9 @@ def winners(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"most independent {rows[0]['observable']} per second: {', '.join(found)}"
 
 
-def _fits(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _fits(rows: Sequence[Row]) -> list[Row]:
     """A row with z for every sampler and observable."""
-    fits = []
+    fits: list[Row] = []
     for name, observable in dict.fromkeys((row["sampler"], row["observable"]) for row in rows):
         mine = [r for r in rows if (r["sampler"], r["observable"]) == (name, observable)]
         times = [row["tau_int"] for row in mine]
@@ -161,13 +161,13 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
         mine = [row for row in rows if row["sampler"] == name]
         points, z = [row for row in mine if row["extent"] != _FIT], mine[-1]["tau_int"]
         extents = np.array([row["extent"] for row in points])
-        look = {"color": colour, "marker": marker, "linestyle": "none"}
+        points_style = {"color": colour, "marker": marker, "linestyle": "none"}
         values, errors = _parts(points, "rate")
         label = f"{name.replace('_', ' ')}, $z = {z.value:.2f}$"
-        right.errorbar(extents, values, errors, **look, label=label)
+        right.errorbar(extents, values, errors, **points_style, label=label)
         right.plot(extents, values, color=colour, linewidth=0.8)
         values, errors = _parts(points, "tau_int")
-        left.errorbar(extents, values, errors, **look)
+        left.errorbar(extents, values, errors, **points_style)
         weights = (values / errors) ** 2
         centre = np.average(np.log(values) - z.value * np.log(extents), weights=weights)
         left.plot(extents, np.exp(centre) * extents**z.value, color=colour, linewidth=0.8)
@@ -186,6 +186,6 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
     return [("critical_slowing_down", figure, caption)]
 
 
-def _parts(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def _parts(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
     values = np.array([row[key].value for row in rows])
     return values, np.array([row[key].error or 1e-9 for row in rows])

@@ -6,12 +6,12 @@ lie below mu^2, the rest is mu^2; where mu^2 is trained, 1/mu^2 is the mean of 1
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lattice_ml.benches.record import Row
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm import fit as rbm_fit
@@ -69,7 +69,7 @@ def closed_form(
     return target, mu_squared, 0.5 * float(np.sum(np.log(kappa / target) + target / kappa - 1))
 
 
-def learn(n_hidden: int, mu_squared: float | None, n_steps: int) -> dict[str, Any]:
+def learn(n_hidden: int, mu_squared: float | None, n_steps: int) -> Row:
     """Train on the chain; mu^2 fixed, or trained where None.
 
     Args:

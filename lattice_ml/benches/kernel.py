@@ -8,9 +8,10 @@ site in one leapfrog step.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 
 from lattice_ml.actions import Action, conventions
 from lattice_ml.benches.record import Column, Number, Result
@@ -18,6 +19,7 @@ from lattice_ml.benches.style import colours, empty
 from lattice_ml.chains.engine import Engine
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.report.page import style
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.samplers import HMC
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def run(settings: Settings, seed: int) -> Result:
         rates = [sites * rate(advance, n) for _ in range(settings.repeats)]
         rows.append(
             {
-                "lattice": " x ".join(map(str, lattice.shape)),
+                "lattice": shape_label(lattice.shape),
                 "n_chains": n_chains,
                 "rate": Number.median(rates),
                 "volume": lattice.volume,
@@ -98,29 +100,29 @@ def run(settings: Settings, seed: int) -> Result:
 
 def advancer(
     action: Action, lattice: Lattice, n_chains: int, seed: int = 1, dtype: str = "float32"
-) -> Callable[[int], Any]:
+) -> Callable[[int], np.ndarray]:
     """A function that advances all chains by n trajectories with the program of a real run."""
     sampler = HMC(action, trajectory_length=LENGTH, n_steps=N_STEPS, step_size=LENGTH / N_STEPS)
     engine = Engine(jax.random.key(seed), lattice, n_chains, dtype)
     program = engine.program(size=1, slots=2048, save=False)
     state, done = engine.start(sampler, "hot"), 0
 
-    def advance(n: int) -> Any:
+    def advance(n: int) -> np.ndarray:
         nonlocal state, done
         state, output = program(sampler, state, done, 1, n)
         done += n
-        return program.collect(output)[1]["magnetisation"]
+        return np.asarray(program.collect(output)[1]["magnetisation"])
 
     return advance
 
 
-def calibrate(advance: Callable[[int], Any], seconds: float) -> int:
+def calibrate(advance: Callable[[int], np.ndarray], seconds: float) -> int:
     """Trajectories that take about `seconds`; compiles first."""
     advance(2)
     return max(2, min(_MOST, int(seconds * rate(advance, 5))))
 
 
-def rate(advance: Callable[[int], Any], n: int) -> float:
+def rate(advance: Callable[[int], np.ndarray], n: int) -> float:
     """Trajectories per second in one call of n."""
     begin = time.perf_counter()
     advance(n)

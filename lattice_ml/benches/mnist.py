@@ -7,11 +7,11 @@ eigenvalues kappa_i = 1/(those of <phi phi^T>), infinite where pixels never vary
 """
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from lattice_ml.benches.record import Row
 from lattice_ml.jobs import config
 from lattice_ml.jobs.exchange import import_array
 from lattice_ml.jobs.train import train
@@ -19,6 +19,8 @@ from lattice_ml.jobs.training_data import open_data
 from lattice_ml.models.rbm import gaussian_kl
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage import files
+from lattice_ml.storage.ensemble import Ensemble
+from lattice_ml.storage.model import Model
 
 __all__ = [
     "MARGIN",
@@ -48,7 +50,7 @@ def fetch(folder: Path, coarse: int) -> Path:
     return import_array(folder / "coarse.npy", folder / "coarse", config=section).directory
 
 
-def learn(n_hidden: int, n_steps: int, data: Path, folder: Path) -> Any:
+def learn(n_hidden: int, n_steps: int, data: Path, folder: Path) -> Model:
     """Train one model with the exact gradient.
 
     At a learning rate of 1 modes with kappa << mu^2 would oscillate: a step multiplies what is
@@ -68,13 +70,13 @@ def learn(n_hidden: int, n_steps: int, data: Path, folder: Path) -> Any:
     return train(job, folder / f"mnist-{n_hidden}", data=[data])
 
 
-def held_out(ensemble: Any) -> np.ndarray:
+def held_out(ensemble: Ensemble) -> np.ndarray:
     """The images that `train` did not see, `(n, 784)`."""
     fields = open_data([ensemble], VALIDATION)[0].held_out(len(ensemble.cfgs))
     return np.asarray(fields, np.float64).reshape(-1, int(np.prod(ensemble.shape)))
 
 
-def wanted(model: Any) -> tuple[np.ndarray, np.ndarray]:
+def wanted(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """What the data of a model ask for.
 
     Returns:
@@ -90,7 +92,7 @@ def wanted(model: Any) -> tuple[np.ndarray, np.ndarray]:
     return kappa, best
 
 
-def judge(model: Any, kappa: np.ndarray, best: np.ndarray, images: np.ndarray) -> dict[str, Any]:
+def judge(model: Model, kappa: np.ndarray, best: np.ndarray, images: np.ndarray) -> Row:
     """Spectrum against its closed form; held-out images; KL from the best with mu^2 = 100."""
     rbm = model.network
     learned, n = np.asarray(rbm.eigenvalues()), rbm.n_hidden

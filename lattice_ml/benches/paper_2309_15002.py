@@ -9,12 +9,12 @@ import importlib.util
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lattice_ml.benches import free_rbm, mnist
-from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.benches.record import Column, Number, Result, Row
 from lattice_ml.benches.style import colours, empty
 from lattice_ml.report.page import style
 from lattice_ml.storage.ensemble import open_ensemble
@@ -78,7 +78,7 @@ def run(settings: Settings, seed: int) -> Result:
     for mass in (None, settings.fixed_mass):
         word = "N_h, mu^2 trained" if mass is None else f"N_h, mu^2 = {mass:g}"
         cases += [(word, n, mass) for n in settings.hidden]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for regulator, n, mass in cases:
         found = free_rbm.learn(n, mass, settings.n_steps)
         rows.append({"data": _CHAIN, "regulator": regulator, **found})
@@ -90,7 +90,7 @@ def run(settings: Settings, seed: int) -> Result:
     return Result(COLUMNS, rows, notes)
 
 
-def _images(settings: Settings) -> list[dict[str, Any]]:
+def _images(settings: Settings) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = mnist.fetch(folder, 1)
@@ -155,9 +155,9 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
     return found
 
 
-def _groups(rows: list[Any]) -> dict[str, list[Any]]:
+def _groups(rows: list[Row]) -> dict[str, list[Row]]:
     """Rows by regulator; all mu^2 with full N_h are one."""
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
         word = row["regulator"].replace("mu^2", "$\\mu^2$").replace("N_h", "$N_h$")
         title = word if word.startswith("$N_h$") else "$\\mu^2$ as regulator"

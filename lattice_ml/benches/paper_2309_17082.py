@@ -10,9 +10,10 @@ stay.  Rows `hot start` measure such configurations in the same way.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from flax import nnx
 from lattice_ml.actions import Action, conventions
 from lattice_ml.analysis.measurement import estimate_derived, stored_series
 from lattice_ml.benches import unet
-from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.benches.record import Column, Number, Result, Row
 from lattice_ml.benches.style import BLUE, GREY, ORANGE, empty
 from lattice_ml.benches.timing import compiled_apart
 from lattice_ml.chains import run as chain
@@ -102,7 +103,7 @@ COLUMNS = (
 
 def run(settings: Settings, seed: int) -> Result:
     """Data, training, samples and their observables at every coupling."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     notes = []
     for kappa in settings.kappas:
         theory = (kappa, settings.lam, settings.extent, settings.n_data)
@@ -175,7 +176,7 @@ def _hot(action: Action, shape: tuple[int, ...], n: int, seed: int) -> np.ndarra
     return chains.cfgs
 
 
-def _estimate(series: Any, shape: tuple[int, ...], name: str) -> Number:
+def _estimate(series: Mapping[str, np.ndarray], shape: tuple[int, ...], name: str) -> Number:
     found = estimate_derived(DERIVED[name], series, Lattice(shape), None, 1)
     return Number(math.nan) if found is None else Number(found.value, found.error)
 

@@ -26,6 +26,9 @@ from lattice_ml.observables import primaries
 __all__ = ["PEERS", "Kernel", "blackjax", "installed", "numpyro", "rolled", "run"]
 
 
+State = Any  # of a chain of another package
+
+
 class Kernel(NamedTuple):
     """A sampler of one chain.
 
@@ -35,9 +38,9 @@ class Kernel(NamedTuple):
         field: of a state.
     """
 
-    start: Callable[[jax.Array, jax.Array], Any]
-    step: Callable[[jax.Array, Any], Any]
-    field: Callable[[Any], jax.Array]
+    start: Callable[[jax.Array, jax.Array], State]
+    step: Callable[[jax.Array, State], State]
+    field: Callable[[State], jax.Array]
 
 
 def rolled(h: float, a: float, b: float) -> Callable[[jax.Array], jax.Array]:
@@ -83,7 +86,7 @@ PEERS = {"blackjax": blackjax, "numpyro": numpyro}
 
 
 def installed() -> list[str]:
-    """Those of `PEERS` that this environment has."""
+    """Names of the `PEERS` that this environment has."""
     return [name for name in PEERS if importlib.util.find_spec(name)]
 
 
@@ -112,7 +115,7 @@ def run(
 
         layout = single(reference.lattice.shape, len(fields))
 
-        def update(state: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        def update(state: State, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
             state = jax.vmap(kernel.step)(jax.random.split(key, len(fields)), state)
             phi = jnp.moveaxis(kernel.field(state), 0, -1)
             return state, primaries(action, phi, layout)

@@ -12,16 +12,16 @@ configurations are called ordered, which moves to kappa_c as L grows (arXiv:1605
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from lattice_ml.benches import classical
 from lattice_ml.benches.paper_2309_17082 import equilibrium
-from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.benches.record import Column, Number, Result, Row
 from lattice_ml.benches.style import GREY, colours, empty
 from lattice_ml.comparison.classifiers import fit_cnn, fit_logistic, log_odds, moments
 from lattice_ml.report.page import style
@@ -104,7 +104,7 @@ COLUMNS = (
 
 def run(settings: Settings, seed: int) -> Result:
     """Train and judge all classifiers on all lattices."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for extent in settings.extents:
         training, judging = {}, {}
         for i, kappa in enumerate(settings.kappas):
@@ -140,7 +140,7 @@ def run(settings: Settings, seed: int) -> Result:
 
 
 def _share(scores: Scores) -> Number:
-    """Of the configurations that are called ordered, with the scatter of chains."""
+    """Share of configurations that are called ordered, with the scatter of chains."""
     chain = np.asarray(scores.stretch)
     called = np.asarray(scores.values) > 0
     means = [called[chain == number].mean() for number in np.unique(chain)]
@@ -180,7 +180,10 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
             grid = np.linspace(0, 1, len(row["roc"]))
             text = f"{row['classifier']}, {row['near'].value:.3f}"
             left.plot(grid, row["roc"], color=colour, label=text, linewidth=1.2)
-            right.errorbar(row["kappas"], *_parts(row), fmt="o-", color=colour, linewidth=0.8)
+            shares = [(share.value, share.error or 0.0) for share in row["shares"]]
+            right.errorbar(
+                row["kappas"], *zip(*shares, strict=True), fmt="o-", color=colour, linewidth=0.8
+            )
         left.set(xlabel="disordered taken for ordered", ylabel="ordered recognised")
         left.set(xlim=(0, 1), ylim=(0, 1), title=f"$L = {extent}$, next to the transition")
         left.legend(loc="lower right", title="area under the curve")
@@ -192,8 +195,3 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
         )
         found.append((f"phase_classification_{extent}", figure, caption))
     return found
-
-
-def _parts(row: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    shares = row["shares"]
-    return [share.value for share in shares], [share.error or 0.0 for share in shares]

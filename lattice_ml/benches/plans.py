@@ -10,7 +10,8 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from lattice_ml.runtime.arguments import (
     ConfigError,
@@ -21,6 +22,9 @@ from lattice_ml.runtime.arguments import (
     type_arguments,
     unknown,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["BENCHMARKS", "SIZES", "Plan", "available", "load"]
 
@@ -51,10 +55,10 @@ class Plan:
     title: str
     benchmark: str
     size: str
-    settings: Any
+    settings: "DataclassInstance"
 
     @property
-    def module(self) -> Any:
+    def module(self) -> ModuleType:
         """Where `run` and `draw` are."""
         return _module(self.benchmark)
 
@@ -90,20 +94,19 @@ def load(name: str, size: str) -> Plan:
             raise ConfigError(f"toy, small and full must be tables in {file}, got {part!r}")
         check_keys(_fields(kind), as_arguments(part), f"in {file}")
     typed = type_arguments(_fields(kind), as_arguments(table | sizes[size]))
-    values = {field.name: getattr(typed, field.name) for field in dataclasses.fields(kind)}
     try:
-        settings = kind(**values)
+        settings = kind(**vars(typed))
     except ValueError as error:
         raise ConfigError(f"{file}, size {size}: {error}") from error
     return Plan(file.stem, title, benchmark, size, settings)
 
 
-def _module(benchmark: str) -> Any:
+def _module(benchmark: str) -> ModuleType:
     return importlib.import_module(f"lattice_ml.benches.{benchmark}")
 
 
 def _folder() -> Path:
-    """Of the plans: beside this file in a wheel, in `configs` of a source tree."""
+    """Where the plans are: beside this file in a wheel, in `configs` of a source tree."""
     inside = Path(__file__).with_name("configs")
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs" / "bench"
 
@@ -112,11 +115,9 @@ def _read(file: Path) -> dict[str, Any]:
     return read_toml(file, "the benchmark")
 
 
-def _fields(kind: Any) -> Fields:
+def _fields(kind: "type[DataclassInstance]") -> Fields:
     """The schema of a `Settings`."""
     fields: Fields = []
     for field in dataclasses.fields(kind):
-        missing = field.default is dataclasses.MISSING
-        default: Any = dataclasses.field() if missing else dataclasses.field(default=field.default)
-        fields.append((field.name, field.type, default))
+        fields.append((field.name, field.type, dataclasses.field(default=field.default)))
     return fields

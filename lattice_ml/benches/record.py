@@ -19,11 +19,12 @@ from lattice_ml.report.page import Table
 from lattice_ml.runtime import session
 
 __all__ = [
-    *("Column", "Number", "Record", "Result", "compare"),
+    *("Column", "Number", "Record", "Result", "Row", "compare"),
     *("facts", "markdown", "record", "table"),
 ]
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # JSON
+Row = Mapping[str, Any]  # a `Number`, number, word or list by the name of a column, or of none
 
 
 class Number(NamedTuple):
@@ -78,7 +79,7 @@ class Result:
     """Rows of a benchmark; an entry without a column is in the JSON alone."""
 
     columns: Sequence[Column]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     notes: Sequence[str] = ()
 
 
@@ -95,7 +96,7 @@ def record(plan: Plan, seed: int, result: Result, seconds: float) -> Record:
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
-            "cores_used": _usable(),
+            "cores_used": len(os.sched_getaffinity(0)) if _AFFINITY else os.cpu_count(),
             "platform": made_by["platform"],
             "device": made_by["device"],
             "n_devices": made_by["n_devices"],
@@ -173,6 +174,7 @@ def facts(found: Record) -> list[tuple[str, str]]:
     ]
 
 
+_AFFINITY = hasattr(os, "sched_getaffinity")  # not on all systems
 _DIFFERENCES = (
     *("size", "seed", "settings", "machine.cpu", "machine.cores", "machine.cores_used"),
     *("machine.platform", "machine.device", "machine.n_devices", "versions.python"),
@@ -180,26 +182,26 @@ _DIFFERENCES = (
 )
 
 
-def _flat(record: Record, name: str) -> Any:
+def _flat(record: Record, name: str) -> object:
     section, _, key = name.partition(".")
     found = record.get(section)
     return found.get(key) if key and isinstance(found, Mapping) else found
 
 
-def _number(row: Mapping[str, Any], name: str) -> Number | None:
+def _number(row: Row, name: str) -> Number | None:
     found = row.get(name)
     if isinstance(found, Mapping):
         return Number(found["value"], found["error"])
     return Number(float(found)) if isinstance(found, int | float) else None
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "\u2013"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON values; numbers that are not finite are null."""
     if isinstance(value, Number):
         return {"value": _plain(value.value), "error": _plain(value.error)}
@@ -210,10 +212,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def _usable() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _cpu() -> str:

@@ -13,10 +13,9 @@ against the fastest classical sampler without bias; "never" where the model is n
 import math
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -24,7 +23,7 @@ from lattice_ml.actions import conventions
 from lattice_ml.benches import classical
 from lattice_ml.benches.classical import CLASSICAL
 from lattice_ml.benches.learned import MODELS, ModelSettings, Workshop, effective_share
-from lattice_ml.benches.record import Column, Number, Result
+from lattice_ml.benches.record import Column, Number, Result, Row
 from lattice_ml.benches.style import BLUE, GREY, ORANGE, colours, empty
 from lattice_ml.benches.timing import Samples
 from lattice_ml.fields.lattice import Lattice
@@ -84,7 +83,7 @@ COLUMNS = (
 
 def run(settings: Settings, seed: int) -> Result:
     """Make and judge all rows of all lattices."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for extent in settings.extents:
             rows += _league(settings, extent, seed, Path(folder) / str(extent))
@@ -95,7 +94,7 @@ def run(settings: Settings, seed: int) -> Result:
     return Result(COLUMNS, rows, notes)
 
 
-def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[dict[str, Any]]:
+def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Row]:
     """All rows of one lattice."""
     couplings = {"kappa": settings.kappa, "lam": settings.lam}
     action = conventions.action("kappa", settings.ndim, **couplings)
@@ -107,7 +106,7 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[di
     )
     exact = {name: reference.estimate(name) for name in OBSERVABLES}
 
-    def row(name: str, samples: Samples, *, weights: bool = True) -> dict[str, Any]:
+    def row(name: str, samples: Samples, *, weights: bool = True) -> dict[str, object]:
         found = {n: samples.estimate(n, weights=weights) for n in OBSERVABLES}
         z = {
             f"z_{n}": (f.value - exact[n].value) / math.hypot(f.error, exact[n].error)
@@ -117,7 +116,7 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[di
         return {"extent": extent, "sampler": name, **z, **values}
 
     reference_values = {n: Number(e.value, e.error) for n, e in exact.items()}
-    rows = [{"extent": extent, "sampler": "reference", **reference_values}]
+    rows: list[Row] = [{"extent": extent, "sampler": "reference", **reference_values}]
     best: Number | None = None
     for name in (name for name in CLASSICAL if name in settings.rows):
         own = jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -134,16 +133,13 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[di
     for name in (name for name in MODELS if name in settings.rows):
         learned = MODELS[name](shop)
         raw, seconds = learned.samples, learned.training_seconds
-        entries: Iterator[tuple[str, bool, Number | None]] = iter(
-            [(f"{name}, raw", False, None)]
-            + (
-                []
-                if raw.log_weights is None
-                else [(f"{name}, reweighted", True, effective_share(raw))]
-            )
-        )
+        entries: list[tuple[str, bool, Number | None]] = [(f"{name}, raw", False, None)]
+        if raw.log_weights is not None:
+            entries.append((f"{name}, reweighted", True, effective_share(raw)))
         for label, weights, share in entries:
-            rate = raw.per_second if share is None else _times(raw.per_second, share)
+            rate = raw.per_second
+            if share is not None:  # times the share
+                rate = rate.over(Number(1 / share.value, (share.error or 0.0) / share.value**2))
             entry = row(label, raw, weights=weights)
             entry |= {"ess": share, "rate": rate, "training_seconds": seconds}
             entry |= {"log_w_change": learned.log_w_change if weights else None}
@@ -166,10 +162,6 @@ def pay_back(seconds: float, rate: Number, best: Number | None) -> float | str |
     return seconds / (1 / best.value - 1 / rate.value)
 
 
-def _times(rate: Number, share: Number) -> Number:
-    return rate.over(Number(1 / share.value, (share.error or 0.0) / share.value**2))
-
-
 @style()
 def draw(result: Result) -> list[tuple[str, "Figure", str]]:
     """Rates and biases of all rows, lattice by lattice."""
@@ -183,18 +175,18 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
             colour = ORANGE if row.get("training_seconds") is not None else BLUE
             rate = row["rate"]
             left.errorbar(rate.value, place, xerr=rate.error or 0.0, fmt="o", color=colour)
-        left.set_yticks(places, [_label(row) for row in mine])
+        left.set_yticks(places, [str(row["sampler"]).replace("_", " ") for row in mine])
         left.set(xscale="log", xlabel="independent $M^2$ per second", title=f"$L = {extent}$")
         right.axvspan(-3, 3, color=GREY, alpha=0.2, linewidth=0)
-        for name, colour in zip(OBSERVABLES, colours(len(OBSERVABLES)), strict=True):
+        for name, shade in zip(OBSERVABLES, colours(len(OBSERVABLES)), strict=True):
             z = [row[f"z_{name}"] for row in mine]
-            right.plot(z, places, "o", color=colour, label=_NAMES[name], alpha=0.85)
+            right.plot(z, places, "o", color=shade, label=_NAMES[name], alpha=0.85)
         right.set_xscale("symlog", linthresh=5)
         right.set_xticks(_TICKS, map(str, _TICKS))
         right.minorticks_off()
         right.set(xlabel="bias in standard errors")
-        look = {"ncols": len(OBSERVABLES), "handletextpad": 0.0, "columnspacing": 0.8}
-        figure.legend(loc="outside upper right", **look)
+        n = len(OBSERVABLES)
+        figure.legend(loc="outside upper right", ncols=n, handletextpad=0.0, columnspacing=0.8)
         caption = (
             f"Sampler league at L = {extent}. Left: independent samples of the squared "
             "magnetisation per second of sampling, classical samplers in blue and models in "
@@ -211,7 +203,3 @@ _NAMES = {
     "m2": "$M^2$",
     "action_density": "$S/V$",
 }
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    return str(row["sampler"]).replace("_", " ")

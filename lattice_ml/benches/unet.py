@@ -7,7 +7,7 @@ scale them first where they should lie between -1 and 1, as in the paper.
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ import optax
 from flax import nnx
 from scipy.optimize import brentq
 
+from lattice_ml.models.diffusion.denoiser import Weights
 from lattice_ml.models.diffusion.fitting import transform
+from lattice_ml.models.diffusion.networks.unet import UNet
 from lattice_ml.models.diffusion.noise import VarianceExploding
 from lattice_ml.models.diffusion.reverse import draw_noise, euler_maruyama, uniform_grid
 from lattice_ml.models.diffusion.theory import Theory
@@ -26,6 +28,8 @@ __all__ = ["Effort", "noise_schedule", "sample", "train"]
 _PIECE = 8  # fields differentiated at once; more do not fit the cache
 _TOGETHER = 16  # fields sampled at once, likewise
 _FIRST = 1e-3  # smallest s
+
+Fitted = tuple[Weights, Weights, optax.OptState]  # weights, their average, of the optimiser
 
 
 class Effort(NamedTuple):
@@ -58,12 +62,12 @@ def noise_schedule(theory: Theory) -> VarianceExploding:
 
 def train(
     key: jax.Array,
-    network: Any,
+    network: UNet,
     theory: Theory,
-    schedule: Any,
+    schedule: VarianceExploding,
     fields: jax.Array,
     effort: Effort,
-) -> tuple[Any, jax.Array]:
+) -> tuple[UNet, jax.Array]:
     """Return the network with the running average of its weights, and the losses `(train_steps,)`.
 
     Every field comes with its mirror image and the mirrored noise, so that what the network has
@@ -86,21 +90,21 @@ def train(
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     decay = 1 - 10 / n_steps
 
-    def loss(weights: Any, key: jax.Array) -> jax.Array:
+    def loss(weights: Weights, key: jax.Array) -> jax.Array:
         rows, symmetry, level, noise = jax.random.split(key, 4)
         phi = fields[jax.random.randint(rows, (_PIECE // 2,), 0, len(fields))]
         phi = theory.modes.forward(transform(symmetry, phi, theory.modes.shape))
         steps = jnp.arange(_PIECE // 2) + jax.random.uniform(level, (_PIECE // 2,), jnp.float32)
         t = schedule.variance(_FIRST + (1 - _FIRST) * steps / (_PIECE // 2))
         eps = jax.random.normal(noise, phi.shape, jnp.float32)
-        both = [jnp.concatenate([x, -x]) for x in (phi, eps)]
-        each = nnx.merge(graph, weights).loss(theory, *both, jnp.concatenate([t, t]), "data")
+        phi, eps, t = jnp.concatenate([phi, -phi]), jnp.concatenate([eps, -eps]), jnp.tile(t, 2)
+        each = nnx.merge(graph, weights).loss(theory, phi, eps, t, "data")
         return jnp.mean(each) / theory.modes.volume
 
-    def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    def step(state: Fitted, key: jax.Array) -> tuple[Fitted, jax.Array]:
         weights, average, memory = state
 
-        def add(total: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        def add(total: Weights, key: jax.Array) -> tuple[Weights, jax.Array]:
             value, slope = jax.value_and_grad(loss)(weights, key)
             return jax.tree.map(jnp.add, total, slope), value
 
@@ -113,7 +117,7 @@ def train(
         return (weights, average, memory), jnp.mean(values)
 
     @jax.jit
-    def run(state: Any, keys: jax.Array) -> tuple[Any, jax.Array]:
+    def run(state: Fitted, keys: jax.Array) -> tuple[Fitted, jax.Array]:
         return jax.lax.scan(step, state, keys)
 
     keys = jax.random.split(key, n_steps)
@@ -124,14 +128,14 @@ def train(
 
 
 def sample(
-    key: jax.Array, network: Any, theory: Theory, schedule: Any, effort: Effort
+    key: jax.Array, network: UNet, theory: Theory, schedule: VarianceExploding, effort: Effort
 ) -> np.ndarray:
     """Fields `(n_samples, *L)` from noise."""
     graph, weights = nnx.split(network)
     shape = (_TOGETHER, *theory.propagator.shape)
 
     @jax.jit
-    def draw(weights: Any, keys: jax.Array) -> jax.Array:
+    def draw(weights: Weights, keys: jax.Array) -> jax.Array:
         def batch(key: jax.Array) -> jax.Array:
             start, steps = jax.random.split(key)
             x = draw_noise(start, schedule, shape, jnp.float32)

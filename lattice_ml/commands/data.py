@@ -10,7 +10,7 @@ import tyro
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
-from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.printable import say, shape_label
 
 __all__ = ["convert_command", "export_command", "import_command", "info_command"]
 
@@ -204,7 +204,7 @@ def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
     ensemble = open_ensemble(options.directory, verify=options.verify)
     manifest, config = ensemble.manifest, ensemble.config
     _ = ensemble.action  # one that there is, or an error which names the file
-    shape = " x ".join(map(str, ensemble.shape))
+    shape = shape_label(ensemble.shape)
     action = conventions.describe(config["action"], len(ensemble.shape))
     made = ("sampler", "sampling", "chain", "output")
     return [
@@ -245,7 +245,7 @@ def _model(directory: str) -> list[tuple[str, str]]:
     worth = summary(model)
     return [
         ("model", worth[0]),
-        *(("stage", " x ".join(map(str, stage.shape))) for stage in model.stages),
+        *(("stage", shape_label(stage.shape)) for stage in model.stages),
         *(("report", line.strip()) for line in worth[1:]),
         ("verdict", model.report["verdict"]),
         *((name, _listed(model.config[name])) for name in ("model", "training")),

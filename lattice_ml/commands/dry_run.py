@@ -8,7 +8,7 @@ from typing import Any
 
 from lattice_ml.commands.output import FORECASTS
 from lattice_ml.runtime.memory import in_words
-from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.printable import say, shape_label
 from lattice_ml.runtime.results import check_json, write_json
 
 __all__ = ["dry_run"]
@@ -68,7 +68,7 @@ def _lines(job: Any, forecast: Any) -> list[str]:
 
 
 def _run(job: Any, forecast: Any) -> str:
-    shape = " x ".join(map(str, job.lattice.shape))
+    shape = shape_label(job.lattice.shape)
     chains, n = job.chain.n_chains, forecast.n_configs
     left = f", {forecast.n_done:,} of them are there" if forecast.n_done else ""
     return f"{chains:,} chains x {n:,} configurations of {shape}{left}"

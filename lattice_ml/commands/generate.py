@@ -15,7 +15,7 @@ from typing import Any
 from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.commands.environment import configure_jax, find_devices
 from lattice_ml.runtime import devices, processes
-from lattice_ml.runtime.printable import say, shown
+from lattice_ml.runtime.printable import say, shape_label, shown
 
 __all__ = ["generate_command"]
 
@@ -165,7 +165,7 @@ _SUMMARY = {  # what is said of the histories that there are
 
 def _summary(ensemble: Any) -> str:
     tuned = ensemble.manifest["tuned"]
-    shape = " x ".join(map(str, ensemble.shape))
+    shape = shape_label(ensemble.shape)
     size = f"{ensemble.n_chains} chains x {ensemble.n_configs} configurations of {shape}"
     known = (name for name in _SUMMARY if name in ensemble.history)
     means = ", ".join(_SUMMARY[name].format(ensemble.series(name).mean()) for name in known)

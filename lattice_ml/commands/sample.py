@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
-from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.printable import say, shape_label
 
 __all__ = ["sample_command"]
 
@@ -68,7 +68,7 @@ def sample_command(arguments: list[str]) -> int:
 
 
 def _print(ensemble: Any, lines: list[str], seconds: float) -> None:
-    shape = " x ".join(map(str, ensemble.shape))
+    shape = shape_label(ensemble.shape)
     say(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
     for line in lines:
         say(f"  {line}", file=sys.stderr if line.startswith("warning") else sys.stdout)

@@ -9,7 +9,7 @@ import tyro
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
-from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.printable import say, shape_label
 
 __all__ = ["lines", "spectrum_command"]
 
@@ -68,7 +68,7 @@ def spectrum_command(arguments: list[str]) -> int:
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The table of a spectrum, and the numbers that go with it, as text."""
-    shape = " x ".join(map(str, found["shape"]))
+    shape = shape_label(found["shape"])
     text = [f"{found['source']}: {found['what']}, {shape}"]
     if shells := found["shells"]:
         text += _table(shells)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
-from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.printable import say, shape_label
 
 __all__ = ["train_command"]
 
@@ -94,7 +94,7 @@ def summary(model: Any) -> list[str]:
     if "evaluations" in report:
         lines[0] += f", {report['evaluations']:.3g} evaluations of the network"
     for entry in report["theories"]:
-        shape = " x ".join(map(str, entry["shape"]))
+        shape = shape_label(entry["shape"])
         couplings = ", ".join(
             f"{key} = {value}" for key, value in entry["action"].items() if key != "kind"
         )

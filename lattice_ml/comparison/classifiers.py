@@ -11,10 +11,8 @@ wrap around the lattice, and a mean over all sites: it sees patterns of some sit
 are.  With `even` it takes f(phi) + f(-phi), which no chain that stays in one well can mislead.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +22,8 @@ import optax
 from flax import nnx
 from jax import lax
 
+from lattice_ml.fields.types import Floats
+from lattice_ml.models.diffusion.denoiser import Weights
 from lattice_ml.models.diffusion.networks.convnet import neighbourhood
 from lattice_ml.models.diffusion.networks.features import contract
 from lattice_ml.statistics.series import as_numbers
@@ -37,7 +37,8 @@ _STEPS, _FEWEST_STEPS = 200, 50  # on small lattices, on large ones
 _HIDDEN = 16
 _NEWTON_STEPS = 50
 
-Array = npt.NDArray[Any]
+Parameter = nnx.Param[jax.Array]
+Fitted = tuple[Weights, optax.OptState]
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,24 @@ class LogisticRegression:
         bias: log odds at the centre.
     """
 
-    weights: Array
-    centre: Array
-    scale: Array
+    weights: Floats
+    centre: Floats
+    scale: Floats
     bias: float
 
-    def __call__(self, x: npt.ArrayLike) -> Array:
+    def __call__(self, x: npt.ArrayLike) -> Floats:
         """Log odds of rows of features `(n, k)`."""
         return np.asarray(self.bias + (np.asarray(x) - self.centre) / self.scale @ self.weights)
 
 
-def moments(fields: npt.ArrayLike) -> Array:
+def moments(fields: npt.ArrayLike) -> Floats:
     """Numbers of each field that do not change with its sign: `(n, *L)` to `(n, 4 + d)`.
 
     |M|, M^2, the averages of phi^2 and phi^4, and those of phi_x phi_{x + mu} for every axis.
     """
     phi = as_numbers("fields", fields).astype(np.float64)
     axes = tuple(range(1, phi.ndim))
-    magnetisation: Array = phi.mean(axis=axes)
+    magnetisation: Floats = phi.mean(axis=axes)
     powers = [np.mean(phi**n, axis=axes) for n in (2, 4)]
     links = [np.mean(phi * np.roll(phi, -1, axis), axis=axes) for axis in axes]
     return np.stack([np.abs(magnetisation), magnetisation**2, *powers, *links], axis=-1)
@@ -101,7 +102,7 @@ def fit_logistic(
     ridge = np.diag(np.append(np.full(x.shape[1], penalty), 0.0))
     beta = np.zeros(z.shape[1])
 
-    def loss(beta: Array) -> float:
+    def loss(beta: Floats) -> float:
         return float(0.5 * beta @ ridge @ beta + w @ np.logaddexp(0, -(2 * y - 1) * (z @ beta)))
 
     for _ in range(_NEWTON_STEPS):
@@ -143,11 +144,11 @@ class CNN(nnx.Module):
         self.hypercubic = ndim > 2
         taps = ndim + 1 if self.hypercubic else 3**ndim
 
-        def normal(*shape: int) -> nnx.Param[jax.Array]:
+        def normal(*shape: int) -> Parameter:
             draw = jax.random.normal(rngs.params(), shape, jnp.float32)
             return nnx.Param(draw * (2 / shape[-1]) ** 0.5)
 
-        def zeros(*shape: int) -> nnx.Param[jax.Array]:
+        def zeros(*shape: int) -> Parameter:
             return nnx.Param(jnp.zeros(shape, jnp.float32))
 
         self.first, self.first_bias = normal(channels, taps), zeros(channels)
@@ -168,7 +169,9 @@ class CNN(nnx.Module):
         pooled = jax.nn.gelu(self.third[...] @ jnp.concatenate(seen) + self.third_bias[:, None])
         return self.last[...] @ pooled + self.last_bias[...]
 
-    def _convolve(self, h: jax.Array, weights: Any, bias: Any, distance: int) -> jax.Array:
+    def _convolve(
+        self, h: jax.Array, weights: Parameter, bias: Parameter, distance: int
+    ) -> jax.Array:
         near = jnp.concatenate(neighbourhood(h, self.ndim, distance, self.hypercubic))
         shift = bias[...].reshape(-1, *[1] * (self.ndim + 1))
         return jax.nn.gelu(contract(weights[...], near) + shift)
@@ -222,13 +225,13 @@ def _descend(
     key: jax.Array,
     phi: jax.Array,
     chances: jax.Array,
-    graph: Any,
-    params: Any,
-    rest: Any,
+    graph: nnx.GraphDef[CNN],
+    params: Weights,
+    rest: list[Weights],
     *,
     batch: int,
     n_steps: int,
-) -> Any:
+) -> Weights:
     """The weights after all steps."""
     warm_up = max(1, n_steps // 10)
     schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, warm_up, n_steps + 1)
@@ -236,7 +239,7 @@ def _descend(
     half = batch // 2
     signs = jnp.repeat(jnp.array([-1.0, 1.0], jnp.float32), half)
 
-    def step(carry: Any, i: jax.Array) -> tuple[Any, None]:
+    def step(carry: Fitted, i: jax.Array) -> tuple[Fitted, None]:
         params, memory = carry
         draw, move = jax.random.split(jax.random.fold_in(key, i))
         u = jax.random.uniform(draw, (2, half), chances.dtype)
@@ -244,7 +247,7 @@ def _descend(
         shifts = jax.random.randint(move, (phi.ndim - 1,), 0, max(phi.shape[1:]))
         x = jnp.roll(phi[chosen], shifts, range(1, phi.ndim))
 
-        def loss(params: Any) -> jax.Array:
+        def loss(params: Weights) -> jax.Array:
             return jnp.mean(jax.nn.softplus(-signs * nnx.merge(graph, params, *rest)(x)))
 
         updates, memory = optimiser.update(jax.grad(loss)(params), memory, params)
@@ -254,7 +257,7 @@ def _descend(
     return params
 
 
-def log_odds(network: CNN, fields: npt.ArrayLike) -> Array:
+def log_odds(network: CNN, fields: npt.ArrayLike) -> Floats:
     """Log odds of many fields, a batch at a time: `(n, *L)` to `(n,)`."""
     phi = as_numbers("fields", fields).astype(np.float32, copy=False)
     batch = int(np.clip(_SITES // phi[0].size, _FEWEST, len(phi)))
@@ -264,12 +267,12 @@ def log_odds(network: CNN, fields: npt.ArrayLike) -> Array:
 
 
 @partial(jax.jit, static_argnames=("graph", "batch"))
-def _odds(phi: jax.Array, graph: Any, state: Any, batch: int) -> jax.Array:
-    network: Callable[[jax.Array], jax.Array] = nnx.merge(graph, state)
+def _odds(phi: jax.Array, graph: nnx.GraphDef[CNN], state: Weights, batch: int) -> jax.Array:
+    network = nnx.merge(graph, state)
     return lax.map(lambda one: network(one[None])[0], phi, batch_size=batch)
 
 
-def _classes(labels: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Array, Array]:
+def _classes(labels: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Floats, Floats]:
     """Labels, and weights with a sum of half the number of samples in each class."""
     y = np.asarray(labels).astype(int)
     given = np.ones(len(y)) if weights is None else weights

@@ -2,15 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.analysis.certificates.evidence import Momenta
 from lattice_ml.analysis.certificates.judging import (
-    Mean,
     hotelling,
     judge,
     stretch_means,
@@ -19,6 +17,7 @@ from lattice_ml.analysis.certificates.judging import (
 )
 from lattice_ml.comparison.references import Known, Value
 from lattice_ml.comparison.sides import Side
+from lattice_ml.fields.types import Floats
 from lattice_ml.observables import DERIVED, Derived
 from lattice_ml.statistics import Estimate
 from lattice_ml.statistics.series import fluctuations
@@ -32,8 +31,6 @@ __all__ = [
 NOT_JUDGED = ("chi2", "acceptance")
 
 _NEEDED_PER_SHELL = 10  # effective configurations
-
-Array = npt.NDArray[Any]
 
 
 class Observable(NamedTuple):
@@ -84,14 +81,14 @@ def _observable(
     return Observable(known, found, z, judge(difference, *parts, known_error=known_error).p_value)
 
 
-def _parts(side: Side, observable: Derived) -> Array:
+def _parts(side: Side, observable: Derived) -> Floats:
     """What the observable does in stretches that are independent of each other."""
     _, delta = fluctuations(
         [of(side.series) for of in observable.of],
         lambda means: observable.function(side.lattice, *means) + 0 * jnp.sum(means),
         side.log_weights,
     )
-    return stretch_means(delta, stretch_starts(delta))
+    return _stretches(delta)
 
 
 @dataclass(frozen=True)
@@ -106,10 +103,10 @@ class Shells:
         p_value: nan where none are.
     """
 
-    p_hat_squared: Array
-    reference: Array
-    candidate: Array
-    errors: Array
+    p_hat_squared: Floats
+    reference: Floats
+    candidate: Floats
+    errors: Floats
     chi2: float
     dof: int
     p_value: float
@@ -161,7 +158,8 @@ def schwinger_dyson(side: Side) -> Shells | None:
     if not terms:
         return None
     momenta = Momenta(side.lattice)
-    means = {name: _one(side.weights * (term - 1)) for name, term in terms.items()}
+    deltas = {name: side.weights * (term - 1) for name, term in terms.items()}
+    means = {name: judge(float(delta.mean()), _stretches(delta)) for name, delta in deltas.items()}
     found = worst({name: mean.p_value for name, mean in means.items()})
     where = dict(zip(momenta.names, momenta.p_hat_squared, strict=True))
     return Shells(
@@ -202,11 +200,11 @@ def translation(side: Side) -> tuple[str, float] | None:
     return f"{best[0]}: {shown[best[0]]}", best[1]
 
 
-def _profiles(side: Side) -> dict[str, tuple[Array, Array]]:
+def _profiles(side: Side) -> dict[str, tuple[Floats, Floats]]:
     """Weighted sums of phi^2 and links along each axis per stretch, and the sums of weights."""
     ndim = side.lattice.ndim
     sample_weights = side.weights.T.ravel()
-    totals = np.bincount(side.stretch, weights=sample_weights, minlength=side.n_stretches)
+    totals = np.bincount(side.stretch, sample_weights, side.n_stretches).astype(np.float64)
     names = [f"{what} along axis {axis}" for axis in range(ndim) for what in ("phi^2", "links")]
     sums = {
         name: np.zeros((side.n_stretches, side.lattice.shape[i // 2]))
@@ -223,5 +221,5 @@ def _profiles(side: Side) -> dict[str, tuple[Array, Array]]:
     return {name: (found, totals) for name, found in sums.items()}
 
 
-def _one(delta: Array) -> Mean:
-    return judge(float(delta.mean()), stretch_means(delta, stretch_starts(delta)))
+def _stretches(delta: Floats) -> Floats:
+    return stretch_means(delta, stretch_starts(delta))

@@ -9,18 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.actions import Phi4, Quartic, conventions
 from lattice_ml.analysis.exact import exact
 from lattice_ml.analysis.measurement import OF_WEIGHTS
+from lattice_ml.fields.types import Floats
 from lattice_ml.observables import DERIVED
-from lattice_ml.runtime.printable import shown
+from lattice_ml.runtime.printable import shape_label, shown
 from lattice_ml.runtime.results import read_json
 
 __all__ = ["Known", "Value", "check_comparable", "exact_reference", "label_of", "read_values"]
-
-Array = npt.NDArray[Any]
 
 
 class Value(NamedTuple):
@@ -48,8 +46,8 @@ class Known:
     label: str
     source: str
     values: Mapping[str, Value]
-    two_point: Array | None = None
-    magnetisation: tuple[Array, Array] | None = None
+    two_point: Floats | None = None
+    magnetisation: tuple[Floats, Floats] | None = None
 
 
 def exact_reference(ensemble: Any) -> Known:
@@ -102,7 +100,7 @@ def read_values(path: str | os.PathLike[str]) -> Known:
     return Known(shown(Path(path).name), f"values of {path}", values)
 
 
-def _value(path: str | os.PathLike[str], name: str, entry: Any) -> Value:
+def _value(path: str | os.PathLike[str], name: str, entry: object) -> Value:
     if isinstance(entry, Mapping):
         if "doubt" in entry:
             raise ValueError(f"{path}: {name} is no reference: {entry['doubt']}")
@@ -134,8 +132,8 @@ def check_comparable(reference: Any, candidate: Any) -> None:
     names = label_of(reference), label_of(candidate)
     if reference.shape != candidate.shape:
         raise ValueError(
-            f"the lattices differ: {names[0]} has {_size(reference)}, {names[1]} has "
-            f"{_size(candidate)}; compare ensembles of one lattice"
+            f"the lattices differ: {names[0]} has {shape_label(reference.shape)}, {names[1]} has "
+            f"{shape_label(candidate.shape)}; compare ensembles of one lattice"
         )
     if reference.temperature != candidate.temperature:
         raise ValueError(
@@ -168,14 +166,14 @@ def check_comparable(reference: Any, candidate: Any) -> None:
     )
 
 
-def _couplings(ensemble: Any) -> Array:
+def _couplings(ensemble: Any) -> Floats:
     """(h, a, b), or what an action of the user's own has for parameters."""
     if isinstance(ensemble.action, Quartic):
         return np.array([float(x) for x in ensemble.action.couplings()])
     return np.array([np.sum(leaf) for leaf in jax.tree.leaves(ensemble.action)])
 
 
-def _kappa_form(ensemble: Any) -> Array | None:
+def _kappa_form(ensemble: Any) -> Floats | None:
     """kappa and lam, the same in all normalisations of the field; None of other actions."""
     if not isinstance(ensemble.action, Quartic):
         return None
@@ -188,7 +186,3 @@ def _shown(ensemble: Any) -> str:
     numbers = ", ".join(f"{x:.10g}" for x in _couplings(ensemble))
     own = isinstance(ensemble.action, Quartic)
     return f"(h, a, b) = ({numbers})" if own else f"{type(ensemble.action).__name__}({numbers})"
-
-
-def _size(ensemble: Any) -> str:
-    return " x ".join(map(str, ensemble.shape))

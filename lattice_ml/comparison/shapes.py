@@ -1,16 +1,16 @@
 """Distributions of M, phi and S/V, cumulants, and whole configurations."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.actions import as_action
 from lattice_ml.comparison.means import Observable, z_score
 from lattice_ml.comparison.references import Known
-from lattice_ml.comparison.sides import Fields, Side
-from lattice_ml.statistics import cumulants, distances
+from lattice_ml.comparison.sides import Side
+from lattice_ml.fields.types import Floats
+from lattice_ml.statistics import Estimate, cumulants, distances
 from lattice_ml.statistics.distributions import (
     Histogram,
     KolmogorovSmirnov,
@@ -30,8 +30,6 @@ __all__ = [
 QUANTITIES = ("M", "phi", "S/V")
 
 _DRAWN = 32  # cells of a figure
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Distribution:
     js: Resampled | None = None
     wasserstein: Resampled | None = None
 
-    def densities(self) -> list[tuple[Array, Array, Array]]:
+    def densities(self) -> list[tuple[Floats, Floats, Floats]]:
         """(edges, density, error) of the reference and of the candidate."""
         both = [h.coarse(_DRAWN) for h in (self.reference, self.candidate)]
         return [(h.edges, *h.density()) for h in both]
@@ -66,16 +64,11 @@ class Distribution:
         shown = [None if x is None else f"{x.value:.2g} \u00b1 {x.error:.1g}" for x in found]
         return [f"{self.ks.value:.4f}", p_value, *shown]
 
-    def as_table(self) -> dict[str, Any]:
+    def as_table(self) -> dict[str, object]:
         """For a JSON file."""
-        table: dict[str, Any] = {"kolmogorov_smirnov": self.ks._asdict()}
-        for name, found in (
-            ("kullback_leibler", self.kl),
-            ("jensen_shannon", self.js),
-            ("wasserstein", self.wasserstein),
-        ):
-            table[name] = None if found is None else found._asdict()
-        return table
+        found = (self.ks, self.kl, self.js, self.wasserstein)
+        names = ("kolmogorov_smirnov", "kullback_leibler", "jensen_shannon", "wasserstein")
+        return {n: f and f._asdict() for n, f in zip(names, found, strict=True)}
 
 
 class Distances(NamedTuple):
@@ -84,7 +77,7 @@ class Distances(NamedTuple):
     energy: distances.Distance
     mmd: distances.Distance
 
-    def as_table(self) -> dict[str, Any]:
+    def as_table(self) -> dict[str, object]:
         """For a JSON file."""
         return {name: found._asdict() for name, found in self._asdict().items()}
 
@@ -116,7 +109,7 @@ def compare_cumulants(reference: Side | Known, candidate: Side) -> dict[str, Obs
     }
 
 
-def _cumulants(side: Side) -> dict[int, Any]:
+def _cumulants(side: Side) -> dict[int, Estimate]:
     symmetric = as_action(side.ensemble.action).z2
     return cumulants.cumulants(
         side.series["magnetisation"],
@@ -129,18 +122,12 @@ def _cumulants(side: Side) -> dict[int, Any]:
 
 def _of_series(reference: Side, candidate: Side, name: str, unit: float) -> Distribution:
     edges = common_edges(*(side.series[name] / unit for side in (reference, candidate)))
-    return _compared(
-        *(
-            Histogram.of(
-                side.series[name].T.ravel() / unit,
-                side.stretch,
-                edges,
-                side.weights.T.ravel(),
-                side.n_stretches,
-            )
-            for side in (reference, candidate)
-        )
-    )
+    return _compared(*(_histogram(side, name, edges, unit) for side in (reference, candidate)))
+
+
+def _histogram(side: Side, name: str, edges: Floats, unit: float = 1.0) -> Histogram:
+    values, weights = (x.T.ravel() for x in (side.series[name], side.weights))
+    return Histogram.of(values / unit, side.stretch, edges, weights, side.n_stretches)
 
 
 def _of_fields(reference: Side, candidate: Side) -> Distribution:
@@ -170,16 +157,9 @@ def _compared(reference: Histogram, candidate: Histogram) -> Distribution:
     )
 
 
-def _against_exact(exact: tuple[Array, Array], candidate: Side) -> Distribution:
-    magnetisation = candidate.series["magnetisation"]
-    edges = common_edges(magnetisation)
-    histogram = Histogram.of(
-        magnetisation.T.ravel(),
-        candidate.stretch,
-        edges,
-        candidate.weights.T.ravel(),
-        candidate.n_stretches,
-    )
+def _against_exact(exact: tuple[Floats, Floats], candidate: Side) -> Distribution:
+    edges = common_edges(candidate.series["magnetisation"])
+    histogram = _histogram(candidate, "magnetisation", edges)
     known = Histogram(edges, np.diff(np.interp(edges, *exact))[None])
     found = kolmogorov_smirnov(histogram, lambda x: np.interp(x, *exact))
     return Distribution(found, histogram, known)
@@ -189,11 +169,10 @@ def compare_fields(reference: Side, candidate: Side) -> Distances | None:
     """Distances of whole configurations; None where they were not kept."""
     if reference.fields is None or candidate.fields is None:
         return None
-    samples = [_sample(fields) for fields in (candidate.fields, reference.fields)]
+    samples = [
+        distances.Sample(f.phi.reshape(len(f.phi), -1), f.stretch, f.weights)
+        for f in (candidate.fields, reference.fields)
+    ]
     return Distances(
         distances.energy_distance(*samples), distances.maximum_mean_discrepancy(*samples)
     )
-
-
-def _sample(fields: Fields) -> distances.Sample:
-    return distances.Sample(fields.phi.reshape(len(fields.phi), -1), fields.stretch, fields.weights)

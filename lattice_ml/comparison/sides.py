@@ -5,13 +5,12 @@ stretch of the chains, and some 1,000 configurations to look at and to compare a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.analysis.certificates import Certificate, certify
 from lattice_ml.analysis.certificates.evidence import Evidence, gather, pieces
@@ -19,6 +18,7 @@ from lattice_ml.analysis.certificates.judging import stretch_starts
 from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.comparison.references import label_of
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.types import Flags, Floats, Integers
 from lattice_ml.observables import DERIVED
 from lattice_ml.statistics import Estimate, doubt_of, estimate
 from lattice_ml.statistics.series import as_weights
@@ -29,24 +29,22 @@ __all__ = ["Fields", "Side", "gather_side"]
 _FIELDS = 1024  # configurations that are compared as such ...
 _FIELD_BYTES = 128 * 2**20  # ... of lattices up to 181^2; fewer of larger ones, down to 16
 
-Array = npt.NDArray[Any]
-
 
 class Fields(NamedTuple):
     """Some configurations, evenly spaced over the ensemble."""
 
-    phi: Array  # (n, *L) float32
-    stretch: Array  # (n,) number of the stretch of the chains that each is of
-    log_weights: Array | None  # (n,)
+    phi: np.ndarray  # (n, *L) float32
+    stretch: Integers  # (n,) number of the stretch of the chains that each is of
+    log_weights: Floats | None  # (n,)
 
     @property
-    def weights(self) -> Array | None:
+    def weights(self) -> Floats | None:
         """`(n,)`, the largest of them 1; None where all count alike."""
         logs = self.log_weights
         return None if logs is None else np.asarray(np.exp(logs - logs.max()))
 
-    def of(self, stretches: Array) -> "Fields":
-        """Those of the stretches that are True in `(n_stretches,)`."""
+    def of(self, stretches: Flags) -> "Fields":
+        """The configurations of those stretches that are True in `(n_stretches,)`."""
         chosen = stretches[self.stretch]
         logs = self.log_weights
         return Fields(
@@ -73,32 +71,32 @@ class Side:
         return Lattice(self.ensemble.shape)
 
     @property
-    def log_weights(self) -> Array | None:
+    def log_weights(self) -> Floats | None:
         return self.evidence.log_weights
 
     @cached_property
-    def series(self) -> Mapping[str, Array]:
+    def series(self) -> Mapping[str, Floats]:
         """Primaries and histories by name, `(n_chains, n_configs)`."""
         return {**self.evidence.stored, **self.evidence.measured}
 
     @cached_property
-    def weights(self) -> Array:
+    def weights(self) -> Floats:
         """`(n_chains, n_configs)`, of mean one."""
         return as_weights(self.log_weights, self.series["magnetisation"].shape)
 
     @cached_property
-    def starts(self) -> Array:
+    def starts(self) -> Integers:
         """Where stretches begin within the chains that are independent of each other."""
         magnetisation = self.series["magnetisation"]
         slow = (magnetisation, magnetisation**2, self.series["phi2"])
         return min((stretch_starts(self.weights * series) for series in slow), key=len)
 
     @cached_property
-    def stretch(self) -> Array:
+    def stretch(self) -> Integers:
         """The stretch of every sample, configuration-major: `(n_configs * n_chains,)`."""
         n_chains, n_configs = self.weights.shape
         within = np.searchsorted(self.starts, np.arange(n_configs), side="right") - 1
-        numbers: Array = within[:, None] + len(self.starts) * np.arange(n_chains)
+        numbers: Integers = within[:, None] + len(self.starts) * np.arange(n_chains)
         return numbers.ravel()
 
     @property
@@ -145,14 +143,14 @@ class Side:
             None if weights is None else weights.T.ravel()[rows],
         )
 
-    def blocks(self) -> Any:
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first sample, configurations) of blocks that are small enough to work with."""
         start = 0
         for fields in pieces(self.ensemble):
             yield start, fields
             start += len(fields)
 
-    def _effective_size(self, series: Array) -> float:
+    def _effective_size(self, series: Floats) -> float:
         found = estimate(series, log_weights=self.log_weights)
         if math.isnan(found.error):
             return found.worth

@@ -198,7 +198,7 @@ def compare(
         distributions=distributions,
         distances=distances,
         told_apart=told_apart,
-        tests=_judged(found, side),
+        tests=[*_judged(found), *side.certificates],
         warnings=_warnings(reference, side),
     )
 
@@ -218,12 +218,11 @@ def labelled(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return known
 
 
-def _judged(found: Mapping[str, tuple[str, float] | None], side: Side) -> list[Certificate]:
-    """All tests, those of `check` last."""
+def _judged(found: Mapping[str, tuple[str, float] | None]) -> list[Certificate]:
+    """All tests, at a level that leaves their joint rate of false alarms."""
     p_values = [test[1] for test in found.values() if test and not math.isnan(test[1])]
     level = FALSE_ALARM_RATE / max(1, len(p_values))
-    own = (_certificate(name, test, level) for name, test in found.items())
-    return [*own, *side.certificates]
+    return [_certificate(name, test, level) for name, test in found.items()]
 
 
 def _certificate(name: str, test: tuple[str, float] | None, level: float) -> Certificate:

@@ -13,27 +13,30 @@ faster than FFTs for extents up to about 64; C^(-1) needs neither, it is a sum o
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.fields.lattice import fourier_basis, wave_numbers
 from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.modes import Modes, fourier_basis
+from lattice_ml.fields.types import Scalar
 
 __all__ = ["accelerate", "accelerator", "colour", "kernel", "slow_down"]
 
 _ROWS = 1 << 24  # numbers in the matrices of an `accelerator`: 64 MiB of float32
 
 
-def accelerate(drift: jax.Array, mass_squared: Any, layout: Layout) -> jax.Array:
+def accelerate(drift: jax.Array, mass_squared: Scalar, layout: Layout) -> jax.Array:
     """C applied to the fields of a group."""
     diagonal = _kernel(mass_squared, layout).astype(drift.dtype)
-    return _to_sites(diagonal * _to_modes(drift, layout), layout)
+    bases = [fourier_basis(n) for n in layout.shape]
+    return _to_sites(diagonal * _transform(drift, bases, layout), layout)
 
 
-def accelerator(mass_squared: Any, layout: Layout, dtype: Any) -> Callable[[jax.Array], jax.Array]:
+def accelerator(
+    mass_squared: Scalar, layout: Layout, dtype: jnp.dtype
+) -> Callable[[jax.Array], jax.Array]:
     """`accelerate` prepared for many calls: both transforms of the last axis and C as one matrix.
 
     There is such a matrix for every momentum along the other axes, V L numbers in all; where that
@@ -55,39 +58,34 @@ def accelerator(mass_squared: Any, layout: Layout, dtype: Any) -> Callable[[jax.
     return apply
 
 
-def slow_down(fields: jax.Array, mass_squared: Any, layout: Layout) -> jax.Array:
+def slow_down(fields: jax.Array, mass_squared: Scalar, layout: Layout) -> jax.Array:
     """C^(-1) applied to the fields of a group: (m^2 - Laplacian) / (p_hat_max^2 + m^2)."""
     diagonal = 2 * len(layout.shape) + jnp.asarray(mass_squared, fields.dtype)
     scale = jnp.asarray(_p_hat_squared(layout.shape).max() + mass_squared, fields.dtype)
     return (diagonal * fields - layout.hop(fields)) / scale
 
 
-def kernel(p_hat_squared: np.ndarray, mass_squared: Any) -> Any:
+def kernel(p_hat_squared: np.ndarray, mass_squared: Scalar) -> np.ndarray | jax.Array:
     """C at all momenta of a lattice, in the order of their p_hat^2."""
     return (p_hat_squared.max() + mass_squared) / (p_hat_squared + mass_squared)
 
 
-def colour(white: jax.Array, mass_squared: Any, layout: Layout) -> jax.Array:
+def colour(white: jax.Array, mass_squared: Scalar, layout: Layout) -> jax.Array:
     """Noise of covariance C from white noise of a group's shape."""
     diagonal = jnp.sqrt(_kernel(mass_squared, layout)).astype(white.dtype)
     modes = diagonal * white.reshape(*layout.shape, layout.group)
     return _to_sites(modes, layout)
 
 
-def _kernel(mass_squared: Any, layout: Layout) -> jax.Array:
+def _kernel(mass_squared: Scalar, layout: Layout) -> jax.Array:
     """C in the order of the modes, `(*L, 1)`."""
     return jnp.asarray(kernel(_p_hat_squared(layout.shape), mass_squared))[..., None]
 
 
 def _p_hat_squared(shape: tuple[int, ...]) -> np.ndarray:
     """p_hat^2 in the order of the modes, `(*L)`."""
-    axes = [4 * np.sin(np.pi * wave_numbers(n) / n) ** 2 for n in shape]
-    squares: np.ndarray = np.sum(np.meshgrid(*axes, indexing="ij"), axis=0)
-    return squares
-
-
-def _to_modes(fields: jax.Array, layout: Layout) -> jax.Array:
-    return _transform(fields, [fourier_basis(n) for n in layout.shape], layout)
+    modes = Modes(shape)
+    return modes.p_hat_squared.transpose(modes.order)
 
 
 def _to_sites(modes: jax.Array, layout: Layout) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Lattice", "as_field", "fourier_basis", "hop", "pair", "wave_numbers"]
+__all__ = ["Lattice", "as_field", "group_means", "hop", "pair"]
 
 
 def as_field(phi: jax.Array) -> jax.Array:
@@ -101,8 +101,7 @@ class Lattice:
     @cached_property
     def p_hat_squared(self) -> np.ndarray:
         """sum_mu 4 sin^2(p_mu / 2) in FFT order: shape `(*L)`."""
-        squares: np.ndarray = np.sum(4 * np.sin(self.momenta() / 2) ** 2, axis=0)
-        return squares
+        return np.asarray(np.sum(4 * np.sin(self.momenta() / 2) ** 2, axis=0))
 
     @cached_property
     def shells(self) -> tuple[np.ndarray, np.ndarray]:
@@ -110,23 +109,24 @@ class Lattice:
         values, index = np.unique(np.round(self.p_hat_squared, 10), return_inverse=True)
         return values, index.reshape(self.shape)
 
+    @property
+    def shell_sizes(self) -> np.ndarray:
+        """Number of momenta of every shell: `(n,)`."""
+        return np.bincount(self.shells[1].ravel())
 
-def fourier_basis(extent: int) -> np.ndarray:
-    """Orthonormal real Fourier modes of one axis: rows `(L, L)` in float64.
+    def shell_means(self, values: np.ndarray) -> np.ndarray:
+        """Average over the momenta of each shell: `(..., *L)` in FFT order to `(..., n)`."""
+        flat = values.reshape(*values.shape[: -self.ndim], self.volume)
+        return group_means(flat, self.shells[1].ravel())
 
-    They are the constant, sqrt(2/L) cos(p x) and sqrt(2/L) sin(p x) for p = 2 pi k/L with
-    0 < k < L/2, and for even L the alternating field, in the order of `wave_numbers`.
+
+def group_means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Average over the entries of each group: `(..., n)`, and `(n,)` numbers, to `(..., groups)`.
+
+    A single row is summed in its own order, many rows at once and hence in another one.
     """
-    x = np.arange(extent)
-    rows = [np.full(extent, np.sqrt(1 / extent))]
-    for k in range(1, (extent + 1) // 2):
-        angle = 2 * np.pi * k * x / extent
-        rows += [np.sqrt(2 / extent) * np.cos(angle), np.sqrt(2 / extent) * np.sin(angle)]
-    if extent % 2 == 0:
-        rows.append(np.sqrt(1 / extent) * (-1.0) ** x)
-    return np.array(rows)
-
-
-def wave_numbers(extent: int) -> np.ndarray:
-    """k of every mode of `fourier_basis`: 0, 1, 1, 2, 2, ..., L/2."""
-    return (np.arange(extent) + 1) // 2
+    sizes = np.bincount(group)
+    if values.ndim == 1:
+        return np.bincount(group, values) / sizes
+    order, starts = np.argsort(group, kind="stable"), np.cumsum(sizes) - sizes
+    return np.asarray(np.add.reduceat(values[..., order], starts, axis=-1) / sizes)

@@ -15,11 +15,12 @@ Both are views of the same memory, `(volume, group)`, and run the same arithmeti
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
 
 from lattice_ml.fields import randomness
@@ -27,7 +28,8 @@ from lattice_ml.fields.lattice import pair
 
 __all__ = ["Layout", "choose_layout", "first_block", "single", "tree_sum", "widest"]
 
-Step = Callable[[jax.Array, Any], Any]
+State = TypeVar("State")  # fields, or a pytree of them
+Step = Callable[[jax.Array, State], State]
 
 _LANES = 64
 _LANES_SITES = 1 << 18  # sites x chains of a group of lanes: beyond 1 MiB of float32 per field ...
@@ -105,7 +107,9 @@ class Layout:
         """Whether `condition`, `(group,)`, holds of any chain that must go on with this group."""
         return jnp.any(condition)
 
-    def repeat(self, n: jax.Array | int, step: Step, fields: Any, *, reach: int = 0) -> Any:
+    def repeat(
+        self, n: jax.Array | int, step: Step[State], fields: State, *, reach: int = 0
+    ) -> State:
         """Apply `fields = step(i, fields)` for i = 0 ... n - 1 to a pytree of fields.
 
         Args:
@@ -114,7 +118,8 @@ class Layout:
             fields: of all sites.
             reach: from how many sites away a step takes values; 0 where that is not known.
         """
-        return lax.fori_loop(0, n, step, fields)
+        repeated: State = lax.fori_loop(0, n, step, fields)
+        return repeated
 
     def spread(self, per_chain: jax.Array) -> jax.Array:
         """Make a `(group,)` array broadcast against fields."""
@@ -164,7 +169,7 @@ def choose_layout(shape: tuple[int, ...], n_chains: int, n_devices: int, backend
     return Layout(shape, -(-share // -(-share // fits)), merged=True)
 
 
-def widest(dtype: Any) -> Any:
+def widest(dtype: npt.DTypeLike) -> np.dtype:
     """float64 where x64 is on, else `dtype`."""
     return jnp.promote_types(jax.dtypes.canonicalize_dtype(np.float64), dtype)
 
@@ -178,7 +183,8 @@ def tree_sum(*factors: jax.Array, until: int = 1, axis: int = 0) -> jax.Array:
             spare[axis] = (0, -rows % 16)
             x = tuple(jnp.pad(factor, spare) for factor in x)
             rows = x[0].shape[axis]
-        parts = [_split(factor, axis, first_block(rows)) for factor in x]
+        block = first_block(rows)
+        parts = [y.reshape(*y.shape[:axis], block, -1, *y.shape[axis + 1 :]) for y in x]
         x = (_add(parts, axis),)
     product = math.prod(x[1:], start=x[0])
     return product if until > 1 else jnp.squeeze(product, axis)
@@ -187,10 +193,6 @@ def tree_sum(*factors: jax.Array, until: int = 1, axis: int = 0) -> jax.Array:
 def first_block(rows: int) -> int:
     """How many rows `tree_sum` adds first: those r, r + rows/block, ... are one block."""
     return next(b for b in range(16, 0, -1) if rows % b == 0)
-
-
-def _split(x: jax.Array, axis: int, block: int) -> jax.Array:
-    return x.reshape(*x.shape[:axis], block, -1, *x.shape[axis + 1 :])
 
 
 def _add(factors: Sequence[jax.Array], axis: int) -> jax.Array:

@@ -1,6 +1,6 @@
 r"""Fourier modes of real fields by an orthogonal transform.
 
-Along every axis the basis is that of `lattice.fourier_basis`.  The product basis is orthonormal:
+Along every axis the basis is `fourier_basis`.  The product basis is orthonormal:
 sums of squares, Gaussian densities and traces look the same in sites and in modes, white noise is
 white in both, and every translation-invariant, reflection-symmetric filter is diagonal.  Matrix
 products beat a fast Fourier transform on fields of up to about 128 sites along an axis.
@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.fields.lattice import fourier_basis, wave_numbers
-
-__all__ = ["Modes"]
+__all__ = ["Modes", "fourier_basis", "wave_numbers"]
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,18 @@ class Modes:
     def wave_numbers(self) -> np.ndarray:
         """k of every mode, in mode layout: `(ndim, *modes)`, one row per lattice axis."""
         grid = np.meshgrid(*(wave_numbers(self.shape[mu]) for mu in self.order), indexing="ij")
-        rows: np.ndarray = np.stack([grid[self.order.index(mu)] for mu in range(self.ndim)])
-        return rows
+        return np.asarray(np.stack([grid[self.order.index(mu)] for mu in range(self.ndim)]))
 
     @property
     def p_hat_mu_squared(self) -> np.ndarray:
         """4 sin^2(p_mu / 2) of every axis: `(ndim, *modes)` in float64."""
         extents = np.reshape(self.shape, (-1,) + (1,) * self.ndim)
-        squares: np.ndarray = 4 * np.sin(np.pi * self.wave_numbers / extents) ** 2
-        return squares
+        return np.asarray(4 * np.sin(np.pi * self.wave_numbers / extents) ** 2)
 
     @cached_property
     def p_hat_squared(self) -> np.ndarray:
         """sum_mu 4 sin^2(p_mu / 2): `(*modes)`."""
-        squares: np.ndarray = np.sum(self.p_hat_mu_squared, axis=0)
-        return squares
+        return np.asarray(np.sum(self.p_hat_mu_squared, axis=0))
 
     @cached_property
     def orbits(self) -> np.ndarray:
@@ -96,3 +91,24 @@ class Modes:
             if self.ndim > 2 or (self.ndim == 2 and i == 0):
                 x = jnp.moveaxis(x, -1, -self.ndim)
         return x
+
+
+def fourier_basis(extent: int) -> np.ndarray:
+    """Orthonormal real Fourier modes of one axis: rows `(L, L)` in float64.
+
+    They are the constant, sqrt(2/L) cos(p x) and sqrt(2/L) sin(p x) for p = 2 pi k/L with
+    0 < k < L/2, and for even L the alternating field, in the order of `wave_numbers`.
+    """
+    x = np.arange(extent)
+    rows = [np.full(extent, np.sqrt(1 / extent))]
+    for k in range(1, (extent + 1) // 2):
+        angle = 2 * np.pi * k * x / extent
+        rows += [np.sqrt(2 / extent) * np.cos(angle), np.sqrt(2 / extent) * np.sin(angle)]
+    if extent % 2 == 0:
+        rows.append(np.sqrt(1 / extent) * (-1.0) ** x)
+    return np.array(rows)
+
+
+def wave_numbers(extent: int) -> np.ndarray:
+    """k of every mode of `fourier_basis`: 0, 1, 1, 2, 2, ..., L/2."""
+    return (np.arange(extent) + 1) // 2

@@ -7,8 +7,6 @@ needs to be stored.  Normals come in pairs by Box-Muller from the two words of o
 precision (23 bits, |z| < 5.8) and are cast up for float64 dynamics.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +17,8 @@ __all__ = [
     *("step_keys", "uniforms"),
 ]
 
-Keys = tuple[jax.Array, jax.Array]  # two uint32 words per chain, each (n_chains,)
+Words = jax.Array | np.ndarray  # uint32
+Keys = tuple[Words, Words]  # two words per chain, each (n_chains,)
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _SMALL_DRAWS = 0xFFFFFF00  # counters reserved for per-chain numbers
@@ -36,7 +35,7 @@ def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
         ValueError: not one key of threefry, the default of JAX.
     """
     try:
-        words: Any = jax.random.key_data(key)
+        words: Words = jax.random.key_data(key)
     except TypeError:
         words = np.empty(0)
     if words.shape != (2,) or words.dtype != np.uint32:
@@ -165,7 +164,7 @@ def site_uniforms(keys: Keys, trajectory: jax.Array, volume: int, n: int) -> jax
     return jnp.stack(found[:n])
 
 
-def threefry(keys: Any, counter0: Any, counter1: Any) -> tuple[jax.Array, jax.Array]:
+def threefry(keys: Keys, counter0: Words, counter1: Words) -> Keys:
     """Threefry-2x32 with 20 rounds of the broadcast (keys, counters): two uint32 words."""
     schedule = (*keys, keys[0] ^ keys[1] ^ np.uint32(0x1BD11BDA))
     x0 = counter0 + keys[0]
@@ -179,12 +178,13 @@ def threefry(keys: Any, counter0: Any, counter1: Any) -> tuple[jax.Array, jax.Ar
     return x0, x1
 
 
-def _open_uniform(word: jax.Array) -> jax.Array:
+def _open_uniform(word: Words) -> jax.Array:
     """Top 23 bits to the middle of one of 2^23 bins of (0, 1): exact in float32, never 1."""
-    return ((word >> np.uint32(9)).astype(jnp.float32) + np.float32(0.5)) * np.float32(2**-23)
+    bits = jnp.asarray(word) >> np.uint32(9)
+    return (bits.astype(jnp.float32) + np.float32(0.5)) * np.float32(2**-23)
 
 
-def _box_muller(word0: jax.Array, word1: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _box_muller(word0: Words, word1: Words) -> tuple[jax.Array, jax.Array]:
     """Two independent standard normals; the angle is 2 theta with theta in [-pi/2, pi/2)."""
     radius = jnp.sqrt(np.float32(-2) * jnp.log(_open_uniform(word0)))
     turns = lax.bitcast_convert_type(word1, jnp.int32).astype(jnp.float32) * np.float32(2**-32)

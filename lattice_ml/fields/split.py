@@ -10,7 +10,7 @@ lattice.  So configurations are the same bits on any number of devices.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from jax import lax
 from jax.sharding import Mesh
 
 from lattice_ml.fields import randomness
-from lattice_ml.fields.layout import Layout, Step, choose_layout, first_block, tree_sum
+from lattice_ml.fields.layout import Layout, State, Step, choose_layout, first_block, tree_sum
 
-__all__ = ["AXES", "Split", "plan", "split_layout"]
+__all__ = ["AXES", "Plan", "Split", "plan", "split_layout"]
 
 AXES = CHAINS, SITES = "chains", "sites"  # of the mesh
 _EXCHANGE = 1 << 16  # sites x chains that are updated while rows are exchanged
@@ -48,7 +48,7 @@ class Split(Layout):
         return lax.dynamic_slice_in_dim(every, lax.axis_index(SITES) * rows, rows)
 
     def site_sum(self, *factors: jax.Array) -> jax.Array:
-        """As of the undivided lattice, bit for bit but for a product; on all its devices."""
+        """The sum of the undivided lattice, bit for bit but for a product; on all its devices."""
         product = math.prod(factors[1:], start=factors[0])
         if len(self.shape) == 1:  # a single row
             row = lax.all_gather(product, SITES, tiled=True)
@@ -57,7 +57,7 @@ class Split(Layout):
         return Layout(self.shape[-1:], self.group).site_sum(row)
 
     def slice_sums(self, per_site: jax.Array, axis: int) -> jax.Array:
-        """As of the undivided lattice, bit for bit; on all its devices."""
+        """The sums of the undivided lattice, bit for bit; on all its devices."""
         if axis == 0:
             return lax.all_gather(self._slab.slice_sums(per_site, 0), SITES, tiled=True)
         row = self._sum_rows(per_site, math.prod(self.shape[:axis]))
@@ -67,11 +67,13 @@ class Split(Layout):
         return lax.pmax(super().site_max(per_site), SITES)
 
     def any_chain(self, condition: jax.Array) -> jax.Array:
-        """As before, but of all devices: they exchange rows only while all go on."""
+        """Whether it holds of any chain on any device: rows are exchanged only while all go on."""
         return lax.pmax(jnp.any(condition).astype(jnp.int32), AXES) > 0
 
-    def repeat(self, n: jax.Array | int, step: Step, fields: Any, *, reach: int = 0) -> Any:
-        """As of the undivided lattice; rows of the neighbours come once for many steps.
+    def repeat(
+        self, n: jax.Array | int, step: Step[State], fields: State, *, reach: int = 0
+    ) -> State:
+        """Steps of the undivided lattice; rows of the neighbours come once for many of them.
 
         What these steps do to them is done here too, to fewer of the rows each time.
         """
@@ -82,11 +84,11 @@ class Split(Layout):
         block = self._block(halo)
         cut, put = lax.dynamic_slice_in_dim, lax.dynamic_update_slice_in_dim
 
-        def many(k: jax.Array, fields: Any) -> Any:
+        def many(k: jax.Array, fields: State) -> State:
             wide = jax.tree.map(lambda x: self._widened(x, halo), fields)
             first, stop = k * at_once, jnp.minimum((k + 1) * at_once, n)
 
-            def advance(b: jax.Array, fields: Any) -> Any:
+            def advance(b: jax.Array, fields: State) -> State:
                 at = b * block
                 part = jax.tree.map(lambda x: cut(x, at, block + 2 * halo), wide)
                 part = lax.fori_loop(first, stop, step, part)
@@ -100,7 +102,7 @@ class Split(Layout):
         return self._slab.spread(per_chain)
 
     def normals(self, keys: randomness.Keys, trajectory: jax.Array, stream: int = 0) -> jax.Array:
-        """Those of the slab's sites, the numbers of the undivided lattice."""
+        """Normals of the slab's sites, the numbers of the undivided lattice."""
         half, volume = self.n_parts // 2, self._slab.volume
         mine, theirs = (volume + 1) // 2, volume // 2  # of the blocks that two slabs share
         part = lax.axis_index(SITES)
@@ -221,10 +223,22 @@ def split_layout(layout: Layout, n_parts: int) -> Layout:
     return Split(layout.shape, layout.group, layout.merged, n_parts=n_parts)
 
 
-def plan(shape: tuple[int, ...], n_chains: int, split: int) -> tuple[Layout, Mesh, int]:
-    """The layout of a group, the devices by chains and parts of the lattice, and how many groups.
+class Plan(NamedTuple):
+    """Where chains run.
 
-    Every process has the same number of groups and keeps equally many devices busy.
+    Attributes:
+        layout: of a group.
+        mesh: the devices, by chains and by parts of the lattice.
+        n_groups: of all processes together.
+    """
+
+    layout: Layout
+    mesh: Mesh
+    n_groups: int
+
+
+def plan(shape: tuple[int, ...], n_chains: int, split: int) -> Plan:
+    """Spread chains over all devices: every process has equally many groups and busy devices.
 
     Raises:
         ValueError: a lattice that cannot be split so, or too few devices.
@@ -247,4 +261,4 @@ def plan(shape: tuple[int, ...], n_chains: int, split: int) -> tuple[Layout, Mes
     n_groups = -(-n_chains // layout.group)
     rows = min(rows, -(-n_groups // len(processes)))
     devices = np.array([own[: rows * split] for own in processes]).reshape(-1, split)
-    return layout, Mesh(devices, AXES), -(-n_groups // len(devices)) * len(devices)
+    return Plan(layout, Mesh(devices, AXES), -(-n_groups // len(devices)) * len(devices))

@@ -30,6 +30,7 @@ from lattice_ml.fields.split import plan
 from lattice_ml.jobs.config import Job
 from lattice_ml.jobs.generate import starting_fields
 from lattice_ml.runtime.devices import return_freed_memory
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.storage import files
 
 __all__ = ["Begun", "Calibration", "calibrate"]
@@ -180,7 +181,7 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
         arguments=int(found.arguments * ratio),
         block=program.size * len(engine.slots) * row // len(engine.mesh.local_devices),
         temporaries=int(found.temporaries * ratio * max(1, slots)),
-        part=f"{_counted(part.chain.n_chains)} of {' x '.join(map(str, shape))}{thinned}",
+        part=f"{_counted(part.chain.n_chains)} of {shape_label(shape)}{thinned}",
     )
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from lattice_ml import statistics
 from lattice_ml.chains import run
 from lattice_ml.fields.lattice import Lattice
-from lattice_ml.statistics import Resampled
+from lattice_ml.statistics import Resampled, jackknife_error
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = [
@@ -205,8 +205,7 @@ def forward_ess(log_weights: npt.ArrayLike) -> Resampled:
     logs = [np.logaddexp.reduceat(sign * log_w, starts, axis=1).ravel() for sign in (1, -1)]
     value = math.exp(2 * math.log(log_w.size) - sum(np.logaddexp.reduce(x) for x in logs))
     rest = 2 * np.log(log_w.size - counts) - sum(_sums_without_one(x) for x in logs)
-    error = math.sqrt((len(counts) - 1) * np.var(np.exp(rest)))
-    return Resampled(min(1.0, value), error)
+    return Resampled(min(1.0, value), float(jackknife_error(np.exp(rest))))
 
 
 def missed_mode(

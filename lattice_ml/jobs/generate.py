@@ -16,6 +16,7 @@ from lattice_ml.chains.failures import voice_doubt
 from lattice_ml.jobs.config import Job
 from lattice_ml.runtime import memory
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.processes import Team, team
 from lattice_ml.runtime.session import (
     Interrupted,
@@ -143,7 +144,7 @@ def _check_memory(job: Job) -> None:
     block = min(max(state, BLOCK_BYTES), job.chain.n_configs * state)
     block *= job.output.save_configs
     on_cores = state + 2 * block if jax.default_backend() == "cpu" else 0
-    shape = " x ".join(map(str, job.lattice.shape))
+    shape = shape_label(job.lattice.shape)
     memory.require(
         2 * (state + block) + on_cores,
         f"{n_chains:,} chains of {shape}",

@@ -16,6 +16,7 @@ from lattice_ml.models.drawers import RBMDrawer
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm.fit import log_likelihood
 from lattice_ml.models.rbm.moments import Moments
+from lattice_ml.statistics import jackknife_error
 
 __all__ = ["eigenvalue_errors", "report", "seconds"]
 
@@ -103,8 +104,7 @@ def eigenvalue_errors(rbm: GaussianRBM, sources: tuple[Source, ...]) -> np.ndarr
         weights.append(weight)
     parts, shares = np.concatenate(sums), np.concatenate(weights)
     left_out = (parts.sum(0) - parts) / (shares.sum() - shares)[:, None]
-    n = len(parts)
-    spread = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(0)) ** 2, axis=0))
+    spread = jackknife_error(left_out)
     mean = parts.sum(0) / shares.sum()
     relative = np.divide(spread, mean, out=np.zeros_like(mean), where=mean > 0)
     regulator = np.asarray(rbm.mass, np.float64) @ vectors**2

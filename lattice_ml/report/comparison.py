@@ -1,26 +1,33 @@
 """`compare --out`: report.html, report.json and every figure as a file."""
 
+import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lattice_ml.actions import conventions
-from lattice_ml.analysis.certificates import Certificate
 from lattice_ml.comparison import means
 from lattice_ml.comparison.references import Known
 from lattice_ml.comparison.shapes import QUANTITIES
 from lattice_ml.comparison.sides import Side
 from lattice_ml.comparison.verdict import Comparison, labelled
+from lattice_ml.fields.types import Floats
 from lattice_ml.report import comparison_figures
 from lattice_ml.report.page import Mark, Table, in_figure, write_page
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_json, check_page, has_keys, plain, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["as_table", "check", "write"]
 
+_Drawn = tuple[Floats, Floats, Floats]  # edges, density and its error
 _PAGE, _TABLE = "report.html", "report.json"
 _FIGURES = "observables distributions two_point schwinger_dyson classifier configurations history"
 _SHAPE = has_keys("reference", "accepted", "candidates")
@@ -149,7 +156,7 @@ def _summary(
         ("verdict", _mark(*comparisons)),
         ("reference", reference.label),
         *known,
-        ("lattice", " x ".join(map(str, side.lattice.shape))),
+        ("lattice", shape_label(side.lattice.shape)),
         *zip(("action", "couplings"), action, strict=False),
     ]
 
@@ -173,16 +180,26 @@ def _verdicts(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _observables(comparisons: Sequence[Comparison]) -> Table:
-    header, rows = ["observable", "reference"], []
-    for found in comparisons:
-        header += [found.candidate.label, "z"]
-    for name in comparisons[0].observables:
-        row: list[object] = [name, _shown(comparisons[0].observables[name].reference)]
-        for found in comparisons:
-            one = found.observables[name]
-            row += [_shown(one.candidate), "" if math.isnan(one.z) else f"{one.z:+.2f}"]
-        rows.append(row)
+    rows = _beside([found.observables for found in comparisons])
+    header = _header("observable", comparisons)
     return Table("Observables, z = difference / error", header, rows)
+
+
+def _header(first: str, comparisons: Sequence[Comparison]) -> list[str]:
+    own = ([found.candidate.label, "z"] for found in comparisons)
+    return [first, "reference", *itertools.chain(*own)]
+
+
+def _beside(tables: Sequence[Mapping[str, means.Observable]]) -> list[list[object]]:
+    """A row per name: the reference, and every candidate with its z."""
+    rows = []
+    for name, first in tables[0].items():
+        row: list[object] = [name, _shown(first.reference)]
+        for table in tables:
+            _, candidate, z, _ = table[name]
+            row += [_shown(candidate), "" if math.isnan(z) else f"{z:+.2f}"]
+        rows.append(row)
+    return rows
 
 
 def _shown(value: object) -> str | None:
@@ -201,49 +218,23 @@ def _distributions(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _tests(found: Comparison) -> Table:
-    rows = [
-        (
-            t.name,
-            _judged(t),
-            t.value,
-            None if math.isnan(t.p_value) else f"{t.p_value:.2g}",
-            t.meaning,
-        )
-        for t in found.tests
-    ]
+    verdicts = {"pass": Mark("pass", True), "fail": Mark("fail", False), "not applicable": "-"}
+    rows = []
+    for name, verdict, value, p, meaning in map(dataclasses.astuple, found.tests):
+        judged = verdicts.get(verdict, verdict)
+        rows.append((name, judged, value, None if math.isnan(p) else f"{p:.2g}", meaning))
     header = ("test", "verdict", "found", "p", "meaning")
     return Table(f"Tests of {found.candidate.label}", header, rows)
 
 
-def _judged(test: Certificate) -> Mark | str:
-    marks = {name: Mark(name, name == "pass") for name in ("pass", "fail")}
-    return marks.get(test.verdict) or test.verdict.replace("not applicable", "-")
-
-
 def _cumulants(comparisons: Sequence[Comparison]) -> Table:
-    header, rows = ["cumulant of M", "reference"], []
-    for found in comparisons:
-        header += [found.candidate.label, "z"]
-    first = comparisons[0].cumulants
-    for name in first:
-        row: list[object] = [name, _shown(first[name].reference)]
-        for found in comparisons:
-            one = found.cumulants[name]
-            row += [_shown(one.candidate), "" if math.isnan(one.z) else f"{one.z:+.2f}"]
-        rows.append(row)
-    return Table("Cumulants of the magnetisation", header, rows)
+    rows = _beside([found.cumulants for found in comparisons])
+    return Table("Cumulants of the magnetisation", _header("cumulant of M", comparisons), rows)
 
 
 def _cost(sides: Sequence[Side]) -> Table:
-    header = (
-        "ensemble",
-        "configurations",
-        "n_eff",
-        "tau_int of m2",
-        "acceptance",
-        "seconds",
-        "n_eff/s",
-    )
+    header = ["ensemble", "configurations", "n_eff", "tau_int of m2"]
+    header += ["acceptance", "seconds", "n_eff/s"]
     rows = []
     for side in sides:
         worth = _worth(side)
@@ -251,9 +242,8 @@ def _cost(sides: Sequence[Side]) -> Table:
         cells = [None if x is None else f"{x:.4g}" for x in numbers]
         first = (worth["n_configs"], f"{worth['n_effective']:.0f}", f"{worth['tau_int_m2']:.2f}")
         rows.append((side.label, *first, *cells))
-    return Table(
-        "What they cost (wall time with warm-up and compilation, without training)", header, rows
-    )
+    caption = "What they cost (wall time with warm-up and compilation, without training)"
+    return Table(caption, header, rows)
 
 
 def _provenance(side: Side) -> Table:
@@ -277,25 +267,20 @@ def _provenance(side: Side) -> Table:
 # --------------------------------------------------------------------------------- figures
 
 
-def _figures(found: Mapping[str, Comparison], sides: Sequence[Side]) -> list[tuple[str, Any, str]]:
-    drawn = [
-        (
-            "observables",
-            comparison_figures.pulls({label: c.observables for label, c in found.items()}),
-            "Differences of observables in units of their errors; the bands are one and two sigma.",
-        )
-    ]
+def _figures(
+    found: Mapping[str, Comparison], sides: Sequence[Side]
+) -> list[tuple[str, "Figure", str]]:
+    caption = (
+        "Differences of observables in units of their errors; the bands are one and two sigma."
+    )
+    pulls = comparison_figures.pulls({label: c.observables for label, c in found.items()})
+    drawn = [("observables", pulls, caption)]
     curves = {
         name: shown for name in QUANTITIES if (shown := _densities(name, list(found.values())))
     }
     if curves:
-        drawn.append(
-            (
-                "distributions",
-                comparison_figures.densities(curves),
-                "Distributions; the reference is in ink.",
-            )
-        )
+        caption = "Distributions; the reference is in ink."
+        drawn.append(("distributions", comparison_figures.densities(curves), caption))
     shells = {label: c.two_point for label, c in found.items() if c.two_point is not None}
     if shells:
         caption = "Two-point function per momentum shell (high ones in groups), and its ratio."
@@ -321,17 +306,16 @@ def _figures(found: Mapping[str, Comparison], sides: Sequence[Side]) -> list[tup
         drawn.append(("classifier", comparison_figures.rates(rates), caption))
     kept = {in_figure(side.label): side.fields.phi for side in sides if side.fields is not None}
     if kept:
-        drawn.append(
-            ("configurations", comparison_figures.fields(kept), "Configurations on one scale.")
-        )
+        caption = "Configurations on one scale."
+        drawn.append(("configurations", comparison_figures.fields(kept), caption))
     series = {in_figure(side.label): side.series["magnetisation"] for side in sides}
     caption = "History of the magnetisation: the first three chains of each ensemble."
     drawn.append(("history", comparison_figures.histories(series), caption))
     return drawn
 
 
-def _densities(name: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    shown: dict[str, Any] = {}
+def _densities(name: str, comparisons: Sequence[Comparison]) -> dict[str, _Drawn]:
+    shown: dict[str, _Drawn] = {}
     for found in comparisons:
         if name in found.distributions:
             curves = found.distributions[name].densities()

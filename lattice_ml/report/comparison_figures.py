@@ -6,14 +6,14 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart; t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.comparison.means import Observable, Shells
-from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
+from lattice_ml.fields.types import Floats
+from lattice_ml.report.figures import BLUE, ORANGE, WIDTH, empty
 from lattice_ml.report.page import INK, style
 from lattice_ml.statistics.roc import Curve
 
@@ -25,11 +25,9 @@ __all__ = ["COLOURS", "densities", "fields", "histories", "pulls", "rates", "two
 
 COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#8c6d1f", "#6a51a3")
 
-Array = npt.NDArray[Any]
-
 
 def colour(number: int) -> str:
-    """Of a candidate."""
+    """Colour of a candidate."""
     return COLOURS[number % len(COLOURS)]
 
 
@@ -39,10 +37,16 @@ def pulls(observables: Mapping[str, Mapping[str, Observable]]) -> Figure:
 
     What lies beyond 10 is drawn as an arrow at the edge, with its number.
     """
-    names = [n for n in next(iter(observables.values())) if _any_known(observables, n)]
-    figure = _figure(1.2 + 0.24 * len(names))
+    names = [
+        name
+        for name in next(iter(observables.values()))
+        if not all(math.isnan(found[name].z) for found in observables.values())
+    ]
+    every = [abs(found[name].z) for found in observables.values() for name in names]
+    largest = max(filter(math.isfinite, every), default=0.0)
+    figure = empty(1.2 + 0.24 * len(names))
     axis = figure.subplots()
-    edge = max(5.0, min(10.0, 1.1 * _largest(observables, names)))
+    edge = max(5.0, min(10.0, 1.1 * largest))
     for width in (1, 2):
         axis.axvspan(-width, width, color=INK, alpha=0.07, linewidth=0)
     axis.axvline(0, color=INK, linewidth=0.6)
@@ -57,13 +61,8 @@ def pulls(observables: Mapping[str, Mapping[str, Observable]]) -> Figure:
                 continue
             side = math.copysign(edge, value)
             axis.plot(side, row - offset, ">" if value > 0 else "<", color=colour(number))
-            text = f"{value:.0f} " if value > 0 else f" {value:.0f}"
-            place: dict[str, Any] = {
-                "ha": "right" if value > 0 else "left",
-                "va": "center",
-                "fontsize": 8,
-            }
-            axis.text(0.98 * side, row - offset, text, **place)
+            text, ha = (f"{value:.0f} ", "right") if value > 0 else (f" {value:.0f}", "left")
+            axis.text(0.98 * side, row - offset, text, ha=ha, va="center", fontsize=8)
     axis.set(yticks=rows, yticklabels=names, xlim=(-1.03 * edge, 1.03 * edge))
     axis.set(xlabel="(candidate $-$ reference) / error", title="Observables")
     axis.tick_params(left=False)
@@ -72,12 +71,12 @@ def pulls(observables: Mapping[str, Mapping[str, Observable]]) -> Figure:
 
 
 @style()
-def densities(drawn: Mapping[str, Mapping[str, tuple[Array, Array, Array]]]) -> Figure:
+def densities(drawn: Mapping[str, Mapping[str, tuple[Floats, Floats, Floats]]]) -> Figure:
     """Draw probability densities: by quantity and label, (edges, density, error of density).
 
     The reference comes first under every quantity and is drawn in ink.
     """
-    figure = _figure(2.9)
+    figure = empty(2.9)
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
     for axis, (quantity, curves) in zip(axes, drawn.items(), strict=True):
         for number, (label, (edges, density, error)) in enumerate(curves.items()):
@@ -99,7 +98,7 @@ def densities(drawn: Mapping[str, Mapping[str, tuple[Array, Array, Array]]]) -> 
 @style()
 def two_point(shells: Mapping[str, Shells]) -> Figure:
     """Draw G(p) and the ratio of each candidate's to the reference's."""
-    figure = _figure(4.4)
+    figure = empty(4.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.2, 1])
     first = next(iter(shells.values()))
     top.plot(first.p_hat_squared, first.reference, "_", color=INK, markersize=11, label="reference")
@@ -118,7 +117,7 @@ def two_point(shells: Mapping[str, Shells]) -> Figure:
 @style()
 def unity(shells: Mapping[str, Shells]) -> Figure:
     """Draw the Schwinger-Dyson terms per shell, which are one."""
-    figure = _figure(2.6)
+    figure = empty(2.6)
     axis = figure.subplots()
     axis.axhline(1, color=INK, linewidth=0.6)
     for number, (label, found) in enumerate(shells.items()):
@@ -133,9 +132,7 @@ def unity(shells: Mapping[str, Shells]) -> Figure:
 @style()
 def rates(curves: Mapping[str, tuple[Curve, float]]) -> Figure:
     """Draw receiver operating characteristics with the areas under them, by candidate."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(0.62 * WIDTH, 0.5 * WIDTH), layout="constrained")
+    figure = empty(0.5 * WIDTH, 0.62 * WIDTH)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=INK, linewidth=0.6)
     for number, (label, (curve, area)) in enumerate(curves.items()):
@@ -149,7 +146,7 @@ def rates(curves: Mapping[str, tuple[Curve, float]]) -> Figure:
 
 
 @style()
-def fields(shown: Mapping[str, Array], n_each: int = 5) -> Figure:
+def fields(shown: Mapping[str, Floats], n_each: int = 5) -> Figure:
     """Draw some configurations of each ensemble in a row, on one scale: by label, `(n, *L)`."""
     rows = {
         label: _planes(phi[np.linspace(0, len(phi) - 1, min(n_each, len(phi))).astype(int)])
@@ -158,7 +155,7 @@ def fields(shown: Mapping[str, Array], n_each: int = 5) -> Figure:
     height, width = next(iter(rows.values())).shape[1:]
     panel = 5.9 / n_each
     tall = max(0.3, min(1.0, height / width)) * panel
-    figure = _figure(0.5 + len(rows) * (tall + 0.28))
+    figure = empty(0.5 + len(rows) * (tall + 0.28))
     figure.set_layout_engine("compressed")
     axes = figure.subplots(len(rows), n_each, squeeze=False)
     scale = max(float(np.abs(planes).max()) for planes in rows.values()) or 1.0
@@ -179,9 +176,9 @@ def fields(shown: Mapping[str, Array], n_each: int = 5) -> Figure:
 
 
 @style()
-def histories(shown: Mapping[str, Array]) -> Figure:
+def histories(shown: Mapping[str, Floats]) -> Figure:
     """Draw M of the first three chains of each ensemble: by label, `(n_chains, n_configs)`."""
-    figure = _figure(0.6 + 0.95 * len(shown))
+    figure = empty(0.6 + 0.95 * len(shown))
     axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     low = min(float(series.min()) for series in shown.values())
     high = max(float(series.max()) for series in shown.values())
@@ -196,35 +193,20 @@ def histories(shown: Mapping[str, Array]) -> Figure:
     return figure
 
 
-def _planes(phi: Array) -> Array:
+def _planes(phi: Floats) -> Floats:
     """Fields as images `(n, height, width)`, the longer side lying; lines have height 1."""
     if phi.ndim == 2:
         return phi[:, None]
-    planes: Array = phi.reshape(len(phi), -1, *phi.shape[-2:])[:, 0]
+    planes: Floats = phi.reshape(len(phi), -1, *phi.shape[-2:])[:, 0]
     return planes.swapaxes(1, 2) if planes.shape[1] > planes.shape[2] else planes
 
 
 def _points(
-    axis: Axes, x: Array, y: Array, error: Array, number: int, label: str | None = None
+    axis: Axes, x: Floats, y: Floats, error: Floats, number: int, label: str | None = None
 ) -> None:
     axis.errorbar(x, y, error, fmt="o", color=colour(number), elinewidth=0.8, label=label)
-
-
-def _any_known(observables: Mapping[str, Mapping[str, Observable]], name: str) -> bool:
-    return any(not math.isnan(found[name].z) for found in observables.values())
-
-
-def _largest(observables: Mapping[str, Mapping[str, Observable]], names: Sequence[str]) -> float:
-    z = [abs(found[name].z) for found in observables.values() for name in names]
-    return max((x for x in z if math.isfinite(x)), default=0.0)
 
 
 def _legend(axis: Axes, entries: int) -> None:
     if entries > 1:
         axis.legend(fontsize=8.5, loc="best")
-
-
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), layout="constrained")

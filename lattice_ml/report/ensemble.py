@@ -13,6 +13,7 @@ from lattice_ml.analysis.measurement import describe_weights, explain, stored_se
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.report import figures
 from lattice_ml.report import page as report
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_page
 from lattice_ml.statistics import Estimate
 
@@ -86,6 +87,7 @@ def write(
         else (name, "-", "-", "")
         for name, e in estimates.items()
     ]
+    worth = describe_weights(estimates)
     marks = list(explain(estimates).items())
     header = ("observable", "value", "tau_int", "mark")
     page = Path(folder) / _PAGE
@@ -93,7 +95,7 @@ def write(
         page,
         verb="measure",
         title=f"Ensemble {Path(ensemble.directory).resolve().name}",
-        summary=[*_summary(ensemble), *_worth(estimates)],
+        summary=[*_summary(ensemble), *([("with weights", worth)] if worth else [])],
         tables=[
             report.Table("Observables", header, rows),
             *([report.Table("Marks", ("mark", "meaning"), marks)] if marks else []),
@@ -103,15 +105,10 @@ def write(
     return page
 
 
-def _worth(estimates: Mapping[str, Estimate | None]) -> list[tuple[str, str]]:
-    worth = describe_weights(estimates)
-    return [] if worth is None else [("with weights", worth)]
-
-
 def _summary(ensemble: Any) -> list[tuple[str, str]]:
     action = conventions.describe(ensemble.config["action"], len(ensemble.shape))
     return [
-        ("lattice", " x ".join(map(str, ensemble.shape))),
+        ("lattice", shape_label(ensemble.shape)),
         *zip(("action", "couplings"), action, strict=False),
         ("chains", f"{ensemble.n_chains} x {ensemble.n_configs} configurations"),
         ("sampler", str(ensemble.config.get("sampler", {}).get("kind", "imported"))),

@@ -19,8 +19,9 @@ import numpy as np
 from lattice_ml.actions import conventions
 from lattice_ml.analysis.dynamics.extrapolation_fit import printed
 from lattice_ml.report import page
-from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
+from lattice_ml.report.figures import BLUE, ORANGE, empty
 from lattice_ml.report.page import INK, style
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_page
 
 if TYPE_CHECKING:
@@ -80,12 +81,10 @@ def panels(found: Found) -> Figure:
     Args:
         found: from `extrapolation.as_table`, with at least one of the main observables.
     """
-    from matplotlib.figure import Figure
-
     shown = {name: found["observables"].get(name) for name in _SYMBOLS}
     drawn = {name: entry for name, entry in shown.items() if entry is not None}
     n_rows = math.ceil(len(drawn) / _COLUMNS)
-    figure = Figure(figsize=(WIDTH, 0.8 + 2.1 * n_rows), layout="constrained")
+    figure = empty(0.8 + 2.1 * n_rows)
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.05)
     axes = figure.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
     for axis, (name, entry) in zip(axes, drawn.items(), strict=False):
@@ -180,8 +179,17 @@ def _panel(axis: Axes, entry: Found, order: int) -> None:
 
 
 def _at_zero(axis: Axes, x: float, y: float, error: float, face: str, label: str) -> None:
-    look: dict[str, Any] = {"color": ORANGE, "markerfacecolor": face}
-    axis.errorbar(x, y, error, fmt="D", elinewidth=0.9, zorder=4, label=label, **look)
+    axis.errorbar(
+        x,
+        y,
+        error,
+        fmt="D",
+        color=ORANGE,
+        markerfacecolor=face,
+        elinewidth=0.9,
+        zorder=4,
+        label=label,
+    )
 
 
 def _power_name(order: int) -> str:
@@ -193,7 +201,7 @@ def _summary(found: Found) -> list[tuple[str, object]]:
     words = ", ".join(f"{key} = {value}" for key, value in sampler.items() if key != "kind")
     power = "eps" if found["order"] == 1 else f"eps^{found['order']}"
     return [
-        ("lattice", " x ".join(map(str, found["shape"]))),
+        ("lattice", shape_label(found["shape"])),
         ("action", conventions.describe(found["action"], len(found["shape"]))[0]),
         ("sampler", f"{sampler['kind']}: {words}"),
         ("step sizes", ", ".join(f"{step:g}" for step in found["step_sizes"])),

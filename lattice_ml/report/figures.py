@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from lattice_ml.fields.types import Floats
 from lattice_ml.report.page import INK, style
 from lattice_ml.statistics.series import as_numbers, as_weights
 
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["autocorrelation", "configurations", "histogram", "history", "propagator"]
-
-Series: TypeAlias = NDArray[np.float64]
+__all__ = ["autocorrelation", "configurations", "empty", "histogram", "history", "propagator"]
 
 BLUE, ORANGE = "#1f7fc4", "#d55e00"
 WIDTH = 7.2  # inches: the text column of a page
+
+
+def empty(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of that size in inches, laid out as it is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 @style()
@@ -48,7 +54,7 @@ def history(series: ArrayLike, *, name: str, n_shown: int = 8) -> Figure:
     if n_shown < 1:
         raise ValueError(f"the history of {name} shows at least one chain, got {n_shown=}")
     shown = chains[:n_shown]
-    figure = _figure(2.2 + 0.42 * len(shown))
+    figure = empty(2.2 + 0.42 * len(shown))
     figure.set_layout_engine("constrained", h_pad=0.01, hspace=0.0)
     ratios = [1.0] * len(shown) + [3.5]
     *strips, bottom = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios)
@@ -94,7 +100,7 @@ def histogram(
     counts = np.array([np.histogram(chain, edges, weights=w)[0] for chain, w in pairs])
     densities = counts / (n_configs * np.diff(edges))
     mean = densities.mean(axis=0)
-    figure = _figure(3.6)
+    figure = empty(3.6)
     axis = figure.subplots()
     axis.stairs(mean, edges, fill=True, facecolor=(BLUE, 0.2), edgecolor=BLUE, linewidth=1.0)
     if n_chains > 1:
@@ -130,7 +136,7 @@ def propagator(
             "the propagator needs p_hat^2 >= 0, not all zero, and G(p) > 0, got p_hat^2 from "
             f"{x.min():.6g} to {x.max():.6g} and a least G(p) of {min(g.min(), exact.min()):.6g}"
         )
-    figure = _figure(3.4)
+    figure = empty(3.4)
     halves = figure.add_gridspec(1, 2)
     parts = halves[0].subgridspec(1, 2, width_ratios=[1, 7], wspace=0.05)
     zero_mode, inverse = figure.add_subplot(parts[0]), figure.add_subplot(halves[1])
@@ -187,7 +193,7 @@ def autocorrelation(
     lags = thin * np.arange(values.size, dtype=np.float64)
     running = thin * (np.cumsum(values) - 0.5)
 
-    figure = _figure(4.6)
+    figure = empty(4.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.3, 1])
     top.axhline(0, color=INK, linewidth=0.6)
     _points(top, lags[shown], values[shown], errors[shown])
@@ -227,9 +233,9 @@ def configurations(cfgs: ArrayLike, *, name: str = r"$\phi$") -> Figure:
     return figure
 
 
-def _lines(fields: Series, name: str) -> Figure:
+def _lines(fields: Floats, name: str) -> Figure:
     """Draw fields (n, L) as one strip each."""
-    figure = _figure(1.0 + 0.7 * len(fields))
+    figure = empty(1.0 + 0.7 * len(fields))
     axes = figure.subplots(len(fields), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, field in zip(axes, fields, strict=True):
         axis.axhline(0, color=INK, linewidth=0.4)
@@ -240,7 +246,7 @@ def _lines(fields: Series, name: str) -> Figure:
     return figure
 
 
-def _images(planes: Series, name: str, row: str, column: str) -> Figure:
+def _images(planes: Floats, name: str, row: str, column: str) -> Figure:
     """Draw planes (n, L_row, L_column) as images."""
     n, height, width = planes.shape
     if height > width:
@@ -248,7 +254,7 @@ def _images(planes: Series, name: str, row: str, column: str) -> Figure:
     n_rows = math.ceil(n / (4 if width < 3 * height else 2))
     n_columns = math.ceil(n / n_rows)
     panel = min(6.2 / n_columns, 2.8)
-    figure = _figure(
+    figure = empty(
         0.75 + n_rows * (0.93 * panel * height / width + 0.1), width=n_columns * panel + 1.0
     )
     figure.set_layout_engine("compressed")
@@ -262,7 +268,7 @@ def _images(planes: Series, name: str, row: str, column: str) -> Figure:
     return figure
 
 
-def _running_mean(axis: Axes, chains: Series) -> None:
+def _running_mean(axis: Axes, chains: Floats) -> None:
     """Draw the mean up to each of at most 500 configurations, and its error between chains."""
     n_chains, n_configs = chains.shape
     at = np.unique(np.linspace(0, n_configs - 1, 500).astype(int))
@@ -275,20 +281,14 @@ def _running_mean(axis: Axes, chains: Series) -> None:
         axis.fill_between(at, mean - error, mean + error, color=ORANGE, alpha=0.25, linewidth=0)
 
 
-def _points(axis: Axes, x: Series, y: Series, error: Series, face: str = BLUE) -> None:
+def _points(axis: Axes, x: Floats, y: Floats, error: Floats, face: str = BLUE) -> None:
     """Draw points with errors, as pixels where so many paths would swell a page."""
     points = axis.errorbar(x, y, error, fmt="o", color=BLUE, markerfacecolor=face, elinewidth=0.8)
     for artist in points.get_children():
         artist.set_rasterized(x.size > 400)
 
 
-def _figure(height: float, width: float = WIDTH) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _columns(what: str, **columns: ArrayLike) -> list[Series]:
+def _columns(what: str, **columns: ArrayLike) -> list[Floats]:
     """Return arrays of one length n."""
     arrays = {name: _finite(f"{what}: {name}", a, "(n,)", [1]) for name, a in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -297,7 +297,7 @@ def _columns(what: str, **columns: ArrayLike) -> list[Series]:
     return list(arrays.values())
 
 
-def _finite(what: str, values: ArrayLike, shape: str, ndim: Container[int]) -> Series:
+def _finite(what: str, values: ArrayLike, shape: str, ndim: Container[int]) -> Floats:
     """Return float64 data, or refuse them: matplotlib would leave a NaN out in silence."""
     array = as_numbers(what, values).astype(np.float64)
     if array.ndim not in ndim or array.size == 0:

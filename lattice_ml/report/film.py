@@ -26,8 +26,10 @@ from lattice_ml import actions
 from lattice_ml.actions import Action, Quartic
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import single
+from lattice_ml.fields.types import Floats
 from lattice_ml.report import figures
 from lattice_ml.report import page as report
+from lattice_ml.runtime.printable import shape_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["film_figure", "langevin", "langevin_step_size", "write_film"]
 
-Series = NDArray[np.float64]
 
 _SHOWN = 6  # frames in a row
 _NOISIER = 2  # of them at most above the sampler's first noise level
@@ -88,7 +89,7 @@ def write_film(
         title="From noise to a field",
         ours=True,
         summary=[
-            ("lattice", " x ".join(map(str, shape))),
+            ("lattice", shape_label(shape)),
             ("couplings", f"h = {h:.6g}, a = {a:.6g}, b = {b:.6g}"),
             ("diffusion model", f"{len(fields)} frames of noise {_range(np.sqrt(noise))}"),
             ("Langevin process", f"{_STEPS:,} Euler steps of {step_size:.3g} from a hot start"),
@@ -189,7 +190,7 @@ def film_figure(
     return figure
 
 
-def _panel(axis: Axes, field: Series) -> None:
+def _panel(axis: Axes, field: Floats) -> None:
     """Draw a field `(*L)` in units of its root mean square."""
     if field.ndim == 1:
         axis.axhline(0, color=report.INK, linewidth=0.4)
@@ -209,7 +210,7 @@ def _number(value: float) -> str:
     return f"{value:#.2g}".rstrip(".") if 0 < value < 100 else f"{value:.0f}"
 
 
-def _range(values: Series) -> str:
+def _range(values: Floats) -> str:
     return f"{values[0]:.3g} to {values[-1]:.3g}"
 
 
@@ -230,7 +231,7 @@ def _caption(n_before: int, ndim: int) -> str:
     return " ".join(lines)
 
 
-def _noisier(rng: np.random.Generator, fields: Series, variances: Series) -> tuple[Series, Series]:
+def _noisier(rng: np.random.Generator, fields: Floats, variances: Floats) -> tuple[Floats, Floats]:
     """The first sample's first frame with white noise added, where its well can be seen.
 
     Returns:
@@ -247,14 +248,14 @@ def _noisier(rng: np.random.Generator, fields: Series, variances: Series) -> tup
     return first + walk, levels[:-1]
 
 
-def _spread(fluctuation: float, variances: Series, n: int) -> NDArray[np.int64]:
+def _spread(fluctuation: float, variances: Floats, n: int) -> NDArray[np.int64]:
     """At most `n` frames from the first to the last, with even changes of log(field + noise)."""
     logs = np.log(fluctuation + variances)
     wanted = np.linspace(logs[0], logs[-1], n)
     return np.unique(np.abs(logs - wanted[:, None]).argmin(axis=1))
 
 
-def _checked(frames: ArrayLike, variances: ArrayLike) -> tuple[Series, Series]:
+def _checked(frames: ArrayLike, variances: ArrayLike) -> tuple[Floats, Floats]:
     """Frames `(n_frames, n, *L)` and variances `(n_frames,)` in float64."""
     fields, noise = np.asarray(frames, np.float64), np.asarray(variances, np.float64)
     if fields.ndim < 3 or len(fields) < 2 or fields.size == 0:

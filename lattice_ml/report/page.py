@@ -291,10 +291,6 @@ def _escape(text: str) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, Mark):
         return f'<b class="{"good" if value.good else "bad"}">{_escape(value.text)}</b>'
-    return _text(value)
-
-
-def _text(value: object) -> str:
     if value is None:
         return "\u2013"
     return _escape(f"{value:.6g}" if isinstance(value, float) else str(value))

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lattice_ml.analysis.dynamics.fokker_planck import Density
 from lattice_ml.analysis.dynamics.relaxation import Curve, Equilibrium, Relaxation
-from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
+from lattice_ml.fields.types import Floats
+from lattice_ml.report.figures import BLUE, ORANGE, empty
 from lattice_ml.report.page import INK, style
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["effective_actions", "free_field", "langevin_beside_diffusion"]
 
-Series = NDArray[np.float64]
 
 GREEN = "#009e73"
 COLOURS = {"cold": BLUE, "hot": ORANGE}  # of starts
@@ -47,7 +47,7 @@ def langevin_beside_diffusion(
         diffusion: of noised fields, `times` being the variances, falling to 0.
         equilibrium: of the same lattice.
     """
-    figure = _figure(7.2)
+    figure = empty(7.2)
     axes = figure.subplots(3, 2, sharex="col", sharey="row")
     noise = diffusion.times
     fine = np.append(np.geomspace(noise[0], noise[noise > 0][-1], 200), 0.0)
@@ -90,8 +90,8 @@ def langevin_beside_diffusion(
 def free_field(
     times: ArrayLike,
     measured: Mapping[str, Mapping[str, Curve]],
-    exact: Mapping[str, Mapping[str, Series]],
-    limit: Mapping[str, Series],
+    exact: Mapping[str, Mapping[str, Floats]],
+    limit: Mapping[str, Floats],
 ) -> Figure:
     """Draw <phi^2> of a free field along Langevin time, a column per scheme.
 
@@ -102,7 +102,7 @@ def free_field(
         limit: by start, in continuous time, `(n_times,)`.
     """
     tau = np.asarray(times, np.float64)
-    figure = _figure(3.0)
+    figure = empty(3.0)
     axes = figure.subplots(1, len(measured), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (scheme, starts) in zip(axes, measured.items(), strict=True):
         for start, curve in starts.items():
@@ -134,7 +134,7 @@ def effective_actions(
     centres = (cuts[:-1] + cuts[1:]) / 2
     x, lines = _over_bins(density, cuts)
     _, (end,) = _over_bins(equilibrium, cuts)
-    figure = _figure(2.8)
+    figure = empty(2.8)
     axes = figure.subplots(1, len(measured), sharex=True, sharey=True, squeeze=False)[0]
     for axis, tau, line, curve in zip(axes, density.times, lines, measured, strict=True):
         axis.plot(x, end, color=INK, linewidth=0.8, linestyle="--", label=r"$\tau = \infty$")
@@ -150,7 +150,7 @@ def effective_actions(
 
 def _points(
     axis: Axes,
-    x: Series,
+    x: Floats,
     curve: Curve,
     colour: str,
     marker: str = "o",
@@ -171,7 +171,7 @@ def _points(
     )
 
 
-def _over_bins(density: Density, cuts: Series) -> tuple[Series, Series]:
+def _over_bins(density: Density, cuts: Floats) -> tuple[Floats, Floats]:
     """-log of the mean of P over a bin that slides along: centres `(n,)` and `(n_times, n)`."""
     fine = np.linspace(cuts[0], cuts[-1], _PER_BIN * (len(cuts) - 1) + 1)
     parts = density.probabilities(fine)
@@ -181,7 +181,7 @@ def _over_bins(density: Density, cuts: Series) -> tuple[Series, Series]:
     return fine[half:-half], -np.log(np.maximum(windows / width, np.finfo(float).tiny))
 
 
-def _from_zero(axis: Axes, values: Series) -> None:
+def _from_zero(axis: Axes, values: Floats) -> None:
     """A logarithmic axis that begins with 0."""
     low, high = values[values > 0].min(), values.max()
     decades = 10.0 ** np.arange(np.ceil(np.log10(2 * low)), np.floor(np.log10(high)) + 1)
@@ -192,19 +192,13 @@ def _from_zero(axis: Axes, values: Series) -> None:
 
 
 def _curve(course: Relaxation, name: str, shell: int | None) -> Curve:
-    value, error = getattr(course, name)
-    return Curve(value, error) if shell is None else Curve(value[:, shell], error[:, shell])
+    curve: Curve = vars(course)[name]
+    return curve if shell is None else Curve(curve.value[:, shell], curve.error[:, shell])
 
 
-def _chosen(propagator: Series) -> list[int]:
+def _chosen(propagator: Floats) -> list[int]:
     """Shells from the lowest non-zero momentum to the highest, about evenly apart in log G."""
     logs = np.log(propagator[1:])
     wanted = np.linspace(logs[0], logs[-1], len(_MARKERS))
     nearest = 1 + np.unique(np.abs(logs - wanted[:, None]).argmin(axis=1))
     return [int(shell) for shell in nearest]
-
-
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), layout="constrained")

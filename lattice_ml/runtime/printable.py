@@ -8,9 +8,10 @@ no text cannot be printed or written to a page at all.  All of them are shown by
 """
 
 import sys
+from collections.abc import Iterable
 from typing import IO
 
-__all__ = ["numbered", "say", "shown"]
+__all__ = ["numbered", "say", "shape_label", "shown"]
 
 
 def shown(text: object) -> str:
@@ -33,3 +34,8 @@ def numbered(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is no text
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def shape_label(shape: Iterable[int]) -> str:
+    """Extents of a lattice, as in `32 x 32`."""
+    return " x ".join(map(str, shape))

@@ -24,8 +24,9 @@ import numpy as np
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
 from lattice_ml.fields import fourier
-from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.settings import check_positive
 from lattice_ml.samplers.tuning import Learned, Lengths, Propagator, Tuner
@@ -53,15 +54,21 @@ class FourierHMC(HMC):
     mass_squared: float | Literal["auto"] = "auto"
     splits: ClassVar[bool] = False
 
+    @property
+    def _known_mass_squared(self) -> Scalar:
+        """m^2 as given or as tuned."""
+        assert not isinstance(self.mass_squared, str)
+        return self.mass_squared
+
     def _velocities(self, white: jax.Array, layout: Layout) -> jax.Array:
-        return fourier.colour(white, self.mass_squared, layout)
+        return fourier.colour(white, self._known_mass_squared, layout)
 
     def _acceleration(self, layout: Layout, dtype: Any) -> Callable[[jax.Array], jax.Array]:
-        accelerate = fourier.accelerator(self.mass_squared, layout, dtype)
+        accelerate = fourier.accelerator(self._known_mass_squared, layout, dtype)
         return lambda phi: accelerate(actions.force(self.action, phi, layout))
 
     def _momenta(self, velocities: jax.Array, layout: Layout) -> jax.Array:
-        return fourier.slow_down(velocities, self.mass_squared, layout)
+        return fourier.slow_down(velocities, self._known_mass_squared, layout)
 
     def check(self) -> Lengths:
         """Refuse settings that make no sense.
@@ -78,16 +85,15 @@ class FourierHMC(HMC):
         p_hat_squared, shell = lattice.p_hat_squared[half], lattice.shells[1][half].ravel()
 
         def learn(propagator: Propagator) -> Learned:
-            learned: dict[str, float] = {}
-            if self.mass_squared == "auto":
-                learned["mass_squared"] = fitted_mass_squared(p_hat_squared, propagator.connected)
-            mass_squared = learned.get("mass_squared", self.mass_squared)
+            mass_squared, learned = self.mass_squared, {}
+            if mass_squared == "auto":
+                mass_squared = fitted_mass_squared(p_hat_squared, propagator.connected)
+                learned = {"mass_squared": mass_squared}
             modes = propagator.connected.copy()
             modes.flat[0] = propagator.zero_mode
-            inverse = modes / fourier.kernel(p_hat_squared, mass_squared)
+            inverse = modes / np.asarray(fourier.kernel(p_hat_squared, mass_squared))
             # All modes are about equally fast, and the largest of many noisy ones is too large.
-            shells = np.bincount(shell, inverse.ravel()) / np.bincount(shell)
-            return float(shells.max()), learned
+            return float(group_means(inverse.ravel(), shell).max()), learned
 
         start = replace(self, mass_squared=_GUESS) if self.mass_squared == "auto" else self
         return Tuner(start, self.check(), lattice, n_thermalise, start._built, learn)

@@ -30,7 +30,13 @@ from lattice_ml.statistics.gamma import (
     effective_sample_size,
     estimate,
 )
-from lattice_ml.statistics.resampling import Resampled, bootstrap, jackknife
+from lattice_ml.statistics.resampling import (
+    Resampled,
+    bootstrap,
+    jackknife,
+    jackknife_error,
+    jackknife_variance,
+)
 from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
 from lattice_ml.statistics.series import MIN_CONFIGS
 from lattice_ml.statistics.weights import (
@@ -63,6 +69,8 @@ __all__ = [
     "effective_sample_size",
     "estimate",
     "jackknife",
+    "jackknife_error",
+    "jackknife_variance",
     "kish",
     "log_mean",
     "pareto_k",

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.statistics.resampling import Resampled
+from lattice_ml.statistics.resampling import Resampled, jackknife_error, jackknife_variance
 from lattice_ml.statistics.series import Array, as_numbers
 
 __all__ = [
@@ -97,24 +97,20 @@ class Histogram:
     @property
     def cumulative(self) -> Array:
         """F at `edges[1:]`."""
-        summed: Array = np.cumsum(self.probability)
-        return summed
+        return np.asarray(np.cumsum(self.probability))
 
     @property
     def left_out(self) -> Array:
         """Probabilities without one stretch each, `(n_stretches, n_cells)`."""
         rest = self.sums.sum(axis=0) - self.sums
-        shares: Array = rest / rest.sum(axis=1, keepdims=True)
-        return shares
+        return np.asarray(rest / rest.sum(axis=1, keepdims=True))
 
     @property
     def variance(self) -> Array:
-        """Of F at `edges[1:]`, by the jackknife; nan where there is one stretch."""
-        n = len(self.sums)
-        if n < 2:
+        """Variance of F at `edges[1:]` by the jackknife; nan where there is one stretch."""
+        if len(self.sums) < 2:
             return np.full(len(self.edges) - 1, math.nan)
-        found: Array = (n - 1) * np.var(np.cumsum(self.left_out, axis=1), axis=0)
-        return found
+        return jackknife_variance(np.cumsum(self.left_out, axis=1))
 
     @property
     def effective_size(self) -> float:
@@ -132,11 +128,9 @@ class Histogram:
     def density(self) -> tuple[Array, Array]:
         """Probability density and its error, `(n_cells,)` each; nan where there is one stretch."""
         widths = np.diff(self.edges)
-        n = len(self.sums)
-        if n < 2:
+        if len(self.sums) < 2:
             return self.probability / widths, np.full(len(widths), math.nan)
-        error = np.sqrt((n - 1) * np.var(self.left_out, axis=0))
-        return self.probability / widths, error / widths
+        return self.probability / widths, jackknife_error(self.left_out) / widths
 
 
 def common_edges(*samples: npt.ArrayLike, n_cells: int = _CELLS) -> Array:
@@ -267,8 +261,7 @@ def _mean_absolute(left: Array, right: Array) -> Array:
 
 def _relative_entropy(p: Array, q: Array, floors: tuple[float, float]) -> Array:
     ratio = np.maximum(p, floors[0]) / np.maximum(q, floors[1])
-    found: Array = np.sum(p * np.log(ratio), axis=-1)
-    return found
+    return np.asarray(np.sum(p * np.log(ratio), axis=-1))
 
 
 def _floors(a: Histogram, b: Histogram) -> tuple[float, float]:
@@ -297,7 +290,7 @@ def _resampled(
         (len(a.sums), function(a.left_out, b.probability)),
         (len(b.sums), function(a.probability, b.left_out)),
     ):
-        variance += (n - 1) * float(np.var(values))
+        variance += float(jackknife_variance(values))
         bias += (n - 1) * (float(values.mean()) - value)
     return Resampled(value - bias if debias else value, math.sqrt(variance))
 

@@ -212,8 +212,7 @@ def autocovariance(delta: Array) -> Array:
     for chain in delta:  # one at a time, to need little memory
         power += np.abs(np.fft.rfft(chain, padded)) ** 2
     pairs = n_chains * (n - np.arange(n_lags))
-    gamma: Array = np.fft.irfft(power, padded)[:n_lags] / pairs
-    return gamma
+    return np.asarray(np.fft.irfft(power, padded)[:n_lags] / pairs)
 
 
 def summation_window(rho: Array, n: int, window_parameter: float) -> tuple[int, float]:

@@ -15,7 +15,7 @@ from lattice_ml.statistics.series import Array, as_primaries, as_weights, in_saf
 if TYPE_CHECKING:
     from lattice_ml.statistics.series import Function
 
-__all__ = ["Resampled", "bootstrap", "jackknife"]
+__all__ = ["Resampled", "bootstrap", "jackknife", "jackknife_error", "jackknife_variance"]
 
 
 class Resampled(NamedTuple):
@@ -23,6 +23,16 @@ class Resampled(NamedTuple):
 
     value: float
     error: float
+
+
+def jackknife_variance(left_out: npt.NDArray[np.floating], axis: int = 0) -> Array:
+    """(B-1)/B sum_b (f_b - mean f)^2 along an axis of B values, bin b left out in f_b."""
+    return np.asarray((left_out.shape[axis] - 1) * np.var(left_out, axis=axis))
+
+
+def jackknife_error(left_out: npt.NDArray[np.floating], axis: int = 0) -> Array:
+    """The root of `jackknife_variance`."""
+    return np.sqrt(jackknife_variance(left_out, axis))
 
 
 def jackknife(
@@ -44,7 +54,7 @@ def jackknife(
     total = bins.sum(axis=1, keepdims=True)
     left_out = _evaluate(function, total - bins)
     left_out, unit = in_safe_units(left_out)
-    error = unit * math.sqrt((bins.shape[1] - 1) * np.var(left_out))
+    error = unit * float(jackknife_error(left_out))
     return Resampled(float(_evaluate(function, total)[0]), error)
 
 
@@ -104,8 +114,7 @@ def _bins(
     n_bins = n // bin_size
     starts = np.arange(n_bins) * n // n_bins
     summands = np.concatenate([weights * primaries, weights[None]])
-    bins: Array = np.add.reduceat(summands, starts, axis=2).reshape(len(summands), -1)
-    return bins
+    return np.asarray(np.add.reduceat(summands, starts, axis=2).reshape(len(summands), -1))
 
 
 def _evaluate(function: Function | None, sums: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ MIN_CONFIGS = 4  # per chain: the window needs rho(1), and lags are used up to h
 _SAFE_EXPONENT = 200  # fourth powers of numbers between 2^-200 and 2^200 are numbers too
 
 
-def as_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+def as_numbers(name: str, values: npt.ArrayLike) -> np.ndarray:
     """Return an array of real numbers in its own dtype, refusing what only looks like one.
 
     Raises:
@@ -53,7 +53,7 @@ def as_numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
     return array
 
 
-def _count_masked(values: Any) -> int:
+def _count_masked(values: object) -> int:
     if isinstance(values, list | tuple):
         return sum(map(_count_masked, values))
     return int(np.ma.getmaskarray(values).sum()) if isinstance(values, np.ma.MaskedArray) else 0

@@ -18,7 +18,8 @@ import numpy as np
 
 from lattice_ml import statistics
 from lattice_ml.analysis.certificates import judging
-from lattice_ml.analysis.certificates.evidence import Array, Evidence, Missing
+from lattice_ml.analysis.certificates.evidence import Evidence, Missing
+from lattice_ml.fields.types import Floats
 
 __all__ = ["PASSED_FAILED", "judge", "terms"]
 
@@ -53,7 +54,7 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     return f"excess {means[name].show()} at {name}", p_value
 
 
-def terms(evidence: Evidence, name: str) -> Array:
+def terms(evidence: Evidence, name: str) -> Floats:
     """Series `(n_chains, n_configs)` of mean zero for some momenta, in units of its mean square.
 
     For Gaussian amplitudes whose square is multiplied by noise f of mean one it rises in
@@ -68,8 +69,8 @@ def terms(evidence: Evidence, name: str) -> Array:
     return np.asarray(weights * (second - slope * first))
 
 
-def _tau_int(series: Array) -> float:
-    """Of a series, in configurations; half of a chain where chains are too short to tell."""
+def _tau_int(series: Floats) -> float:
+    """tau_int of a series in configurations; half a chain where chains are too short to tell."""
     n_configs = series.shape[1]
     if n_configs < statistics.MIN_CONFIGS:
         return n_configs / 2

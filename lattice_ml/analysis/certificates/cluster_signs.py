@@ -18,9 +18,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.actions import Quartic
+from lattice_ml.fields.types import Floats, Integers
 
 __all__ = ["ClusterSigns", "measure"]
 
@@ -29,14 +29,12 @@ _MOST_SITES = 1 << 24  # of large lattices
 _FEWEST = 128  # configurations, so that those of one chain can be judged
 _AT_ONCE = 1 << 17  # sites
 
-Array = npt.NDArray[Any]
-
 
 class ClusterSigns(NamedTuple):
     """M^2 - sum_C M_C^2 of some configurations."""
 
-    difference: Array  # (n_chains, n)
-    configs: Array  # (n,) which they are, evenly spaced
+    difference: Floats  # (n_chains, n)
+    configs: Integers  # (n,) which they are, evenly spaced
 
 
 def measure(ensemble: Any, temperature: float) -> ClusterSigns | None:
@@ -60,7 +58,7 @@ def measure(ensemble: Any, temperature: float) -> ClusterSigns | None:
     return ClusterSigns(np.concatenate(found).reshape(len(configs), n_chains).T, configs)
 
 
-def _differences(fields: Array, coupling: float, rng: np.random.Generator) -> Array:
+def _differences(fields: Floats, coupling: float, rng: np.random.Generator) -> Floats:
     """M^2 - sum_C M_C^2 of configurations `(n, *L)`: `(n,)`."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -25,7 +25,8 @@ import math
 
 import numpy as np
 
-from lattice_ml.analysis.certificates.evidence import Array, Evidence, Missing
+from lattice_ml.analysis.certificates.evidence import Evidence, Missing
+from lattice_ml.fields.types import Flags, Floats, Integers
 
 __all__ = ["PASSED_FAILED", "fingerprints", "judge", "stays", "steps"]
 
@@ -55,7 +56,9 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     if np.sum(first) < 2:
         raise Missing("there is a single configuration")
     reach = (2 * _COINCIDENCE / n**2) ** (2 / k)
-    sheets = min(1.0, _thickness(evidence) / np.sqrt(reach))
+    phi2 = evidence.measured["phi2"]
+    thickness = float(np.sqrt(math.prod(evidence.shape)) * np.std(phi2) / np.mean(phi2))
+    sheets = min(1.0, thickness / np.sqrt(reach))
     reach *= sheets
     if reach < _ROUNDING:
         raise Missing("the lattice has too few momenta to tell configurations apart")
@@ -80,7 +83,7 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     return f"{copies} of {n}, the closest two {closest:.1g} apart", p_value
 
 
-def fingerprints(evidence: Evidence) -> Array:
+def fingerprints(evidence: Evidence) -> Floats:
     """Amplitudes of the lowest shells `(n_chains, n_configs, k)`, in units of their differences.
 
     A quarter of some pairs, drawn at random, differ by less than the unit.
@@ -95,25 +98,19 @@ def fingerprints(evidence: Evidence) -> Array:
     return np.asarray(marks / np.where(units > 0, units, 1))
 
 
-def steps(marks: Array) -> Array:
+def steps(marks: Floats) -> Floats:
     """How far every configuration is from the one before it, `(n_chains, n_configs - 1)`."""
     return np.asarray(np.sqrt(np.mean(np.diff(marks, axis=1) ** 2, axis=2)))
 
 
-def _thickness(evidence: Evidence) -> float:
-    """How far fingerprints are apart whose signs are equal, in about the units of the others."""
-    phi2 = evidence.measured["phi2"]
-    return float(np.sqrt(math.prod(evidence.shape)) * np.std(phi2) / np.mean(phi2))
-
-
-def _usual_step(marks: Array) -> float:
+def _usual_step(marks: Floats) -> float:
     """What three in four steps do not exceed, in half of the chains."""
     if marks.shape[1] < 2:
         return 0.0
     return float(np.median(np.quantile(steps(marks), 0.75, axis=1)))
 
 
-def stays(evidence: Evidence) -> Array:
+def stays(evidence: Evidence) -> Flags:
     """Whether |phi| is at every site that of the configuration before, `(n_chains, n_configs - 1)`.
 
     Then phi^2 and phi^4 are equal to the last bit.
@@ -122,7 +119,7 @@ def stays(evidence: Evidence) -> Array:
     return np.asarray((np.diff(phi2, axis=1) == 0) & (np.diff(phi4, axis=1) == 0))
 
 
-def _stay(evidence: Evidence) -> Array:
+def _stay(evidence: Evidence) -> Integers:
     """Numbers of the stays within the chains: equal where nothing but signs may have changed."""
     if "swap_acceptance" in evidence.stored:  # others were there in between
         return np.unique(evidence.measured["phi4"], return_inverse=True)[1].reshape(
@@ -132,7 +129,7 @@ def _stay(evidence: Evidence) -> Array:
     return np.pad(moved, ((0, 0), (1, 0)))
 
 
-def _first_in_chain(digests: Array) -> Array:
+def _first_in_chain(digests: Integers) -> Flags:
     """Where a configuration is seen for the first time in its chain."""
     first = np.zeros(digests.shape, bool)
     for chain, seen in zip(digests, first, strict=True):

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml import actions
 from lattice_ml.actions import Action, as_action
@@ -20,6 +19,7 @@ from lattice_ml.analysis.certificates import cluster_signs
 from lattice_ml.analysis.certificates.cluster_signs import ClusterSigns
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import single
+from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.observables import measure_configurations, require_powers
 from lattice_ml.storage.ensemble import rows_in
 from lattice_ml.storage.files import StorageError
@@ -35,8 +35,6 @@ _LOWEST = 16  # momentum shells that are looked at one by one; the others in as 
 _FEW = 8  # momenta that tell configurations apart only where they are known to many digits
 # Of measurements, relative to the terms that they sum: 100 and more times the precision.
 _SINGLE, _DOUBLE = 1e-5, 1e-12
-
-Array = npt.NDArray[Any]
 
 
 class Missing(Exception):
@@ -77,36 +75,36 @@ class Evidence:
     thin: int
     rounding: float
     sampler: Mapping[str, Any]
-    order: Mapping[str, Array]
-    log_weights: Array | None
-    stored: Mapping[str, Array]
-    measured: Mapping[str, Array]
-    schwinger_dyson: Mapping[str, Array]
-    two_point: Mapping[str, Array]
+    order: Mapping[str, Integers]
+    log_weights: Floats | None
+    stored: Mapping[str, Floats]
+    measured: Mapping[str, Floats]
+    schwinger_dyson: Mapping[str, Floats]
+    two_point: Mapping[str, Floats]
     modes: Mapping[str, int]
     cluster_signs: ClusterSigns | None
-    digests: Array | None
-    log_prob: Array | None = None
+    digests: Integers | None
+    log_prob: Floats | None = None
 
     @property
-    def weights(self) -> Array | float:
+    def weights(self) -> Floats | float:
         """Weights of mean one."""
         if self.log_weights is None:
             return 1.0
-        weights: Array = np.exp(self.log_weights - self.log_weights.max())
+        weights: Floats = np.exp(self.log_weights - self.log_weights.max())
         return weights / weights.mean()
 
-    def history(self, name: str) -> Array:
+    def history(self, name: str) -> Floats:
         """What was stored while the chains ran."""
         if name not in self.stored:
             raise Missing(f"there is no history of {name}")
         return self.stored[name]
 
-    def primary(self, name: str) -> Array:
+    def primary(self, name: str) -> Floats:
         """A primary of the configurations, or its history where they were not kept."""
         return self.measured[name] if name in self.measured else self.history(name)
 
-    def quantities(self) -> dict[str, Array]:
+    def quantities(self) -> dict[str, Floats]:
         """The quantities whose means should be the same in all parts of an ensemble."""
         m = self.primary("magnetisation")
         others = {name: self.primary(name) for name in ("phi2", "link_sum", "action")}
@@ -167,13 +165,13 @@ def _sampler(ensemble: Any) -> dict[str, Any]:
     return {**known, **manifest["tuned"]}
 
 
-def _order(ensemble: Any) -> dict[str, Array]:
+def _order(ensemble: Any) -> dict[str, Integers]:
     """Numbers `(n_chains, n_configs)` that each configuration was stored with."""
     names = {"trajectory", "chain"} & getattr(ensemble, "columns", {}).keys()
     return {name: by_chain(ensemble.column(name), ensemble.n_chains) for name in sorted(names)}
 
 
-def _by_name(names: list[str], series: Array | None) -> dict[str, Array]:
+def _by_name(names: list[str], series: np.ndarray | None) -> dict[str, Floats]:
     """The last axis as a mapping; nothing where there is nothing."""
     return {} if series is None else dict(zip(names, np.moveaxis(series, -1, 0), strict=True))
 
@@ -185,10 +183,10 @@ def _has_configurations(ensemble: Any) -> bool:
         return False
 
 
-def _measure(ensemble: Any) -> dict[str, Array]:
+def _measure(ensemble: Any) -> dict[str, np.ndarray]:
     """Primaries, `digests`, `power` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)`."""
     momenta = Momenta(Lattice(ensemble.shape))
-    flat: dict[str, Array] = {}  # filled part by part: joining parts needs both at once
+    flat: dict[str, np.ndarray] = {}  # filled part by part: joining parts needs both at once
     start = 0
     for fields in pieces(ensemble):
         primaries = measure_configurations(ensemble.action, fields)
@@ -204,12 +202,12 @@ def _measure(ensemble: Any) -> dict[str, Array]:
     return {name: by_chain(rows, ensemble.n_chains) for name, rows in flat.items()}
 
 
-def by_chain(rows: Array, n_chains: int) -> Array:
+def by_chain(rows: np.ndarray, n_chains: int) -> np.ndarray:
     """Rows of all samples, configuration-major, as `(n_chains, n_configs, ...)`."""
     return rows.reshape(-1, n_chains, *rows.shape[1:]).swapaxes(0, 1)
 
 
-def require_finite(rows: Array, n_chains: int) -> None:
+def require_finite(rows: np.ndarray, n_chains: int) -> None:
     """Refuse numbers `(n, ...)` that are not finite, configuration-major, naming the first.
 
     Raises:
@@ -220,7 +218,7 @@ def require_finite(rows: Array, n_chains: int) -> None:
         raise ValueError(f"configuration {config} of chain {chain} is not finite")
 
 
-def pieces(ensemble: Any) -> Iterator[Array]:
+def pieces(ensemble: Any) -> Iterator[np.ndarray]:
     """Configurations in order, few enough at a time for their Fourier transforms."""
     for _, block in ensemble.blocks():
         rows = rows_in(_PIECE_BYTES, ensemble.shape, block.dtype)
@@ -228,7 +226,7 @@ def pieces(ensemble: Any) -> Iterator[Array]:
             yield block[first : first + rows]
 
 
-def _digests(fields: Array) -> Array:
+def _digests(fields: np.ndarray) -> Integers:
     """64-bit hashes of the |phi| of configurations `(n, *L)`, which no change of signs changes."""
     rows = np.ascontiguousarray(np.abs(fields.reshape(len(fields), -1)))
     hashes = (hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
@@ -268,7 +266,7 @@ class Momenta:
         copies = np.broadcast_to(copies, half.shape).ravel()[self._order]
         self._weights = copies / lattice.volume
 
-    def measure(self, action: Action | None, fields: Array) -> dict[str, Array]:
+    def measure(self, action: Action | None, fields: np.ndarray) -> dict[str, Floats]:
         """|phi(p)|^2/V as `power` and, of a known action, Re[phi(p)* (dS/dphi)(p)]/V as `terms`.
 
         Fields are `(n, *L)`, the averages over shells and groups `(n, n_names)`.
@@ -285,7 +283,7 @@ class Momenta:
             found["terms"] = self.average(-(phi.real * drift.real + phi.imag * drift.imag))
         return found
 
-    def average(self, modes: Array) -> Array:
+    def average(self, modes: Floats) -> Floats:
         """Averages `(n, n_names)` of what modes of a real field have, `(n, n_modes)`, over V."""
         sums = np.add.reduceat(modes[:, self._order] * self._weights, self._starts, axis=1)
         total = sums.sum(axis=1, keepdims=True) / self._sizes.sum()
@@ -295,7 +293,7 @@ class Momenta:
 _force = partial(jax.jit, static_argnames="layout")(actions.force)
 
 
-def _name(group: Array, p_hat_squared: Array) -> str:
+def _name(group: Integers, p_hat_squared: Floats) -> str:
     first, last = group[0], group[-1]
     if first == last:
         return f"shell {first}, p_hat^2 = {p_hat_squared[first]:.3g}"

@@ -20,7 +20,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from lattice_ml.actions import Quartic
-from lattice_ml.analysis.certificates.evidence import Array, Evidence, Missing
+from lattice_ml.analysis.certificates.evidence import Evidence, Missing
+from lattice_ml.fields.types import Flags, Floats
 from lattice_ml.observables import PRIMARIES
 
 __all__ = ["PASSED_FAILED", "judge"]
@@ -47,7 +48,7 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     return f"0 of {evidence.measured['phi2'].size} configurations differ", 1.0
 
 
-def _primaries(evidence: Evidence) -> Iterator[tuple[str, Array]]:
+def _primaries(evidence: Evidence) -> Iterator[tuple[str, Flags]]:
     """Stored primaries by name, and where they differ from what they should be."""
     stored = {name: evidence.stored[name] for name in PRIMARIES if name in evidence.stored}
     if evidence.measured:
@@ -58,7 +59,7 @@ def _primaries(evidence: Evidence) -> Iterator[tuple[str, Array]]:
         yield from _relations(evidence, stored)
 
 
-def _scales(evidence: Evidence, series: Mapping[str, Array]) -> dict[str, Array]:
+def _scales(evidence: Evidence, series: Mapping[str, Floats]) -> dict[str, Floats]:
     """What the rounding of a primary is relative to: the sizes of the terms that it sums."""
     phi2, phi4, two_point = (series[name] for name in ("phi2", "phi4", "two_point_min"))
     links = len(evidence.shape) * phi2  # no link sum is larger
@@ -80,7 +81,7 @@ def _scales(evidence: Evidence, series: Mapping[str, Array]) -> dict[str, Array]
     return scales
 
 
-def _relations(evidence: Evidence, stored: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def _relations(evidence: Evidence, stored: Mapping[str, Floats]) -> Iterator[tuple[str, Flags]]:
     """Where primaries that were stored alone do not fit each other."""
     needed = ("phi2", "phi4", "link_sum", "magnetisation", "two_point_min")
     if not all(name in stored for name in needed):
@@ -102,8 +103,8 @@ def _relations(evidence: Evidence, stored: Mapping[str, Array]) -> Iterator[tupl
 
 
 def _quartic(
-    couplings: tuple[float, float, float], volume: int, phi2: Array, phi4: Array, links: Array
-) -> dict[str, Array]:
+    couplings: tuple[float, float, float], volume: int, phi2: Floats, phi4: Floats, links: Floats
+) -> dict[str, Floats]:
     """The primaries of an action in (h, a, b) that are sums of other primaries."""
     h, a, b = couplings
     return {
@@ -112,7 +113,7 @@ def _quartic(
     }
 
 
-def _reported(stored: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+def _reported(stored: Mapping[str, Floats]) -> Iterator[tuple[str, Flags]]:
     """What a sampler reported by name, and where that cannot be."""
     for name, series in stored.items():
         if name in PRIMARIES:
@@ -129,13 +130,13 @@ def _reported(stored: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
 
 
 def _of_proposals(
-    accepted: Array | None,
-    weight: Array | None,
-    negative: Array | None,
-    dh: Array | None,
+    accepted: Floats | None,
+    weight: Floats | None,
+    negative: Floats | None,
+    dh: Floats | None,
     *,
     suffix: str,
-) -> Iterator[tuple[str, Array]]:
+) -> Iterator[tuple[str, Flags]]:
     """Where the numbers of the proposals of an update contradict each other."""
     if accepted is None or weight is None or negative is None:
         return
@@ -151,6 +152,6 @@ def _of_proposals(
             yield f"dh{suffix}", weight + slack < np.exp(-dh)
 
 
-def _beyond(difference: Array, allowed: Array) -> Array:
+def _beyond(difference: Floats, allowed: Floats) -> Flags:
     """Where a difference is more than allowed, or not a number."""
     return np.asarray(~(np.abs(difference) <= allowed))

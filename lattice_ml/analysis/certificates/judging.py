@@ -9,12 +9,12 @@ Hotelling's T^2 with the degrees of freedom of Y. Yao, Biometrika 52 (1965) 139.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml import statistics
+from lattice_ml.fields.types import Floats, Integers
 
 __all__ = ["Mean", "hotelling", "judge", "stretch_means", "stretch_starts", "stretches", "worst"]
 
@@ -22,8 +22,6 @@ STRETCHES = 128  # wanted for an average
 _FEWEST_STRETCHES = 8
 _FEWEST_SHORT = 32  # of chains shorter than a stretch: squares of Gaussians fool fewer
 _LENGTH = 10  # of a stretch, in tau_int
-
-Array = npt.NDArray[Any]
 
 
 class Mean(NamedTuple):
@@ -38,7 +36,7 @@ class Mean(NamedTuple):
         return f"{expected + self.value:.6g} +- {self.error:.2g}"
 
 
-def judge(mean: float, *parts: Array, known_error: float = 0.0) -> Mean:
+def judge(mean: float, *parts: Floats, known_error: float = 0.0) -> Mean:
     """Whether `mean` is zero, given independent numbers that fluctuate as its parts do.
 
     Args:
@@ -66,7 +64,9 @@ def judge(mean: float, *parts: Array, known_error: float = 0.0) -> Mean:
     return Mean(mean, math.sqrt(squared_error), float(p_value))
 
 
-def stretch_starts(series: Array, wanted: int = STRETCHES, tau_int: float | None = None) -> Array:
+def stretch_starts(
+    series: Floats, wanted: int = STRETCHES, tau_int: float | None = None
+) -> Integers:
     """Where stretches that are independent of each other begin within the chains.
 
     Args:
@@ -83,7 +83,7 @@ def stretch_starts(series: Array, wanted: int = STRETCHES, tau_int: float | None
     return np.arange(pieces) * n // pieces
 
 
-def stretch_means(series: Array, starts: Array) -> Array:
+def stretch_means(series: Floats, starts: Integers) -> Floats:
     """Averages of a series `(n_chains, n_configs, ...)` over stretches: `(n_stretches, ...)`."""
     lengths = np.diff(starts, append=series.shape[1])
     sums = np.add.reduceat(series, starts, axis=1)
@@ -91,20 +91,16 @@ def stretch_means(series: Array, starts: Array) -> Array:
     return np.asarray(means.reshape(-1, *series.shape[2:]))
 
 
-def stretches(series: Array) -> Array:
+def stretches(series: Floats) -> Floats:
     """Averages of a series `(n_chains, n_configs)` over stretches that suit itself.
 
     None where these are chains too short and too few to be judged by.
     """
     parts = stretch_means(series, stretch_starts(series))
-    enough = len(parts) >= _FEWEST_SHORT or len(parts) > len(series) or _is_long(series)
+    enough = len(parts) >= _FEWEST_SHORT or len(parts) > len(series)
+    if not enough and series.shape[1] >= statistics.MIN_CONFIGS:  # chains are a stretch each
+        enough = series.shape[1] >= _LENGTH * statistics.estimate(series).tau_int
     return parts if enough else parts[:0]
-
-
-def _is_long(series: Array) -> bool:
-    """Whether chains are a stretch each."""
-    n = series.shape[1]
-    return n >= statistics.MIN_CONFIGS and n >= _LENGTH * statistics.estimate(series).tau_int
 
 
 class Hotelling(NamedTuple):
@@ -115,7 +111,7 @@ class Hotelling(NamedTuple):
     p_value: float
 
 
-def hotelling(difference: Array, *parts: Array) -> Hotelling:
+def hotelling(difference: Floats, *parts: Floats) -> Hotelling:
     """Whether all of several means are zero, given their scatter.
 
     Args:

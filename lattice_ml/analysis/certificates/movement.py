@@ -27,7 +27,8 @@ import numpy as np
 from lattice_ml import statistics
 from lattice_ml.analysis.certificates import judging
 from lattice_ml.analysis.certificates.copies import fingerprints, stays, steps
-from lattice_ml.analysis.certificates.evidence import Array, Evidence, Missing
+from lattice_ml.analysis.certificates.evidence import Evidence, Missing
+from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.observables import PRIMARIES
 
 __all__ = ["TESTS", "longest_step"]
@@ -78,7 +79,7 @@ def _rejections(evidence: Evidence) -> tuple[str, float]:
     return value, min(1.0, 2 * float(min(tails)))
 
 
-def _of_single_proposals(stored: Mapping[str, Array]) -> Array:
+def _of_single_proposals(stored: Mapping[str, Floats]) -> Floats:
     """The acceptance, of updates that are one proposal, and perhaps flips of clusters, each."""
     if not {"acceptance", "exp_minus_dh", "dh", "dh_negative"} <= stored.keys():
         raise Missing("there is no history of proposals that were accepted or rejected")
@@ -115,7 +116,7 @@ def _steps(evidence: Evidence) -> tuple[str, float]:
     return value, found[1]
 
 
-def _jumps(order: Mapping[str, Array]) -> int:
+def _jumps(order: Mapping[str, Integers]) -> int:
     """How many configurations were stored with numbers that do not follow those before them."""
     wrong = 0
     if "chain" in order:

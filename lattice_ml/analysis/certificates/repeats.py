@@ -12,7 +12,8 @@ rejections: an import, which does not tell how it was made, is undecided where t
 
 import numpy as np
 
-from lattice_ml.analysis.certificates.evidence import Array, Evidence, Missing, Undecided
+from lattice_ml.analysis.certificates.evidence import Evidence, Missing, Undecided
+from lattice_ml.fields.types import Flags, Integers
 
 __all__ = ["PASSED_FAILED", "judge"]
 
@@ -51,13 +52,13 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     return f"{value}; {returns} come back {where}", 0.0 if returns else p_value
 
 
-def _returns(digests: Array, repeats: Array) -> int:
+def _returns(digests: Integers, repeats: Flags) -> int:
     """How many configurations come back after others, here or in another chain."""
     first_seen = np.concatenate([digests[:, 0], digests[:, 1:][~repeats]])
     return len(first_seen) - len(np.unique(first_seen))
 
 
-def _in_another_chain(digests: Array) -> int:
+def _in_another_chain(digests: Integers) -> int:
     """How many configurations come back in another chain."""
     seen = np.concatenate([np.unique(chain) for chain in digests])
     return len(seen) - len(np.unique(seen))

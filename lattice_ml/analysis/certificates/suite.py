@@ -42,7 +42,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml import statistics
 from lattice_ml.analysis.certificates import (
@@ -57,6 +56,7 @@ from lattice_ml.analysis.certificates import (
 from lattice_ml.analysis.certificates.certificate import Certificate
 from lattice_ml.analysis.certificates.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.certificates.judging import Mean, judge, stretches
+from lattice_ml.fields.types import Floats
 from lattice_ml.runtime.jax_modes import ordinary
 
 __all__ = ["FALSE_ALARM_RATE", "certify", "check"]
@@ -68,8 +68,6 @@ _AVERAGES = {  # are judged by errors, which uneven weights make too small
     *("schwinger_dyson", "cluster_signs", "exp_minus_dh", "acceptance", "chains_agree"),
     *("halves_agree", "z2_balance", "amplitudes"),
 }
-
-Array = npt.NDArray[Any]
 
 
 @ordinary()
@@ -132,12 +130,12 @@ def _level() -> float:
     return FALSE_ALARM_RATE / len(_TESTS)
 
 
-def _zero(delta: Array) -> Mean:
+def _zero(delta: Floats) -> Mean:
     """Whether a series `(n_chains, n_configs)` has mean zero."""
     return judge(float(delta.mean()), stretches(delta))
 
 
-def _drift(delta: Array) -> Mean:
+def _drift(delta: Floats) -> Mean:
     """How much higher a series is after its middle than before.
 
     With many chains the error is that of the differences within chains.  With few it is that of

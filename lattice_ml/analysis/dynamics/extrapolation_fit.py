@@ -101,6 +101,8 @@ def fit(step_sizes: Sequence[float], points: Sequence[Estimate], order: int) -> 
     Raises:
         ValueError: fewer than two distinct step sizes, or an error that is not positive.
     """
+    from scipy import special  # here, because no other start should pay for its import
+
     n_distinct = len(set(step_sizes))
     if len(step_sizes) != len(points) or n_distinct < 2:
         raise ValueError(
@@ -127,7 +129,7 @@ def fit(step_sizes: Sequence[float], points: Sequence[Estimate], order: int) -> 
         order=order,
         chi2=line.chi2,
         dof=dof,
-        p_value=_survival(line.chi2, dof) if dof else None,
+        p_value=float(special.gammaincc(dof / 2, line.chi2 / 2)) if dof else None,
         curved=curved,
         step_sizes=steps,
         points=estimates,
@@ -169,12 +171,6 @@ def _least_squares(
     residual = y - design @ values
     covariance = inverse @ inverse.T / np.outer(unit, unit)
     return _Solution(values / unit, covariance, float(residual @ residual))
-
-
-def _survival(chi2: float, dof: int) -> float:
-    from scipy import special  # here, because no other start should pay for its import
-
-    return float(special.gammaincc(dof / 2, chi2 / 2))
 
 
 def _poor(found: Extrapolated) -> Doubts:

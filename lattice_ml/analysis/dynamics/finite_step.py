@@ -4,20 +4,19 @@ For a mode S = w q^2/2 all are Gaussian, and with x = eps w the variance solves 
 (`gaussian_variance`).  For one degree of freedom with any drift, `site_moments` finds the
 distribution numerically to about ten digits: the transfer operator of one step,
 (P f)(phi) = <f(phi')>, is a matrix on Chebyshev points with the noise integrated by Gauss-Hermite
-quadrature, and its left eigenvector of eigenvalue 1 gives all expectation values.  To first order
-Euler steps sample exp(-S - eps/4 sum [2 S'' - (S')^2]) (G. G. Batrouni et al., Phys. Rev. D 32
-(1985) 2736), from which `euler_slope` follows.
+quadrature, and its left eigenvector of eigenvalue 1 gives all expectation values.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-__all__ = ["SCHEMES", "euler_slope", "gaussian_variance", "site_moments"]
+from lattice_ml.fields.types import Floats
 
-Array = NDArray[np.float64]
-Drift = Callable[[Array], Array]
+__all__ = ["SCHEMES", "gaussian_variance", "site_moments"]
+
+Drift = Callable[[Floats], Floats]
 
 SCHEMES = ("euler", "heun", "leimkuhler_matthews")
 
@@ -26,7 +25,7 @@ _POINTS, _NOISES = 120, 40
 
 def gaussian_variance(
     scheme: str, step_size: ArrayLike, w: ArrayLike, temperature: float = 1.0
-) -> Array:
+) -> Floats:
     """Stationary variance of a mode S = w q^2/2; exactly temperature/w only at zero step.
 
     Args:
@@ -59,7 +58,7 @@ def site_moments(
     powers: Sequence[int] = (2, 4),
     *,
     radius: float = 6.0,
-) -> Array:
+) -> Floats:
     """<phi^n> of one degree of freedom in the stationary distribution of a scheme.
 
     Args:
@@ -93,30 +92,7 @@ def site_moments(
     return np.array([stationary @ (seen**n @ weights) for n in powers])
 
 
-def euler_slope(
-    action: Drift,
-    drift: Drift,
-    curvature: Drift,
-    powers: Sequence[int] = (2, 4),
-    *,
-    radius: float = 6.0,
-) -> Array:
-    """d<phi^n>/d eps of Euler steps at eps = 0: -(1/4) times the connected <phi^n [2 S'' - S'^2]>.
-
-    Args:
-        action, drift, curvature: S, K = -S' and S'' of an array.
-        powers: the n.
-        radius: of the integration.
-    """
-    phi = np.linspace(-radius, radius, 4001)
-    weight = np.exp(-(action(phi) - action(phi).min()))
-    weight /= weight.sum()
-    change = (2 * curvature(phi) - drift(phi) ** 2) / 4
-    change -= weight @ change
-    return np.array([-(weight @ (phi**n * change)) for n in powers])
-
-
-def _interpolation(points: Array, there: Array) -> Array:
+def _interpolation(points: Floats, there: Floats) -> Floats:
     """Weights with which values at Chebyshev points give those at `there`: `(*there.shape, n)`."""
     signs = (-1.0) ** np.arange(len(points))
     barycentric = signs * np.sin(np.pi * (np.arange(len(points)) + 0.5) / len(points))

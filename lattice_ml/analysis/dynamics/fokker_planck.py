@@ -30,19 +30,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial import Polynomial
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.linalg import expm, svdvals
 from scipy.special import sici
 
 from lattice_ml.actions import Quartic
 from lattice_ml.analysis.dynamics.relaxation import Curve
+from lattice_ml.fields.types import Floats
 
 __all__ = [
     *("Density", "equilibrium", "evolve", "measured_action"),
     *("relaxation_rates", "site_potential"),
 ]
 
-Series = NDArray[np.float64]
 
 _LEVEL = 80.0  # (S - min S)/alpha at the ends of the grid
 _WIDTHS = 8.6  # of the start inside the grid: exp(-8.6^2/2) = 10^-16
@@ -62,32 +62,32 @@ class Density:
         values: P there, `(n_times, n_grid)`.
     """
 
-    times: Series
-    phi: Series
-    values: Series
+    times: Floats
+    phi: Floats
+    values: Floats
 
     @property
     def spacing(self) -> float:
-        """Of the grid."""
+        """Distance of two points of the grid."""
         return float(self.phi[1] - self.phi[0])
 
-    def at(self, phi: ArrayLike) -> Series:
+    def at(self, phi: ArrayLike) -> Floats:
         """P at any points `(n,)`: `(n_times, n)`."""
         steps = (np.asarray(phi, np.float64)[:, None] - self.phi) / self.spacing
         return self.values @ np.sinc(steps).T
 
-    def probabilities(self, edges: ArrayLike) -> Series:
+    def probabilities(self, edges: ArrayLike) -> Floats:
         """The probability of every bin between rising `edges` `(n + 1,)`: `(n_times, n)`."""
         steps = (np.asarray(edges, np.float64)[:, None] - self.phi) / self.spacing
         below = 0.5 + sici(np.pi * steps)[0] / np.pi  # the integral of sinc up to an edge
         return np.maximum(np.diff(self.spacing * self.values @ below.T, axis=1), 0.0)
 
-    def moments(self, orders: ArrayLike) -> Series:
+    def moments(self, orders: ArrayLike) -> Floats:
         """<phi^k> for every order k `(n,)`: `(n_times, n)`."""
         powers = self.phi[:, None] ** np.asarray(orders)
         return self.spacing * self.values @ powers
 
-    def effective_action(self, phi: ArrayLike) -> Series:
+    def effective_action(self, phi: ArrayLike) -> Floats:
         """-log P at any points `(n,)`: `(n_times, n)`; NaN where P is below 10^-10 of its peak."""
         density = self.at(phi)
         known = density > _FLOOR * self.values.max(axis=1, keepdims=True)
@@ -163,7 +163,7 @@ def equilibrium(potential: Polynomial, temperature: float = 1.0) -> Density:
     return Density(np.array([np.inf]), phi, values[None])
 
 
-def relaxation_rates(potential: Polynomial, n: int, temperature: float = 1.0) -> Series:
+def relaxation_rates(potential: Polynomial, n: int, temperature: float = 1.0) -> Floats:
     """The `n` lowest eigenvalues of H in (2), the first of them 0: `(n,)`.
 
     Density and observables approach equilibrium as exp(-rate tau).  The lowest non-zero rate of a
@@ -181,7 +181,7 @@ def relaxation_rates(potential: Polynomial, n: int, temperature: float = 1.0) ->
         raise ValueError(f"this grid knows 1 to {len(phi) // 4} rates, got n = {n}")
     root = math.sqrt(temperature)
     factor = root * _derivative(phi) + np.diag(potential.deriv()(phi) / (2 * root))
-    rates: Series = svdvals(factor)[::-1][:n] ** 2
+    rates: Floats = svdvals(factor)[::-1][:n] ** 2
     rates[0] = 0
     return rates
 
@@ -210,9 +210,9 @@ def _grid(
     potential: Polynomial,
     temperature: float,
     width: float = math.inf,
-    means: Series | None = None,
+    means: Floats | None = None,
     level: float = _LEVEL,
-) -> Series:
+) -> Floats:
     """Evenly spaced points, an odd number, that hold the equilibrium and the start."""
     ends = _real_roots(potential - potential(_bottom(potential)) - level * temperature)
     low, high = ends.min(), ends.max()
@@ -230,33 +230,30 @@ def _grid(
     return np.linspace(low, high, n)
 
 
-def _derivative(phi: Series) -> Series:
+def _derivative(phi: Floats) -> Floats:
     """d/dphi of what is periodic on an odd number of points and band-limited: antisymmetric."""
     n, spacing = len(phi), phi[1] - phi[0]
     steps = np.arange(1, n)
     column = np.zeros(n)
     column[1:] = np.pi / (n * spacing) * (-1.0) ** steps / np.sin(np.pi * steps / n)
     difference = np.subtract.outer(np.arange(n), np.arange(n))
-    matrix: Series = np.sign(difference) * column[np.abs(difference)]
-    return matrix
+    return np.asarray(np.sign(difference) * column[np.abs(difference)])
 
 
-def _generator(potential: Polynomial, temperature: float, phi: Series) -> Series:
+def _generator(potential: Polynomial, temperature: float, phi: Floats) -> Floats:
     """The right side of (1), with the drift in skew-symmetric form."""
     d, slope, bend = _derivative(phi), potential.deriv()(phi), potential.deriv(2)(phi)
     drift = 0.5 * (d * slope + slope[:, None] * d + np.diag(bend))
-    generator: Series = temperature * d @ d + drift
-    return generator
+    return np.asarray(temperature * d @ d + drift)
 
 
-def _equilibrium(potential: Polynomial, temperature: float, phi: Series) -> Series:
+def _equilibrium(potential: Polynomial, temperature: float, phi: Floats) -> Floats:
     """exp(-S/alpha) on the grid, with the sum 1."""
     weight = np.exp(-(potential(phi) - potential(_bottom(potential))) / temperature)
-    normalised: Series = weight / weight.sum()
-    return normalised
+    return np.asarray(weight / weight.sum())
 
 
-def _exponentials(generator: Series, start: Series, times: Series, fixed: Series) -> Series:
+def _exponentials(generator: Floats, start: Floats, times: Floats, fixed: Floats) -> Floats:
     """exp(L tau) P_0 at all times at once, `(n_grid, n_times)`.
 
     Times are multiples of delta = 1/|L| and a rest: exp(L delta) is squared, and multiplies the
@@ -276,7 +273,7 @@ def _exponentials(generator: Series, start: Series, times: Series, fixed: Series
     return found
 
 
-def _short(generator: Series, columns: Series, times: Series) -> Series:
+def _short(generator: Floats, columns: Floats, times: Floats) -> Floats:
     """exp(L tau) of every column by Taylor's series, where |L| tau <= 1."""
     term, total = columns, columns.copy()
     for k in range(1, _TERMS + 1):
@@ -291,10 +288,9 @@ def _bottom(potential: Polynomial) -> float:
     return float(extrema[np.argmin(potential(extrema))])
 
 
-def _real_roots(polynomial: Polynomial) -> Series:
+def _real_roots(polynomial: Polynomial) -> Floats:
     roots = np.asarray(polynomial.roots(), np.complex128)
-    real: Series = roots.real[np.abs(roots.imag) < 1e-6 * (1 + np.abs(roots.real))]
-    return real
+    return np.asarray(roots.real[np.abs(roots.imag) < 1e-6 * (1 + np.abs(roots.real))])
 
 
 def _check(potential: Polynomial, temperature: float) -> None:

@@ -44,7 +44,6 @@ __all__ = [
     "splitting_scale",
     "splittings",
     "wigner_cdf",
-    "wigner_surmise",
 ]
 
 _MAX_NEWTON = 100
@@ -124,14 +123,8 @@ def learning_time(
     return np.asarray(kappa / (2 * sigma**2) * (np.log(y / y0) + kappa * tau))
 
 
-def wigner_surmise(s: ArrayLike) -> np.ndarray:
-    """P(s) = (pi/2) s exp(-pi s^2/4), the density of spacings with mean 1; 0 for s < 0."""
-    spacing = np.maximum(np.asarray(s, float), 0)
-    return np.asarray(np.pi / 2 * spacing * np.exp(-np.pi / 4 * spacing**2))
-
-
 def wigner_cdf(s: ArrayLike) -> np.ndarray:
-    """1 - exp(-pi s^2/4), the probability of a spacing below s; what a K-S test asks for."""
+    """1 - exp(-pi s^2/4), the probability (2) of a spacing below s; what a K-S test asks for."""
     spacing = np.maximum(np.asarray(s, float), 0)
     return np.asarray(-np.expm1(-np.pi / 4 * spacing**2))
 

@@ -30,25 +30,25 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lattice_ml.actions import Quartic
 from lattice_ml.analysis.dynamics.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.types import Floats
+from lattice_ml.statistics import jackknife_error
 
 __all__ = [
     *("Curve", "Equilibrium", "Relaxation"),
     *("quadratic_form", "relaxation", "relaxation_of_frames", "relaxed_power", "stepped_power"),
 ]
 
-Series = NDArray[np.float64]
-
 
 class Curve(NamedTuple):
     """Values and their errors, of one shape."""
 
-    value: Series
-    error: Series
+    value: Floats
+    error: Floats
 
     def to_json(self) -> dict[str, Any]:
         """Nested lists, with null for what is not finite."""
@@ -67,9 +67,9 @@ class Relaxation:
         propagator: G(p) averaged over shells, `(n_times, n_shells)`.
     """
 
-    times: Series
+    times: Floats
     n_chains: int
-    p_hat_squared: Series
+    p_hat_squared: Floats
     phi2: Curve
     m2: Curve
     binder: Curve
@@ -91,7 +91,7 @@ class Equilibrium(NamedTuple):
     binder: Curve  # of one number
     propagator: Curve  # `(n_shells,)`
 
-    def noised(self, variances: ArrayLike) -> tuple[Series, Series, Series]:
+    def noised(self, variances: ArrayLike) -> tuple[Floats, Floats, Floats]:
         """<M^2>, binder `(n,)` and G(p) `(n, n_shells)` under noise of variances `(n,)`: (2)."""
         t = np.asarray(variances, np.float64)
         m2 = self.m2.value + t / self.volume
@@ -101,7 +101,7 @@ class Equilibrium(NamedTuple):
 # ------------------------------------------------------------------------- exact, of a free field
 
 
-def quadratic_form(action: Quartic, lattice: Lattice) -> Series:
+def quadratic_form(action: Quartic, lattice: Lattice) -> Floats:
     """Eigenvalues w_p of the quadratic form of a free action, `(*L)` in FFT order.
 
     Raises:
@@ -123,7 +123,7 @@ def relaxed_power(
     *,
     temperature: float = 1.0,
     kernel: ArrayLike = 1.0,
-) -> Series:
+) -> Floats:
     """<|phi(p)|^2>/V of a free field at Langevin times, in continuous time: (1).
 
     Its mean over p is <phi^2>, and its p = 0 is V <M^2>.
@@ -141,8 +141,7 @@ def relaxed_power(
     w, c = np.asarray(form, np.float64), np.asarray(kernel, np.float64)
     tau = np.reshape(np.asarray(times, np.float64), (-1, *[1] * w.ndim))
     end = temperature / w
-    power: Series = end + (np.asarray(start) - end) * np.exp(-2 * c * w * tau)
-    return power
+    return np.asarray(end + (np.asarray(start) - end) * np.exp(-2 * c * w * tau))
 
 
 def stepped_power(
@@ -154,7 +153,7 @@ def stepped_power(
     *,
     temperature: float = 1.0,
     kernel: ArrayLike = 1.0,
-) -> Series:
+) -> Floats:
     """<|phi(p)|^2>/V of a free field after whole steps of a scheme, exact at any step size.
 
     Args:
@@ -251,7 +250,8 @@ def _measured(
         phi = np.asarray(fields, np.float64)
         sites = tuple(range(1, phi.ndim))
         magnetisation[here], phi2[here] = phi.mean(axis=sites), (phi**2).mean(axis=sites)
-        power = _shell_power(lattice, phi)
+        modes = np.fft.fftn(phi, axes=sites)
+        power = lattice.shell_means(np.abs(modes) ** 2 / lattice.volume)
         configuration = np.arange(start, start + len(fields)) // n_chains
         np.add.at(sums, configuration, power)
         np.add.at(squares, configuration, power**2)
@@ -270,28 +270,17 @@ def _measured(
     )
 
 
-def _shell_power(lattice: Lattice, phi: Series) -> Series:
-    """|phi(p)|^2 / V averaged over shells: `(n, n_shells)`."""
-    power = np.abs(np.fft.fftn(phi, axes=tuple(range(1, phi.ndim)))) ** 2 / lattice.volume
-    shells = lattice.shells[1].ravel()
-    order = np.argsort(shells, kind="stable")
-    sizes = np.bincount(shells)
-    starts = np.cumsum(sizes) - sizes
-    means: Series = np.add.reduceat(power.reshape(len(phi), -1)[:, order], starts, axis=1) / sizes
-    return means
-
-
-def _mean(values: Series, shift: Series) -> Curve:
+def _mean(values: Floats, shift: Floats) -> Curve:
     """Mean over chains `(n_times, n_chains)` less what noise adds."""
     error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
     return Curve(values.mean(axis=1) - shift, error)
 
 
-def _binder(m: Series, shift: Series) -> Curve:
+def _binder(m: Floats, shift: Floats) -> Curve:
     """Binder's cumulant of M `(n_times, n_chains)` by jackknife, undoing (2); NaN where M = 0."""
     n = m.shape[1]
 
-    def cumulant(m2: Series, m4: Series, shift: Series) -> Series:
+    def cumulant(m2: Floats, m4: Floats, shift: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):  # fields of a cold start may be 0
             return (1 - m4 / (3 * m2**2)) * (m2 / (m2 - shift)) ** 2
 
@@ -299,10 +288,10 @@ def _binder(m: Series, shift: Series) -> Curve:
     s2, s4 = m2.sum(axis=1, keepdims=True), m4.sum(axis=1, keepdims=True)
     left_out = cumulant((s2 - m2) / (n - 1), (s4 - m4) / (n - 1), shift[:, None])
     value = cumulant(s2[:, 0] / n, s4[:, 0] / n, shift)
-    return Curve(value, np.sqrt((n - 1) * left_out.var(axis=1)))
+    return Curve(value, jackknife_error(left_out, axis=1))
 
 
-def _plain(values: Series) -> list[Any]:
+def _plain(values: Floats) -> list[Any]:
     """Nested lists with None for what is not finite."""
     plain = values.astype(object)
     plain[~np.isfinite(values)] = None

@@ -10,6 +10,7 @@ the `Theory` as an argument, so the same weights serve every volume and coupling
 """
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -18,9 +19,10 @@ from flax import nnx
 
 from lattice_ml.models.diffusion.theory import Theory
 
-__all__ = ["TARGETS", "Denoiser", "Zero", "slope_of"]
+__all__ = ["TARGETS", "Denoiser", "Weights", "Zero", "slope_of"]
 
 TARGETS = ("action", "data")
+Weights = nnx.State[Hashable, object]
 
 
 class Denoiser(nnx.Module):

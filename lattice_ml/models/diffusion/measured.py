@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.actions import Action, quartic
+from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -137,11 +138,9 @@ def _propagator(square: np.ndarray, modes: Modes, n: float) -> np.ndarray:
     """
     orbits = modes.orbits.ravel()
     size = np.bincount(orbits)
-    c = np.bincount(orbits, square.ravel()) / size
+    c = group_means(square.ravel(), orbits)
     squares = modes.p_hat_mu_squared
-    p2, p4 = (
-        np.bincount(orbits, np.sum(squares**power, axis=0).ravel()) / size for power in (1, 2)
-    )
+    p2, p4 = (group_means(np.sum(squares**k, axis=0).ravel(), orbits) for k in (1, 2))
     moving = np.flatnonzero(p2 > 0)
     series = _series(p2[moving], p4[moving])
     if len(moving) >= 4 * len(series):

@@ -30,10 +30,9 @@ from lattice_ml.analysis.probes import (
     kernel_by_probes,
     projection,
     regression,
-    shell_sizes,
     without_noise,
 )
-from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawing import Drawing, draw
 from lattice_ml.models.diffusion.theory import Theory
@@ -170,7 +169,7 @@ def _at_zero(probed: ProbedKernel, t: float, bare: np.ndarray, section: Mapping[
     """The kernel where the field is zero, and the couplings in it."""
     lattice = probed.lattice
     values, spread = without_noise(*probed.mean(), t)
-    line = spectral.fit_line(lattice.shells[0], values, shell_sizes(lattice))
+    line = spectral.fit_line(lattice.shells[0], values, lattice.shell_sizes)
     return {
         "eigenvalues": values,
         "errors": np.hypot(spread, line.residual),
@@ -233,8 +232,7 @@ def _propagator(theory: Theory) -> np.ndarray:
     """C of every shell, `(n_shells,)`."""
     rounded = np.round(theory.modes.p_hat_squared, 10)  # as Lattice.shells
     _, index = np.unique(rounded.ravel(), return_inverse=True)
-    c = np.bincount(index, np.asarray(theory.propagator).ravel()) / np.bincount(index)
-    return c
+    return group_means(np.asarray(theory.propagator).ravel(), index)
 
 
 def _named(read: Mapping[str, tuple[float, float]], section: Mapping[str, Any], ndim: int) -> Found:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from lattice_ml.actions import Action, quartic
+from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.measured import fit_mixture
 from lattice_ml.models.diffusion.theory import Theory
@@ -123,7 +124,7 @@ def _resize(theory: Theory, shape: tuple[int, ...]) -> Theory:
     p_hat_squared, orbit = np.unique(
         np.round(theory.modes.p_hat_squared, 10).ravel(), return_inverse=True
     )
-    inverse = np.bincount(orbit, 1 / np.ravel(theory.propagator)) / np.bincount(orbit)
+    inverse = group_means(1 / np.ravel(theory.propagator), orbit)
     x, y = p_hat_squared[1:], inverse[1:]  # the zero mode has its own rule
     below = y[0] + (modes.p_hat_squared - x[0]) * (y[1] - y[0]) / (x[1] - x[0])
     guess = np.interp(modes.p_hat_squared, x, y)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml._pytree import pytree
+from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
 
 __all__ = ["LARGEST", "Moments", "measure_moments"]
@@ -42,7 +43,7 @@ class Moments:
         rotated = np.asarray(modes.forward(jnp.asarray(rotated.T.reshape(-1, *shape))))
         variances = np.diagonal(rotated.reshape(modes.volume, -1))
         orbits = modes.orbits.ravel()
-        c = (np.bincount(orbits, variances) / np.bincount(orbits))[orbits]
+        c = group_means(variances, orbits)[orbits]
         basis = np.asarray(modes.inverse(jnp.asarray(_unit_modes(modes)))).reshape(len(c), -1)
         return Moments(np.zeros_like(self.mean), (basis.T * c) @ basis, self.n)
 
