@@ -17,13 +17,14 @@ import numpy as np
 from lattice_ml.benches.plans import Plan
 from lattice_ml.report.page import Table
 from lattice_ml.runtime import session
+from lattice_ml.runtime.json import JsonTable, Section, plain_table
 
 __all__ = [
     *("Column", "Number", "Record", "Result", "compare"),
     *("facts", "markdown", "record", "table"),
 ]
 
-Record = dict[str, Any]
+Record = JsonTable
 
 
 class Number(NamedTuple):
@@ -78,7 +79,7 @@ class Result:
     """Rows of a benchmark; an entry without a column is in the JSON alone."""
 
     columns: Sequence[Column]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Section]
     notes: Sequence[str] = ()
 
 
@@ -91,7 +92,7 @@ def record(plan: Plan, seed: int, result: Result, seconds: float) -> Record:
         "title": plan.title,
         "size": plan.size,
         "seed": seed,
-        "settings": _plain(dataclasses.asdict(plan.settings)),
+        "settings": plain_table(dataclasses.asdict(plan.settings)),
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
@@ -102,7 +103,7 @@ def record(plan: Plan, seed: int, result: Result, seconds: float) -> Record:
         },
         "versions": versions,
         "seconds": round(seconds, 1),
-        "rows": [_plain(row) for row in result.rows],
+        "rows": [plain_table(row) for row in result.rows],
         "notes": list(result.notes),
     }
 
@@ -186,7 +187,7 @@ def _flat(record: Record, name: str) -> Any:
     return found.get(key) if key and isinstance(found, Mapping) else found
 
 
-def _number(row: Mapping[str, Any], name: str) -> Number | None:
+def _number(row: Section, name: str) -> Number | None:
     found = row.get(name)
     if isinstance(found, Mapping):
         return Number(found["value"], found["error"])
@@ -197,19 +198,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return "\u2013"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """JSON values; numbers that are not finite are null."""
-    if isinstance(value, Number):
-        return {"value": _plain(value.value), "error": _plain(value.error)}
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _usable() -> int | None:

@@ -25,7 +25,8 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
 from lattice_ml.report import spectrum as spectrum_figures
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.runtime.results import check_json, check_page, has_keys, plain, write_json
+from lattice_ml.runtime.json import JsonTable, plain_table
+from lattice_ml.runtime.results import check_json, check_page, has_keys, write_json
 from lattice_ml.runtime.writing import make_folder
 from lattice_ml.statistics import doubt_of
 from lattice_ml.storage import model as model_files
@@ -34,7 +35,7 @@ from lattice_ml.storage.model import open_model
 
 __all__ = ["check", "of_ensemble", "of_machine", "spectrum", "write"]
 
-Found = dict[str, Any]
+Found = JsonTable
 
 _TABLE = "spectrum.json"
 _FIGURES = (
@@ -100,7 +101,7 @@ def spectrum(
 
 def write(found: Found, out: str | os.PathLike[str]) -> Found:
     """Write what was found; return it as JSON values, null in the place of NaN and infinity."""
-    table: Found = plain(found)
+    table = plain_table(found)
     check(out)
     make_folder(Path(out))
     write_json(Path(out) / _TABLE, table, _SHAPE)

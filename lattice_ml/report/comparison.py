@@ -17,7 +17,8 @@ from lattice_ml.comparison.sides import Side
 from lattice_ml.comparison.verdict import Comparison, labelled
 from lattice_ml.report import comparison_figures
 from lattice_ml.report.page import Mark, Table, in_figure, write_page
-from lattice_ml.runtime.results import check_json, check_page, has_keys, plain, write_json
+from lattice_ml.runtime.json import JsonTable, plain_table
+from lattice_ml.runtime.results import check_json, check_page, has_keys, write_json
 
 __all__ = ["as_table", "check", "write"]
 
@@ -68,7 +69,7 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
     return folder / _PAGE
 
 
-def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def as_table(comparisons: Sequence[Comparison]) -> JsonTable:
     """All numbers of a comparison for other programs; what is not defined is null."""
     reference = comparisons[0].reference
     table = {
@@ -76,11 +77,10 @@ def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "accepted": all(c.accepted for c in comparisons),
         "candidates": [_candidate(c) for c in comparisons],
     }
-    cleaned: dict[str, Any] = plain(table)
-    return cleaned
+    return plain_table(table)
 
 
-def _candidate(found: Comparison) -> dict[str, Any]:
+def _candidate(found: Comparison) -> JsonTable:
     return {
         "label": found.candidate.label,
         "accepted": found.accepted,
@@ -100,7 +100,7 @@ def _candidate(found: Comparison) -> dict[str, Any]:
         "schwinger_dyson": found.schwinger_dyson and _shells(found.schwinger_dyson),
         "distributions": {name: d.as_table() for name, d in found.distributions.items()},
         "distances": found.distances and found.distances.as_table(),
-        "classifier": found.told_apart and found.told_apart.area._asdict(),
+        "classifier": found.told_apart and found.told_apart.area,
         "tests": [
             {"name": t.name, "verdict": t.verdict, "value": t.value, "p_value": t.p_value}
             for t in found.tests
@@ -109,7 +109,7 @@ def _candidate(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _worth(side: Side | Known) -> dict[str, Any]:
+def _worth(side: Side | Known) -> JsonTable:
     """What an ensemble is worth and what it cost."""
     if isinstance(side, Known):
         return {"source": side.source}
@@ -131,7 +131,7 @@ def _estimate(found: Any) -> dict[str, float] | None:
     return None if found is None else {"value": found.value, "error": found.error}
 
 
-def _shells(found: means.Shells) -> dict[str, Any]:
+def _shells(found: means.Shells) -> JsonTable:
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
 
@@ -330,7 +330,7 @@ def _figures(found: Mapping[str, Comparison], sides: Sequence[Side]) -> list[tup
     return drawn
 
 
-def _densities(name: str, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _densities(name: str, comparisons: Sequence[Comparison]) -> JsonTable:
     shown: dict[str, Any] = {}
     for found in comparisons:
         if name in found.distributions:

@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lattice_ml.analysis.dynamics.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.runtime.json import JsonTable, plain_table
 
 __all__ = [
     *("Curve", "Equilibrium", "Relaxation"),
@@ -49,9 +50,9 @@ class Curve(NamedTuple):
     value: Series
     error: Series
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonTable:
         """Nested lists, with null for what is not finite."""
-        return {name: _plain(np.asarray(values)) for name, values in self._asdict().items()}
+        return plain_table(self._asdict())
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,9 @@ class Relaxation:
     binder: Curve
     propagator: Curve
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonTable:
         """Lists and numbers; null for what is not finite."""
-        names = ("phi2", "m2", "binder", "propagator")
-        curves = {name: getattr(self, name).to_json() for name in names}
-        grids = {"times": _plain(self.times), "p_hat_squared": _plain(self.p_hat_squared)}
-        return {"n_chains": self.n_chains, **grids, **curves}
+        return plain_table(vars(self))
 
 
 class Equilibrium(NamedTuple):
@@ -300,11 +298,3 @@ def _binder(m: Series, shift: Series) -> Curve:
     left_out = cumulant((s2 - m2) / (n - 1), (s4 - m4) / (n - 1), shift[:, None])
     value = cumulant(s2[:, 0] / n, s4[:, 0] / n, shift)
     return Curve(value, np.sqrt((n - 1) * left_out.var(axis=1)))
-
-
-def _plain(values: Series) -> list[Any]:
-    """Nested lists with None for what is not finite."""
-    plain = values.astype(object)
-    plain[~np.isfinite(values)] = None
-    nested: list[Any] = plain.tolist()
-    return nested
