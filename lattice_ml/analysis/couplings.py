@@ -34,6 +34,7 @@ from lattice_ml.analysis.certificates.judging import (
 )
 from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.arguments import unknown
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import doubt_of
@@ -140,7 +141,7 @@ class Couplings:
 
 @ordinary()
 def infer_couplings(
-    ensemble: Any,
+    ensemble: Ensemble,
     *,
     terms: Sequence[str] = PHI4,
     method: Literal["least_squares", "ridge", "lasso"] = "least_squares",
@@ -175,7 +176,7 @@ def infer_couplings(
             not finite.
     """
     names = _checked(terms, method, penalty)
-    log_weight = getattr(ensemble, "log_weight", None) if weights else None
+    log_weight = ensemble.log_weight if weights else None
     equations = _measure(ensemble, names)
     whole = equations * as_weights(log_weight, equations.shape[:2])[..., None, None]
     _require_independent(whole.mean(axis=(0, 1)), names, ensemble.shape, method)
@@ -220,7 +221,7 @@ def _checked(terms: Sequence[str], method: str, penalty: float | None) -> tuple[
     return names
 
 
-def _measure(ensemble: Any, terms: tuple[str, ...]) -> Array:
+def _measure(ensemble: Ensemble, terms: tuple[str, ...]) -> Array:
     """[A | b] of every configuration per site, `(n_chains, n_configs, n_terms, n_terms + 1)`."""
     rows = np.concatenate([_equations(terms, fields) for fields in pieces(ensemble)])
     require_finite(rows, ensemble.n_chains)
@@ -260,10 +261,9 @@ def _starts(equations: Array) -> Array:
     return min((stretch_starts(series) for series in slow), key=len)
 
 
-def _expected(ensemble: Any, terms: tuple[str, ...]) -> Array | None:
+def _expected(ensemble: Ensemble, terms: tuple[str, ...]) -> Array | None:
     """The couplings that an ensemble should have, where its action has (h, a, b)."""
     if not hasattr(ensemble.action, "couplings"):
         return None
     known = dict(zip(PHI4, map(float, ensemble.action.couplings()), strict=True))
-    temperature = getattr(ensemble, "temperature", 1.0)
-    return np.array([known.get(term, 0.0) for term in terms]) / temperature
+    return np.array([known.get(term, 0.0) for term in terms]) / ensemble.temperature

@@ -5,7 +5,7 @@ stretch of the chains, and some 1,000 configurations to look at and to compare a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.comparison.references import label_of
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.statistics import Estimate, doubt_of, estimate
 from lattice_ml.statistics.series import as_weights
 from lattice_ml.storage.ensemble import rows_in
@@ -65,7 +66,7 @@ class Side:
     """
 
     label: str
-    ensemble: Any
+    ensemble: Ensemble
     evidence: Evidence
 
     @property
@@ -145,7 +146,7 @@ class Side:
             None if weights is None else weights.T.ravel()[rows],
         )
 
-    def blocks(self) -> Any:
+    def blocks(self) -> Iterator[tuple[int, Array]]:
         """(first sample, configurations) of blocks that are small enough to work with."""
         start = 0
         for fields in pieces(self.ensemble):
@@ -160,7 +161,7 @@ class Side:
         return variance / found.error**2 if found.error > 0 else float(series.size)
 
 
-def gather_side(ensemble: Any, label: str = "", *, weights: bool = True) -> Side:
+def gather_side(ensemble: Ensemble, label: str = "", *, weights: bool = True) -> Side:
     """Read an ensemble.
 
     Args:

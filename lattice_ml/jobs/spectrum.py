@@ -23,6 +23,7 @@ from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.report import spectrum as spectrum_figures
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, plain_table
@@ -115,7 +116,7 @@ def check(out: str | os.PathLike[str]) -> None:
     check_page(Path(out) / "index.html", "spectrum", _FIGURES)
 
 
-def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:
+def of_ensemble(ensemble: Ensemble, *, weights: bool = True) -> Found:
     """The inverse propagator of an ensemble, see `analysis.spectrum.inverse_propagator`."""
     lattice = Lattice(ensemble.shape)
     bare, b = _bare(ensemble.action, lattice)
@@ -135,8 +136,8 @@ def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:
             "n_fitted": inverse.n_fitted,
         },
         "n_configurations": ensemble.n_chains * ensemble.n_configs,
-        "weighted": weights and getattr(ensemble, "log_weight", None) is not None,
-        "doubt": doubt_of(getattr(ensemble, "log_weight", None)) if weights else None,
+        "weighted": weights and ensemble.log_weight is not None,
+        "doubt": doubt_of(ensemble.log_weight) if weights else None,
     }
 
 

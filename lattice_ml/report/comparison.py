@@ -114,7 +114,7 @@ def _worth(side: Side | Known) -> JsonTable:
     if isinstance(side, Known):
         return {"source": side.source}
     n_eff = side.effective_size
-    seconds = getattr(side.ensemble, "seconds", None)
+    seconds = side.ensemble.seconds
     m2 = side.estimates["m2"]
     acceptance = side.series.get("acceptance")
     return {
@@ -132,7 +132,7 @@ def _estimate(found: Any) -> dict[str, float] | None:
 
 
 def _shells(found: means.Shells) -> JsonTable:
-    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+    return dict(vars(found))
 
 
 # ---------------------------------------------------------------------------------- tables
@@ -142,7 +142,7 @@ def _summary(
     reference: Side | Known, comparisons: Sequence[Comparison]
 ) -> list[tuple[str, object]]:
     side = comparisons[0].candidate
-    section = getattr(side.ensemble, "config", {}).get("action")
+    section = side.ensemble.config.get("action")
     action = conventions.describe(section, side.lattice.ndim) if section else []
     known = [("source", reference.source)] if isinstance(reference, Known) else []
     return [
@@ -257,20 +257,19 @@ def _cost(sides: Sequence[Side]) -> Table:
 
 
 def _provenance(side: Side) -> Table:
-    manifest = getattr(side.ensemble, "manifest", {})
-    config = getattr(side.ensemble, "config", {})
+    ensemble, config = side.ensemble, side.ensemble.config
     rows = [
         (section, ", ".join(f"{k} = {v}" for k, v in config[section].items() if v is not None))
         for section in ("action", "sampler", "sampling", "chain", "output")
         if isinstance(config.get(section), Mapping)
     ]
     rows += [("seed", str(config["seed"]))] if "seed" in config else []
-    rows += [("tuned", ", ".join(f"{k} = {v}" for k, v in manifest.get("tuned", {}).items()))]
-    for entry in manifest.get("provenance", []):
+    rows += [("tuned", ", ".join(f"{k} = {v}" for k, v in ensemble.tuned.items()))]
+    for entry in ensemble.provenance:
         made = ", ".join(f"{k} = {v}" for k, v in entry["made_by"].items() if v is not None)
         rows.append((f"made from {entry['first_config']}", made))
-    if manifest.get("parent"):
-        rows.append(("parent", manifest["parent"]))
+    if ensemble.parent:
+        rows.append(("parent", ensemble.parent))
     return Table(f"Provenance of {side.label}", ("what", "value"), rows)
 
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.observables.ensemble import Ensemble
+
 __all__ = ["ClusterSigns", "measure"]
 
 _SITES = 1 << 18  # looked at: a fraction of a second
@@ -37,7 +39,7 @@ class ClusterSigns(NamedTuple):
     configs: Array  # (n,) which they are, evenly spaced
 
 
-def measure(ensemble: Any, temperature: float) -> ClusterSigns | None:
+def measure(ensemble: Ensemble, temperature: float) -> ClusterSigns | None:
     """Find the clusters of some configurations of all chains, with the same bonds every time.
 
     None where the action is not one of nearest neighbours, or the lattice too large.

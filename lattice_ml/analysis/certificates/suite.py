@@ -57,6 +57,7 @@ from lattice_ml.analysis.certificates import (
 from lattice_ml.analysis.certificates.certificate import Certificate
 from lattice_ml.analysis.certificates.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.certificates.judging import Mean, judge, stretches
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 
 __all__ = ["FALSE_ALARM_RATE", "certify", "check"]
@@ -73,7 +74,7 @@ Array = npt.NDArray[Any]
 
 
 @ordinary()
-def check(ensemble: Any, *, weights: bool = True) -> list[Certificate]:
+def check(ensemble: Ensemble, *, weights: bool = True) -> list[Certificate]:
     """Test an ensemble against its own action and its own chains.
 
     Args:

@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lattice_ml.analysis.dynamics.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.json import JsonTable, plain_table
 
 __all__ = [
@@ -186,7 +187,7 @@ def stepped_power(
 # --------------------------------------------------------------------------- measured, of fields
 
 
-def relaxation(chains: Any, times: ArrayLike) -> Relaxation:
+def relaxation(chains: Ensemble, times: ArrayLike) -> Relaxation:
     """Means over chains at every configuration, read in blocks.
 
     Args:
@@ -198,7 +199,7 @@ def relaxation(chains: Any, times: ArrayLike) -> Relaxation:
         ValueError: times are not one per configuration, there are fewer than two chains, or the
             chains carry weights.
     """
-    if getattr(chains, "log_weight", None) is not None:
+    if chains.log_weight is not None:
         raise ValueError("relaxation is of unweighted chains, got an ensemble with log_weight")
     n_chains, n_configs = chains.n_chains, chains.n_configs
     return _measured(Lattice(chains.shape), n_chains, n_configs, chains.blocks(), times, 0.0)
