@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -107,7 +108,7 @@ class ModelRun(Writer):
         """Whether weights and report are there."""
         return WEIGHTS in self.manifest["files"]
 
-    @property
+    @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages with their theories."""
         return model.read_stages(self.directory, self.manifest)
