@@ -103,7 +103,7 @@ class EnsembleOnDisk:
     @cached_property
     def action(self) -> Any:
         """The action in (h, a, b), from the convention's couplings; None where none is known."""
-        from lattice_ml.actions import conventions  # and so JAX, which `info` does without
+        from lattice_ml.actions import conventions  # and so JAX, which reading does without
 
         try:
             return conventions.from_config(self.config["action"], len(self.shape))
