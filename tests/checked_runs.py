@@ -59,13 +59,3 @@ def part(ensemble, n_chains, n_configs):
     few = {name: series[:n_chains, :n_configs] for name, series in ensemble.histories.items()}
     flat = cfgs[:n_configs, :n_chains].reshape(-1, *ensemble.shape)
     return replace(ensemble, cfgs=flat, histories=few)
-
-
-class NoConfigurations:
-    """Chains of which the histories alone were kept."""
-
-    def __init__(self, chains):
-        self._chains = chains
-
-    def __getattr__(self, name):
-        return () if name == "cfgs" else getattr(self._chains, name)

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "analysis": "statistics fields runtime actions observables storage",
     "models": "_pytree statistics fields runtime actions observables analysis",
     "comparison": "statistics fields runtime actions observables storage analysis models",
-    "report": "statistics fields runtime actions analysis comparison",
+    "report": "statistics fields runtime actions observables analysis comparison",
     "jobs": BELOW,
     "benches": f"{BELOW} jobs",
     "commands": f"{BELOW} jobs benches",

@@ -102,10 +102,8 @@ def of_free_sites(n, mass_squared, told):
         cfgs**2, axis=(1, 2)
     )
     action = evidence.measure_configurations(free, cfgs)["action"]
-    made = Chains(free, (2, 2), 1, cfgs, {"action": action[None]}, {})
-    object.__setattr__(made, "log_weight", (-action - density)[None])
-    object.__setattr__(made, "log_prob", density[None])
-    return made
+    weights = {"log_weight": (-action - density)[None], "log_prob": density[None]}
+    return Chains(free, (2, 2), 1, cfgs, {"action": action[None]}, {}, **weights)
 
 
 def test_weights_that_leave_a_handful_are_undecided():
@@ -126,8 +124,7 @@ def test_weights_that_are_not_those_of_the_density_fail():
     made = of_free_sites(500, 6.0, 4.0)
     changed = made.log_weight.copy()
     changed[0, 7] += 0.5
-    object.__setattr__(made, "log_weight", changed)
-    found = one(made, "weights")
+    found = one(replace(made, log_weight=changed), "weights")
     assert found.verdict == "fail" and "; 1 of them differ from -S - log q" in found.value
 
 

@@ -1,5 +1,7 @@
 """Signs of clusters: closed forms, equilibrium, and domain walls that no other test sees."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -93,19 +95,9 @@ def test_temperature_and_weights_count():
     cold, hot = (cluster_signs.measure(ensemble, t).difference.mean() for t in (0.1, 10.0))
     assert cold < hot - 0.01
     log_weight = np.where(np.arange(40) % 2, 0.0, -50.0) * np.ones((8, 1))
-    mean = float(certificate(Weighted(ensemble, log_weight)).value.split()[2])
+    mean = float(certificate(replace(ensemble, log_weight=log_weight)).value.split()[2])
     bonds = cluster_signs.measure(ensemble, 1.0).difference[:, 1::2].mean()
     assert mean == pytest.approx(bonds, rel=1e-4)
-
-
-class Weighted:
-    """Chains with weights."""
-
-    def __init__(self, ensemble, log_weight):
-        self._ensemble, self.log_weight = ensemble, log_weight
-
-    def __getattr__(self, name):
-        return getattr(self._ensemble, name)
 
 
 def test_a_single_chain_of_a_large_lattice_is_judged(monkeypatch):

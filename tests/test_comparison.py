@@ -4,7 +4,7 @@ import importlib.util
 import json
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,13 +123,6 @@ def test_shells_are_judged_together_where_there_are_ten_configurations_each():
     assert "independent configurations: only large differences show" in compare(*few).warnings[0]
 
 
-@dataclass(frozen=True)
-class Weighted(Chains):
-    """Fields in memory that carry importance weights."""
-
-    log_weight: np.ndarray | None = None
-
-
 @pytest.fixture(scope="module")
 def weighted():
     """Draws of m^2 = 0.14 with the weights that make them m^2 = 0.1."""
@@ -141,7 +134,7 @@ def weighted():
     log_weight = 0.5 * (0.14 - 0.1) * np.sum(phi**2, axis=(1, 2))
     phi32 = phi.astype(np.float32)
     history = {"magnetisation": phi32.mean(axis=(1, 2))[None].astype(float)}
-    return Weighted(target, SHAPE, 1, phi32, history, {}, log_weight=log_weight[None])
+    return Chains(target, SHAPE, 1, phi32, history, {}, log_weight=log_weight[None])
 
 
 def test_weights_count(weighted, pair):
@@ -271,11 +264,7 @@ def test_without_configurations_histories_are_compared(pair):
     from lattice_ml.analysis.measurement import stored_series
 
     def bare(ensemble):
-        class Bare(Chains):
-            def blocks(self):
-                yield from ()
-
-        return Bare(ensemble.action, SHAPE, 1, np.zeros((0, *SHAPE)), stored_series(ensemble), {})
+        return replace(ensemble, cfgs=ensemble.cfgs[:0], histories=stored_series(ensemble))
 
     found = compare(bare(pair[0]), bare(pair[1]))
     assert found.accepted and found.two_point is None and found.distances is None

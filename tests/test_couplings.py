@@ -26,10 +26,8 @@ def chains(fields, theory=None, log_weight=None, **settings):
     n_configs, n_chains, *shape = fields.shape
     histories = {"any": np.zeros((n_chains, n_configs))}
     cfgs = fields.reshape(-1, *shape)
-    made = Chains(theory, tuple(shape), 1, cfgs, histories, {}, **settings)
-    if log_weight is not None:
-        object.__setattr__(made, "log_weight", log_weight)
-    return made
+    settings["log_weight"] = log_weight
+    return Chains(theory, tuple(shape), 1, cfgs, histories, {}, **settings)
 
 
 def noise(shape=(6, 6), n_chains=16, n_configs=8):

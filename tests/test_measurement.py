@@ -21,6 +21,7 @@ from lattice_ml.analysis.measurement import (
 from lattice_ml.chains import run as chain
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations
+from lattice_ml.observables.ensemble import Ensemble as Contract
 from lattice_ml.samplers import HMC
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.run import open_run
@@ -74,6 +75,19 @@ def test_a_run_stores_what_its_configurations_show(chains):
     stored, again = stored_series(chains), remeasured_series(in_blocks)
     assert set(again) == set(PRIMARIES) < set(stored)
     assert_same(again, {name: stored[name] for name in PRIMARIES}, rtol=1e-5)
+
+
+def test_memory_and_disk_are_of_one_contract(chains, tmp_path):
+    stored = on_disk(tmp_path, chains, chains.history)
+    assert isinstance(chains, Contract) and isinstance(stored, Contract)
+    assert not isinstance(chains.cfgs, Contract)
+    names = ("shape", "n_chains", "n_configs", "thin", "temperature", "has_cfgs", "log_weight")
+    for name in names:
+        assert getattr(stored, name) == getattr(chains, name), name
+    assert set(stored.history) == set(chains.history) and stored.label == str(tmp_path)
+    assert np.array_equal(np.concatenate([block for _, block in stored.blocks()]), chains.cfgs)
+    assert stored.action is stored.action, "built once, not at every block"
+    assert stored.numbers["chain"].tolist() == [[c] * N_CONFIGS for c in range(N_CHAINS)]
 
 
 def test_stored_histories_are_taken_as_they_are(chains, tmp_path):
@@ -134,7 +148,7 @@ def test_weights_lead_to_another_action(chains):
     cfgs = rng.normal(size=(500 * N_CHAINS, *SHAPE))
     log_weight = -0.05 * np.sum(cfgs**2, axis=(1, 2)).reshape(-1, N_CHAINS).T
     histories = {"acceptance": np.ones((N_CHAINS, 500))}
-    samples = Ensemble(Phi4(0.0, 0.55, 0.0), SHAPE, 1, cfgs, histories, {}, log_weight)
+    samples = Ensemble(Phi4(0.0, 0.55, 0.0), SHAPE, 1, cfgs, histories, {}, log_weight=log_weight)
     for weights, exact in ((True, 1 / 1.1), (False, 1.0)):
         found = measure(samples, weights=weights)["phi2"]
         assert abs(found.value - exact) < 4.5 * found.error and found.error < 0.02
@@ -196,8 +210,8 @@ def test_log_z_is_known_where_the_weights_have_their_constant(tmp_path):
     assert measure(Bare(log_prob=None, config=sampled))["log_z"] == measure(made)["log_z"]
     words = describe_weights(measure(Bare(log_prob=None)))
     assert words.endswith("log Z not known: the weights are estimates, or without their constant")
-    estimated = {"provenance": [{"made_by": {"approximate": True}}]}
-    assert measure(Bare(manifest=made.manifest | estimated))["log_z"] is None
+    estimated = [{"made_by": {"approximate": True}}]
+    assert measure(Bare(provenance=estimated))["log_z"] is None
 
 
 def test_every_line_of_weights_that_leave_a_handful_is_marked(tmp_path, capsys):

@@ -34,7 +34,7 @@ from lattice_ml.comparison import sides
 from lattice_ml.jobs.training_data import open_data
 from lattice_ml.observables import measure_configurations
 from lattice_ml.storage import files
-from lattice_ml.storage.ensemble import Ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk
 from lattice_ml.storage.run import open_run
 
 MIB = 2**20
@@ -125,7 +125,7 @@ def test_a_whole_ensemble_would_be_seen(ensembles):
 
 @pytest.mark.parametrize("name", WORK)
 def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
-    monkeypatch.setattr(Ensemble.blocks, "__defaults__", (BLOCK,))
+    monkeypatch.setattr(EnsembleOnDisk.blocks, "__defaults__", (BLOCK,))
     monkeypatch.setattr(sides, "_FIELD_BYTES", BLOCK)
     for module in ("training_data", "exchange"):
         monkeypatch.setattr(f"lattice_ml.{module}.BLOCK_BYTES", BLOCK)

@@ -171,11 +171,11 @@ class Pieces(Chains):
         yield from ((i, self.cfgs[i : i + 5]) for i in range(0, len(self.cfgs), 5))
 
 
-def chains_of(fields, kind=Chains):
+def chains_of(fields, kind=Chains, **weights):
     """Chains of fields `(n_configs, n_chains, *L)`."""
     n_configs, n_chains, *shape = fields.shape
     history = {"action": np.zeros((n_chains, n_configs))}
-    return kind(None, tuple(shape), 1, fields.reshape(-1, *shape), history, {})
+    return kind(None, tuple(shape), 1, fields.reshape(-1, *shape), history, {}, **weights)
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 4)])
@@ -278,8 +278,5 @@ def test_what_has_no_relaxation_is_refused(frames, times, message):
 
 
 def test_weighted_samples_are_refused():
-    class Weighted(Chains):
-        log_weight = np.zeros((3, 2))
-
     with pytest.raises(ValueError, match="unweighted chains, got an ensemble with log_weight"):
-        relaxation(chains_of(np.ones((2, 3, 4)), Weighted), [0.0, 1.0])
+        relaxation(chains_of(np.ones((2, 3, 4)), log_weight=np.zeros((3, 2))), [0.0, 1.0])

@@ -230,7 +230,7 @@ def test_a_trained_network_has_learned_the_action():
         settings=settings,
     )
     model = diffusion(fitting.averaged(network, state), theory, KAPPA)
-    source = SimpleNamespace(shape=lattice.shape, cfgs=fields, log_weight=None, directory="memory")
+    source = SimpleNamespace(shape=lattice.shape, cfgs=fields, log_weight=None, label="memory")
     found = of_diffusion(model, source, noise=(0.03,), n_fields=512)
     kappa = found["couplings"]["kappa"]
     assert abs(kappa["value"] / 0.2705 - 1) < 0.01

@@ -17,9 +17,7 @@ EXACT = FreeField(MASS_SQUARED, 2).propagator(LATTICE)
 
 @dataclass(frozen=True)
 class Ensemble(Chains):
-    """Fields in memory, read seven at a time, with weights where they have them."""
-
-    log_weight: np.ndarray | None = None
+    """Fields in memory, read seven at a time."""
 
     def blocks(self):
         for start in range(0, len(self.cfgs), 7):
@@ -31,7 +29,7 @@ def ensemble(fields, log_weight=None):
     shape = fields.shape[2:]
     cfgs = fields.swapaxes(0, 1).reshape(-1, *shape)
     histories = {"action": np.zeros(fields.shape[:2])}
-    return Ensemble(None, shape, 1, cfgs, histories, {}, log_weight)
+    return Ensemble(None, shape, 1, cfgs, histories, {}, log_weight=log_weight)
 
 
 def powers(fields):

@@ -18,7 +18,7 @@ the jackknife over stretches of chains that are independent (`judging.stretch_st
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from lattice_ml.analysis.certificates.judging import (
 from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
 from lattice_ml.fields.types import Floats, Integers
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.arguments import unknown
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import doubt_of, jackknife_error
@@ -136,7 +137,7 @@ class Couplings:
 
 @ordinary()
 def infer_couplings(
-    ensemble: Any,
+    ensemble: Ensemble,
     *,
     terms: Sequence[str] = PHI4,
     method: Literal["least_squares", "ridge", "lasso"] = "least_squares",
@@ -171,7 +172,7 @@ def infer_couplings(
             not finite.
     """
     names = _checked(terms, method, penalty)
-    log_weight = getattr(ensemble, "log_weight", None) if weights else None
+    log_weight = ensemble.log_weight if weights else None
     rows = np.concatenate([_equations(names, fields) for fields in pieces(ensemble)])
     require_finite(rows, ensemble.n_chains)
     equations = by_chain(rows, ensemble.n_chains)  # (n_chains, n_configs, n_terms, n_terms + 1)
@@ -219,7 +220,6 @@ def _checked(terms: Sequence[str], method: str, penalty: float | None) -> tuple[
 
 
 def _equations(terms: tuple[str, ...], fields: np.ndarray) -> Floats:
-    """[A | b] of every configuration per site, `(n, n_terms, n_terms + 1)`."""
     slopes = gradients(terms, fields)
     matrix, vector = slopes @ slopes.swapaxes(1, 2), laplacians(terms, fields)
     return np.concatenate([matrix, vector[..., None]], axis=2) / slopes.shape[2]
@@ -252,10 +252,9 @@ def _starts(equations: Floats) -> Integers:
     return min((stretch_starts(series) for series in slow), key=len)
 
 
-def _expected(ensemble: Any, terms: tuple[str, ...]) -> Floats | None:
+def _expected(ensemble: Ensemble, terms: tuple[str, ...]) -> Floats | None:
     """The couplings that an ensemble should have, where its action has (h, a, b)."""
     if not isinstance(ensemble.action, Quartic):
         return None
     known = dict(zip(PHI4, map(float, ensemble.action.couplings()), strict=True))
-    temperature = getattr(ensemble, "temperature", 1.0)
-    return np.array([known.get(term, 0.0) for term in terms]) / temperature
+    return np.array([known.get(term, 0.0) for term in terms]) / ensemble.temperature

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from lattice_ml.observables import (
     measure_configurations,
     require_powers,
 )
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import Estimate, estimate, kish, pareto_k
 
@@ -31,7 +31,7 @@ Function = Callable[[jax.Array], jax.Array]
 
 
 @ordinary()
-def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None]:
+def measure(ensemble: Ensemble, *, weights: bool = True) -> dict[str, Estimate | None]:
     """Estimate all of `observables.DERIVED`, and what weights are worth where there are some.
 
     Args:
@@ -47,7 +47,7 @@ def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None
         ValueError: too few configurations.
     """
     series = stored_series(ensemble)
-    log_weights = getattr(ensemble, "log_weight", None) if weights else None
+    log_weights = ensemble.log_weight if weights else None
     lattice = Lattice(ensemble.shape)
     found = {
         name: estimate_derived(observable, series, lattice, log_weights, ensemble.thin)
@@ -56,7 +56,7 @@ def measure(ensemble: Any, *, weights: bool = True) -> dict[str, Estimate | None
     return found if log_weights is None else found | estimate_weights(ensemble)
 
 
-def estimate_weights(ensemble: Any) -> dict[str, Estimate | None]:
+def estimate_weights(ensemble: Ensemble) -> dict[str, Estimate | None]:
     """Estimate what the weights of an ensemble say, with errors that know tau_int.
 
     Returns:
@@ -98,25 +98,24 @@ def explain(estimates: Mapping[str, Estimate | None]) -> dict[str, str]:
     return {mark: said[mark] for mark in said if any(mark in e.marks for e in found)}
 
 
-def _normalised(ensemble: Any) -> bool:
+def _normalised(ensemble: Ensemble) -> bool:
     """Whether <w> = Z: so it is of weights that are -S - log_prob, or that `sample` made.
 
     Weights of a density that is an estimate have another mean.
     """
-    origin = getattr(ensemble, "manifest", {}).get("provenance") or [{}]
-    if origin[-1].get("made_by", {}).get("approximate"):
+    if ensemble.provenance and ensemble.provenance[-1]["made_by"].get("approximate"):
         return False
-    made = getattr(ensemble, "config", {}).get("sampling") or {}
+    made = ensemble.config.get("sampling") or {}
     if made.get("correct") in ("reweight", "hmc"):
         return True
-    log_prob = getattr(ensemble, "log_prob", None)
-    if log_prob is None or "action" not in ensemble.history:
+    log_prob, log_weight = ensemble.log_prob, ensemble.log_weight
+    if log_prob is None or log_weight is None or "action" not in ensemble.history:
         return False
     expected = -np.asarray(ensemble.series("action")) - log_prob
-    return bool(np.allclose(ensemble.log_weight, expected, rtol=1e-6, atol=1e-3))
+    return bool(np.allclose(log_weight, expected, rtol=1e-6, atol=1e-3))
 
 
-def stored_series(ensemble: Any) -> Mapping[str, np.ndarray]:
+def stored_series(ensemble: Ensemble) -> Mapping[str, np.ndarray]:
     """All histories `(n_chains, n_configs)`; primaries that were not stored are measured now.
 
     Histories are read when they are asked for, and not kept.
@@ -128,7 +127,7 @@ def stored_series(ensemble: Any) -> Mapping[str, np.ndarray]:
 class _Histories(Mapping[str, np.ndarray]):
     """Series that were measured now, and the stored ones, read from disk at every look."""
 
-    def __init__(self, ensemble: Any, measured: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, ensemble: Ensemble, measured: Mapping[str, np.ndarray]) -> None:
         self._ensemble, self._measured = ensemble, measured
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -136,8 +135,7 @@ class _Histories(Mapping[str, np.ndarray]):
             return self._measured[name]
         if name not in self._ensemble.history:
             raise KeyError(name)
-        series: np.ndarray = self._ensemble.series(name)
-        return series
+        return self._ensemble.series(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter({**dict.fromkeys(self._ensemble.history), **self._measured})
@@ -146,7 +144,7 @@ class _Histories(Mapping[str, np.ndarray]):
         return sum(1 for _ in self)
 
 
-def remeasured_series(ensemble: Any) -> dict[str, np.ndarray]:
+def remeasured_series(ensemble: Ensemble) -> dict[str, np.ndarray]:
     """Primaries of all configurations, `(n_chains, n_configs)`, read in blocks."""
     series = {
         name: np.empty((ensemble.n_configs, ensemble.n_chains))

@@ -8,11 +8,11 @@ consecutive configurations, so that non-linear functions of G have honest errors
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import jackknife_error
 from lattice_ml.storage.ensemble import rows_in
@@ -89,7 +89,7 @@ class TwoPoint:
 
 
 @ordinary()
-def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True) -> TwoPoint:
+def two_point(ensemble: Ensemble, *, n_bins: int | None = None, weights: bool = True) -> TwoPoint:
     """Measure G(p) of all configurations, read in blocks.
 
     Args:
@@ -111,7 +111,7 @@ def two_point(ensemble: Any, *, n_bins: int | None = None, weights: bool = True)
             f"errors of G(p) need at least two bins, got {n_chains} chains x {n_configs} "
             f"configurations in {number}"
         )
-    log_weight = getattr(ensemble, "log_weight", None) if weights else None
+    log_weight = ensemble.log_weight if weights else None
     weight = np.ones((n_chains, n_configs))
     if log_weight is not None:
         weight = np.exp(log_weight - log_weight.max())

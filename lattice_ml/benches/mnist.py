@@ -19,7 +19,7 @@ from lattice_ml.jobs.training_data import open_data
 from lattice_ml.models.rbm import gaussian_kl
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage import files
-from lattice_ml.storage.ensemble import Ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk
 from lattice_ml.storage.model import Model
 
 __all__ = [
@@ -70,7 +70,7 @@ def learn(n_hidden: int, n_steps: int, data: Path, folder: Path) -> Model:
     return train(job, folder / f"mnist-{n_hidden}", data=[data])
 
 
-def held_out(ensemble: Ensemble) -> np.ndarray:
+def held_out(ensemble: EnsembleOnDisk) -> np.ndarray:
     """The images that `train` did not see, `(n, 784)`."""
     fields = open_data([ensemble], VALIDATION)[0].held_out(len(ensemble.cfgs))
     return np.asarray(fields, np.float64).reshape(-1, int(np.prod(ensemble.shape)))

@@ -10,21 +10,22 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lattice_ml.benches.plans import Plan
 from lattice_ml.report.page import Table
 from lattice_ml.runtime import session
+from lattice_ml.runtime.json import JsonTable, Section, plain_table
 
 __all__ = [
     *("Column", "Number", "Record", "Result", "Row", "compare"),
     *("facts", "markdown", "record", "table"),
 ]
 
-Record = dict[str, Any]  # JSON
-Row = Mapping[str, Any]  # a `Number`, number, word or list by the name of a column, or of none
+Record = JsonTable
+Row = Section  # a `Number`, number, word or list by the name of a column, or of none
 
 
 class Number(NamedTuple):
@@ -92,7 +93,7 @@ def record(plan: Plan, seed: int, result: Result, seconds: float) -> Record:
         "title": plan.title,
         "size": plan.size,
         "seed": seed,
-        "settings": _plain(dataclasses.asdict(plan.settings)),
+        "settings": plain_table(dataclasses.asdict(plan.settings)),
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
@@ -103,7 +104,7 @@ def record(plan: Plan, seed: int, result: Result, seconds: float) -> Record:
         },
         "versions": versions,
         "seconds": round(seconds, 1),
-        "rows": [_plain(row) for row in result.rows],
+        "rows": [plain_table(row) for row in result.rows],
         "notes": list(result.notes),
     }
 
@@ -199,19 +200,6 @@ def _cell(value: object) -> str:
     if value is None:
         return "\u2013"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: object) -> object:
-    """JSON values; numbers that are not finite are null."""
-    if isinstance(value, Number):
-        return {"value": _plain(value.value), "error": _plain(value.error)}
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _cpu() -> str:

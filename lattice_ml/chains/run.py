@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from lattice_ml.chains.settings import check_counts, dtype_name, starting_fields
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.runtime.json import Section
 
 __all__ = [
     "Block",
@@ -55,7 +56,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Chains:
-    """Configurations and histories in memory, read like an ensemble on disk."""
+    """Configurations and histories in memory: an `observables.ensemble.Ensemble`."""
 
     action: Action
     shape: tuple[int, ...]
@@ -63,8 +64,17 @@ class Chains:
     cfgs: np.ndarray  # (n_configs * n_chains, *L), all chains of one configuration together
     histories: dict[str, np.ndarray]  # (n_chains, n_configs)
     tuned: dict[str, float]
-    temperature: float = field(default=1.0, kw_only=True)  # alpha of exp(-S/alpha)
-    kind: str = field(default="", kw_only=True)  # of the sampler, such as HMC+Wolff
+    _: KW_ONLY
+    temperature: float = 1.0  # alpha of exp(-S/alpha)
+    kind: str = ""  # of the sampler, such as HMC+Wolff
+    log_weight: np.ndarray | None = None  # (n_chains, n_configs), as is the next
+    log_prob: np.ndarray | None = None
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    label: str = "the ensemble in memory"
+    config: Section = field(default_factory=dict)
+    provenance: tuple[Section, ...] = ()
+    parent: str | None = None
+    seconds: float | None = None
 
     @property
     def n_chains(self) -> int:
@@ -77,6 +87,10 @@ class Chains:
     @property
     def history(self) -> tuple[str, ...]:
         return tuple(self.histories)
+
+    @property
+    def has_cfgs(self) -> bool:
+        return len(self.cfgs) > 0
 
     def series(self, name: str) -> np.ndarray:
         """History `name`, `(n_chains, n_configs)`."""

@@ -132,9 +132,9 @@ def _unused(name: str, used: set[str]) -> str:
 def _earlier(file: str) -> dict[str, Any]:
     """The records of an earlier run."""
     found = read_json(file)
-    if not RECORDS(found):
+    if not (isinstance(found, dict) and RECORDS(found)):
         raise ValueError(f"{file} was not written by `lattice-ml bench --json`")
-    return dict(found)
+    return found
 
 
 def _use_one_core() -> None:

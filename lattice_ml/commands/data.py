@@ -4,13 +4,16 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.runtime.printable import say, shape_label
+
+if TYPE_CHECKING:
+    from lattice_ml.storage.ensemble import EnsembleOnDisk
 
 __all__ = ["convert_command", "export_command", "import_command", "info_command"]
 
@@ -225,7 +228,7 @@ def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
     ]
 
 
-def _weights(ensemble: Any) -> list[str]:
+def _weights(ensemble: "EnsembleOnDisk") -> list[str]:
     """What the weights of an ensemble are worth, and why that is too little where it is."""
     from lattice_ml.analysis.measurement import describe_weights, estimate_weights
     from lattice_ml.statistics import MIN_CONFIGS, doubt_of

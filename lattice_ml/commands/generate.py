@@ -10,12 +10,15 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.commands.environment import configure_jax, find_devices
 from lattice_ml.runtime import devices, processes
 from lattice_ml.runtime.printable import say, shape_label, shown
+
+if TYPE_CHECKING:
+    from lattice_ml.storage.ensemble import EnsembleOnDisk
 
 __all__ = ["generate_command"]
 
@@ -163,7 +166,7 @@ _SUMMARY = {  # what is said of the histories that there are
 }
 
 
-def _summary(ensemble: Any) -> str:
+def _summary(ensemble: "EnsembleOnDisk") -> str:
     tuned = ensemble.manifest["tuned"]
     shape = shape_label(ensemble.shape)
     size = f"{ensemble.n_chains} chains x {ensemble.n_configs} configurations of {shape}"
@@ -174,7 +177,7 @@ def _summary(ensemble: Any) -> str:
     return f"{ensemble.directory}: " + "; ".join(part for part in parts if part)
 
 
-def swaps(ensemble: Any) -> str:
+def swaps(ensemble: "EnsembleOnDisk") -> str:
     """What replica exchange did, "" without it: acceptance of neighbouring values, round trips."""
     if "swap_acceptance" not in ensemble.history:
         return ""

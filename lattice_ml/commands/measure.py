@@ -89,8 +89,8 @@ def _pages(out: str, ensembles: Sequence[str]) -> dict[str, Path]:
 
 def _entry(name: str, estimate: Any) -> dict[str, Any]:
     """One estimate as JSON values; `doubt` says why weights leave too little to rely on it."""
-    keys = ("value", "error", "tau_int", "tau_int_error")
-    entry = {key: getattr(estimate, key) for key in keys}
+    entry = {"value": estimate.value, "error": estimate.error}
+    entry |= {"tau_int": estimate.tau_int, "tau_int_error": estimate.tau_int_error}
     if name == "ess":
         entry["pareto_k"] = estimate.pareto_k
     return entry | ({"doubt": estimate.doubt} if estimate.doubt else {})

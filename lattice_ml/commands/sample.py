@@ -3,11 +3,14 @@
 import dataclasses
 import sys
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lattice_ml.commands.environment import configure_jax
 from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
 from lattice_ml.runtime.printable import say, shape_label
+
+if TYPE_CHECKING:
+    from lattice_ml.storage.ensemble import EnsembleOnDisk
 
 __all__ = ["sample_command"]
 
@@ -67,7 +70,7 @@ def sample_command(arguments: list[str]) -> int:
     return 0
 
 
-def _print(ensemble: Any, lines: list[str], seconds: float) -> None:
+def _print(ensemble: "EnsembleOnDisk", lines: list[str], seconds: float) -> None:
     shape = shape_label(ensemble.shape)
     say(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
     for line in lines:

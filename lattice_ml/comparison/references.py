@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from lattice_ml.analysis.exact import exact
 from lattice_ml.analysis.measurement import OF_WEIGHTS
 from lattice_ml.fields.types import Floats
 from lattice_ml.observables import DERIVED
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.printable import shape_label, shown
 from lattice_ml.runtime.results import read_json
 
@@ -50,7 +51,7 @@ class Known:
     magnetisation: tuple[Floats, Floats] | None = None
 
 
-def exact_reference(ensemble: Any) -> Known:
+def exact_reference(ensemble: Ensemble) -> Known:
     """The exact solution of an ensemble's action on its lattice.
 
     Raises:
@@ -118,12 +119,12 @@ def _value(path: str | os.PathLike[str], name: str, entry: object) -> Value:
     return found
 
 
-def label_of(ensemble: Any) -> str:
+def label_of(ensemble: Ensemble) -> str:
     """How an ensemble is called: by its directory."""
-    return shown(getattr(ensemble, "directory", "") or "the ensemble in memory")
+    return shown(ensemble.label)
 
 
-def check_comparable(reference: Any, candidate: Any) -> None:
+def check_comparable(reference: Ensemble, candidate: Ensemble) -> None:
     """Refuse to compare ensembles of different distributions.
 
     Raises:
@@ -154,7 +155,7 @@ def check_comparable(reference: Any, candidate: Any) -> None:
             return
         forms = [f for f in map(_kappa_form, (reference, candidate)) if f is not None]
         if len(forms) == 2 and np.allclose(forms[0], forms[1], rtol=1e-9, atol=1e-12):
-            convention = getattr(reference, "config", {}).get("action", {}).get("convention")
+            convention = reference.config.get("action", {}).get("convention")
             raise ValueError(
                 f"{names[0]} and {names[1]} are one theory in two normalisations of the field; "
                 f"run lattice-ml convert {names[1]} --action.convention {convention or 'standard'} "
@@ -166,14 +167,14 @@ def check_comparable(reference: Any, candidate: Any) -> None:
     )
 
 
-def _couplings(ensemble: Any) -> Floats:
+def _couplings(ensemble: Ensemble) -> Floats:
     """(h, a, b), or what an action of the user's own has for parameters."""
     if isinstance(ensemble.action, Quartic):
         return np.array([float(x) for x in ensemble.action.couplings()])
     return np.array([np.sum(leaf) for leaf in jax.tree.leaves(ensemble.action)])
 
 
-def _kappa_form(ensemble: Any) -> Floats | None:
+def _kappa_form(ensemble: Ensemble) -> Floats | None:
     """kappa and lam, the same in all normalisations of the field; None of other actions."""
     if not isinstance(ensemble.action, Quartic):
         return None
@@ -182,7 +183,7 @@ def _kappa_form(ensemble: Any) -> Floats | None:
     return np.array(list(conventions.parameters(action, "kappa", ndim).values()))
 
 
-def _shown(ensemble: Any) -> str:
+def _shown(ensemble: Ensemble) -> str:
     numbers = ", ".join(f"{x:.10g}" for x in _couplings(ensemble))
     own = isinstance(ensemble.action, Quartic)
     return f"(h, a, b) = ({numbers})" if own else f"{type(ensemble.action).__name__}({numbers})"

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from lattice_ml.comparison.references import label_of
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Flags, Floats, Integers
 from lattice_ml.observables import DERIVED
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.statistics import Estimate, doubt_of, estimate
 from lattice_ml.statistics.series import as_weights
 from lattice_ml.storage.ensemble import rows_in
@@ -63,7 +64,7 @@ class Side:
     """
 
     label: str
-    ensemble: Any
+    ensemble: Ensemble
     evidence: Evidence
 
     @property
@@ -158,7 +159,7 @@ class Side:
         return variance / found.error**2 if found.error > 0 else float(series.size)
 
 
-def gather_side(ensemble: Any, label: str = "", *, weights: bool = True) -> Side:
+def gather_side(ensemble: Ensemble, label: str = "", *, weights: bool = True) -> Side:
     """Read an ensemble.
 
     Args:

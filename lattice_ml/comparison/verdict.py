@@ -20,7 +20,6 @@ anything by (`statistics.doubt`):
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from lattice_ml.comparison.references import Known, check_comparable
 from lattice_ml.comparison.shapes import QUANTITIES, Distances, Distribution
 from lattice_ml.comparison.sides import Side, gather_side
 from lattice_ml.comparison.two_sample import FEWEST, ToldApart, tell_apart
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import Estimate
 
@@ -147,8 +147,8 @@ class Comparison:
 
 @ordinary()
 def compare(
-    reference: Any,
-    candidate: Any,
+    reference: Ensemble | Side | Known,
+    candidate: Ensemble,
     *,
     weights: bool = True,
     classifier: bool = True,

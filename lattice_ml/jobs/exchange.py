@@ -17,7 +17,7 @@ from lattice_ml.runtime import writing
 from lattice_ml.runtime.results import check_export
 from lattice_ml.storage import files, shards
 from lattice_ml.storage.array_files import Source, open_source
-from lattice_ml.storage.ensemble import BLOCK_BYTES, Ensemble, open_ensemble, rows_in
+from lattice_ml.storage.ensemble import BLOCK_BYTES, EnsembleOnDisk, open_ensemble, rows_in
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.run import open_run
 
@@ -37,7 +37,7 @@ def import_array(
     sample_axis: int | Literal["none"] | None = None,
     chain_axis: int | None = None,
     n_chains: int | None = None,
-) -> Ensemble:
+) -> EnsembleOnDisk:
     """Make an ensemble of the configurations in a .npy, .npz or HDF5 file, Julia's JLD2 included.
 
     The file is read in blocks (a member of an .npz is read whole), twice: it is checked before
@@ -158,7 +158,9 @@ def _read_as(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention: str) -> Ensemble:
+def convert_ensemble(
+    ensemble: EnsembleOnDisk, out: str | os.PathLike[str], convention: str
+) -> EnsembleOnDisk:
     """Write an ensemble anew in another convention: couplings, fields, densities and observables.
 
     Only the normalisation changes; the weight of a configuration is the same. What is measured of
@@ -217,7 +219,7 @@ def convert_ensemble(ensemble: Ensemble, out: str | os.PathLike[str], convention
     return open_ensemble(out)
 
 
-def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
+def export_array(ensemble: EnsembleOnDisk, file: str | os.PathLike[str]) -> None:
     """Write an ensemble as one file, in blocks.
 
     An .h5 has the layout and attributes of `ensemble.h5`, an .npz the same arrays without the
@@ -238,7 +240,7 @@ def export_array(ensemble: Ensemble, file: str | os.PathLike[str]) -> None:
     writing.write_once(file, lambda temporary: writers[file.suffix](ensemble, temporary))
 
 
-def _least(ensemble: Ensemble, suffix: str) -> int:
+def _least(ensemble: EnsembleOnDisk, suffix: str) -> int:
     """Bytes that an export has at least: those of its numbers."""
     if suffix == ".npy":
         return math.prod(ensemble.cfgs.shape) * ensemble.cfgs.dtype.itemsize
@@ -246,7 +248,7 @@ def _least(ensemble: Ensemble, suffix: str) -> int:
     return ensemble.n_configs * ensemble.n_chains * rows
 
 
-def _write_h5(ensemble: Ensemble, path: Path) -> None:
+def _write_h5(ensemble: EnsembleOnDisk, path: Path) -> None:
     with h5py.File(path, "w", locking=False) as file:  # it is locked by `writing`
         file.attrs.update(shards.attributes(ensemble.config, ensemble.n_configs))
         if ensemble.temperature != 1:
@@ -260,7 +262,7 @@ def _write_h5(ensemble: Ensemble, path: Path) -> None:
                 start += len(part)
 
 
-def _write_npz(ensemble: Ensemble, path: Path) -> None:
+def _write_npz(ensemble: EnsembleOnDisk, path: Path) -> None:
     n_samples = ensemble.n_configs * ensemble.n_chains
     with zipfile.ZipFile(path, "w") as archive:
         for name, (dtype, row) in ensemble.columns.items():
@@ -268,7 +270,7 @@ def _write_npz(ensemble: Ensemble, path: Path) -> None:
                 _write_array(file, dtype, (n_samples, *row), _parts(ensemble, name))
 
 
-def _write_npy(ensemble: Ensemble, path: Path) -> None:
+def _write_npy(ensemble: EnsembleOnDisk, path: Path) -> None:
     with path.open("wb") as file:
         _write_array(file, ensemble.cfgs.dtype, ensemble.cfgs.shape, _parts(ensemble, "cfgs"))
 
@@ -284,7 +286,7 @@ def _write_array(
         file.write(part.data)
 
 
-def _parts(ensemble: Ensemble, name: str) -> Iterator[Array]:
+def _parts(ensemble: EnsembleOnDisk, name: str) -> Iterator[Array]:
     """Yield a column in blocks."""
     if name == "cfgs":
         yield from (fields for _, fields in ensemble.blocks())

@@ -28,7 +28,7 @@ from lattice_ml.analysis.dynamics.extrapolation_fit import (
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.samplers.settings import whole_steps
-from lattice_ml.storage.ensemble import Ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk
 
 __all__ = ["as_table", "extrapolate"]
 
@@ -39,7 +39,7 @@ _SHARED = ("two", "seed", "steps")
 
 @ordinary()
 def extrapolate(
-    ensembles: Sequence[Ensemble], *, order: Literal[1, 2] | None = None
+    ensembles: Sequence[EnsembleOnDisk], *, order: Literal[1, 2] | None = None
 ) -> dict[str, Extrapolated | None]:
     """Extrapolate all of `observables.DERIVED` to step size zero.
 
@@ -85,7 +85,7 @@ def extrapolate(
 
 
 def as_table(
-    ensembles: Sequence[Ensemble], found: Mapping[str, Extrapolated | None]
+    ensembles: Sequence[EnsembleOnDisk], found: Mapping[str, Extrapolated | None]
 ) -> dict[str, Any]:
     """What was found as JSON values: for a file, a terminal and a page.
 
@@ -130,7 +130,7 @@ def _two(step_sizes: Sequence[float]) -> Doubts:
     return [("two", sentence)]
 
 
-def _equal_seeds(ensembles: Sequence[Ensemble]) -> Doubts:
+def _equal_seeds(ensembles: Sequence[EnsembleOnDisk]) -> Doubts:
     steps: dict[int, list[float]] = {}
     for ensemble in ensembles:
         steps.setdefault(ensemble.config["seed"], []).append(_step_size(ensemble))
@@ -145,7 +145,7 @@ def _equal_seeds(ensembles: Sequence[Ensemble]) -> Doubts:
     ][:1]
 
 
-def _shortened(ensembles: Sequence[Ensemble]) -> Doubts:
+def _shortened(ensembles: Sequence[EnsembleOnDisk]) -> Doubts:
     """Steps below `step_size`, seen in their number; harmless where the limit goes with the step.
 
     A drift limit in proportion to the step size makes every step, shortened or not, proportional
@@ -167,7 +167,7 @@ def _shortened(ensembles: Sequence[Ensemble]) -> Doubts:
     return []
 
 
-def _bias_order(ensemble: Ensemble) -> int:
+def _bias_order(ensemble: EnsembleOnDisk) -> int:
     """Order of the sampler's bias in the step size."""
     section = dict(ensemble.config.get("sampler") or {})
     kind = section.pop("kind", None)
@@ -183,7 +183,7 @@ def _bias_order(ensemble: Ensemble) -> int:
     return int(order)
 
 
-def _check_agreement(ensembles: Sequence[Ensemble]) -> None:
+def _check_agreement(ensembles: Sequence[EnsembleOnDisk]) -> None:
     """Refuse ensembles of different theories or samplers."""
     first, *others = ensembles
     settings = _settings(first.config)
@@ -200,9 +200,9 @@ def _check_agreement(ensembles: Sequence[Ensemble]) -> None:
             )
 
 
-def _check_step_sizes(ensembles: Sequence[Ensemble]) -> None:
+def _check_step_sizes(ensembles: Sequence[EnsembleOnDisk]) -> None:
     """Refuse a single step size, and the same run twice."""
-    seen: dict[tuple[float, int], Ensemble] = {}
+    seen: dict[tuple[float, int], EnsembleOnDisk] = {}
     for ensemble in ensembles:
         step_size, seed = run = (_step_size(ensemble), ensemble.config["seed"])
         if run in seen:
@@ -218,7 +218,7 @@ def _check_step_sizes(ensembles: Sequence[Ensemble]) -> None:
         )
 
 
-def _in_proportion(ensembles: Sequence[Ensemble]) -> bool:
+def _in_proportion(ensembles: Sequence[EnsembleOnDisk]) -> bool:
     """Whether the drift limit is a fixed multiple of the step size."""
     limits = [ensemble.config["sampler"].get("drift_limit") for ensemble in ensembles]
     if None in limits:
@@ -240,7 +240,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _step_size(ensemble: Ensemble) -> float:
+def _step_size(ensemble: EnsembleOnDisk) -> float:
     return float(ensemble.config["sampler"]["step_size"])
 
 

@@ -281,23 +281,13 @@ def _disk(
     kinds = {(n, len(share)) for _, n in spans for share in shares}
     sizes = {kind: calibration.shard(*kind)[0] for kind in kinds}
     new = [
-        {
-            "file": f"c{first:08d}-n{share.start:04d}.h5",
-            "first_config": first,
-            "n_configs": n,
-            "first_chain": share.start,
-            "n_chains": len(share),
-            "bytes": sizes[n, len(share)],
-            "sha256": 64 * "0",
-        }
+        files.blank_entry(first, n, share, sizes[n, len(share)])
         for first, n in spans
         for share in shares
     ]
-    names = calibration.histories
-    layout: dict[str, Any] = {f"history/{name}": (np.dtype(float), ()) for name in names}
-    layout |= {name: (np.dtype(np.int64), ()) for name in ("chain", "trajectory")}
-    if job.output.save_configs:
-        layout["cfgs"] = (np.dtype(job.output.dtype), job.lattice.shape)
+    names = [f"history/{name}" for name in calibration.histories]
+    names += ["chain", "trajectory", *["cfgs"] * job.output.save_configs]
+    layout = files.columns_of(job.config, names)
     complete = dict(manifest or {"format_version": files.FORMAT_VERSION}) | {
         "config": job.config,
         "parent": None,

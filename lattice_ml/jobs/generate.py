@@ -26,7 +26,7 @@ from lattice_ml.runtime.session import (
     watching,
 )
 from lattice_ml.storage.config_file import write_config
-from lattice_ml.storage.ensemble import Ensemble, open_ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.run import Run, StorageError, open_run
 
 __all__ = ["Interrupted", "generate", "starting_fields"]
@@ -44,7 +44,7 @@ def generate(
     block_configs: int | None = None,
     split: int = 1,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Ensemble:
+) -> EnsembleOnDisk:
     """Produce the ensemble that `job` describes in directory `out`, or continue it.
 
     Where JAX has several processes all of them call this, and each runs and writes its share of

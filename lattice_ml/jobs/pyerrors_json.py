@@ -31,7 +31,7 @@ from lattice_ml.observables import DERIVED, PRIMARIES, Derived
 from lattice_ml.runtime.results import check_export
 from lattice_ml.runtime.writing import write_once
 from lattice_ml.statistics.series import fluctuations
-from lattice_ml.storage.ensemble import Ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk
 from lattice_ml.storage.files import StorageError
 
 __all__ = ["SUFFIX", "export_observables"]
@@ -40,7 +40,7 @@ SUFFIX = ".json.gz"
 
 
 def export_observables(
-    ensemble: Ensemble, file: str | os.PathLike[str], name: str = ""
+    ensemble: EnsembleOnDisk, file: str | os.PathLike[str], name: str = ""
 ) -> list[str]:
     """Write all observables of an ensemble for `pyerrors.input.json.load_json`.
 
@@ -86,7 +86,7 @@ def export_observables(
     return written
 
 
-def _quantities(ensemble: Ensemble) -> Iterator[tuple[str, float, np.ndarray]]:
+def _quantities(ensemble: EnsembleOnDisk) -> Iterator[tuple[str, float, np.ndarray]]:
     """Name, value and fluctuations `(n_chains, n_configs)` of what is defined."""
     series, lattice = stored_series(ensemble), Lattice(ensemble.shape)
     plain = {name: Derived((itemgetter(name),)) for name in PRIMARIES}
@@ -98,7 +98,7 @@ def _quantities(ensemble: Ensemble) -> Iterator[tuple[str, float, np.ndarray]]:
                 yield name, value, delta
 
 
-def _head(ensemble: Ensemble) -> str:
+def _head(ensemble: EnsembleOnDisk) -> str:
     """The file up to its list of quantities."""
     head = {
         "program": f"lattice_ml {version('lattice-ml')}",
@@ -112,7 +112,7 @@ def _head(ensemble: Ensemble) -> str:
     return f'{json.dumps(head)[:-1]}, "obsdata": [\n'
 
 
-def _opening(ensemble: Ensemble, tag: str, value: float) -> dict[str, Any]:
+def _opening(ensemble: EnsembleOnDisk, tag: str, value: float) -> dict[str, Any]:
     """What is said of a quantity before its data."""
     opening = {"type": "Obs", "layout": "1", "tag": [tag], "value": [value]}
     return opening | ({"reweighted": True} if "log_weight" in ensemble.columns else {})

@@ -26,7 +26,7 @@ from lattice_ml.models.rbm import fit as rbm_fit
 from lattice_ml.models.rbm.fit import RBMSettings, RBMState
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.runtime.session import Progress, compile_times, provenance, watching
-from lattice_ml.storage.ensemble import Ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk
 from lattice_ml.storage.model import Model, Stage, digest
 from lattice_ml.storage.model_run import ModelRun, open_model_run
 
@@ -48,7 +48,7 @@ class _Progress(NamedTuple):
 def train(
     job: TrainingJob,
     out: str | os.PathLike[str],
-    ensembles: Sequence[Ensemble],
+    ensembles: Sequence[EnsembleOnDisk],
     *,
     initial: Model | None,
     time_limit: float | None,
@@ -260,7 +260,7 @@ def _mass(asked: float | str, second: jax.Array) -> float:
     return float(2 / spectrum[0])
 
 
-def _open(job: TrainingJob, ensembles: Sequence[Ensemble]) -> Data:
+def _open(job: TrainingJob, ensembles: Sequence[EnsembleOnDisk]) -> Data:
     """The data: ensembles of one lattice and one action.
 
     Raises:

@@ -28,7 +28,7 @@ from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
 from lattice_ml.statistics import kish
 from lattice_ml.storage.config_file import write_config
-from lattice_ml.storage.ensemble import Ensemble, open_ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.model import Model
 from lattice_ml.storage.run import Run, open_run
 
@@ -50,7 +50,7 @@ def sample(
     correct: str = "none",
     time_limit: float | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Ensemble:
+) -> EnsembleOnDisk:
     """Draw samples of `model` into directory `out`, or go on drawing.
 
     Args:
@@ -96,7 +96,7 @@ def sample(
     return open_ensemble(out)
 
 
-def summary(ensemble: Ensemble) -> list[str]:
+def summary(ensemble: EnsembleOnDisk) -> list[str]:
     """Lines on what sampled configurations are worth, with warnings where they are due."""
     lines = []
     weights = ensemble.log_weight

@@ -23,9 +23,11 @@ from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.report import spectrum as spectrum_figures
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.runtime.results import check_json, check_page, has_keys, plain, write_json
+from lattice_ml.runtime.json import JsonTable, plain_table
+from lattice_ml.runtime.results import check_json, check_page, has_keys, write_json
 from lattice_ml.runtime.writing import make_folder
 from lattice_ml.statistics import doubt_of
 from lattice_ml.storage import model as model_files
@@ -34,7 +36,7 @@ from lattice_ml.storage.model import open_model
 
 __all__ = ["check", "of_ensemble", "of_machine", "spectrum", "write"]
 
-Found = dict[str, Any]
+Found = JsonTable
 
 _TABLE = "spectrum.json"
 _FIGURES = (
@@ -100,7 +102,7 @@ def spectrum(
 
 def write(found: Found, out: str | os.PathLike[str]) -> Found:
     """Write what was found; return it as JSON values, null in the place of NaN and infinity."""
-    table: Found = plain(found)
+    table = plain_table(found)
     check(out)
     make_folder(Path(out))
     write_json(Path(out) / _TABLE, table, _SHAPE)
@@ -114,7 +116,7 @@ def check(out: str | os.PathLike[str]) -> None:
     check_page(Path(out) / "index.html", "spectrum", _FIGURES)
 
 
-def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:
+def of_ensemble(ensemble: Ensemble, *, weights: bool = True) -> Found:
     """The inverse propagator of an ensemble, see `analysis.spectrum.inverse_propagator`."""
     lattice = Lattice(ensemble.shape)
     bare, b = _bare(ensemble.action, lattice)
@@ -134,8 +136,8 @@ def of_ensemble(ensemble: Any, *, weights: bool = True) -> Found:
             "n_fitted": inverse.n_fitted,
         },
         "n_configurations": ensemble.n_chains * ensemble.n_configs,
-        "weighted": weights and getattr(ensemble, "log_weight", None) is not None,
-        "doubt": doubt_of(getattr(ensemble, "log_weight", None)) if weights else None,
+        "weighted": weights and ensemble.log_weight is not None,
+        "doubt": doubt_of(ensemble.log_weight) if weights else None,
     }
 
 

@@ -18,7 +18,7 @@ from lattice_ml.jobs.training_phases import Block, Phase, TrainingError, blocks,
 from lattice_ml.models.diffusion import fitting
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.session import Progress, Watch, provenance, watching
-from lattice_ml.storage.ensemble import Ensemble, open_ensemble
+from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.model import Model, Stage, build_network, digest, open_model
 from lattice_ml.storage.model_run import ModelRun, open_model_run
 
@@ -176,7 +176,7 @@ class _Log:
         self.lines, self.last, self.committed = [], None, time.monotonic()
 
 
-def _check(job: TrainingJob, ensembles: Sequence[Ensemble], initial: Model | None) -> None:
+def _check(job: TrainingJob, ensembles: Sequence[EnsembleOnDisk], initial: Model | None) -> None:
     """Refuse a job that has nothing to learn from, or whose parts do not fit together."""
     if not ensembles and not (initial is not None and job.training.fine_tune):
         raise ValueError(

@@ -16,7 +16,7 @@ import numpy as np
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.rbm.moments import Moments, measure_moments
 from lattice_ml.statistics import doubt_of, kish
-from lattice_ml.storage.ensemble import BLOCK_BYTES, Ensemble, rows_in
+from lattice_ml.storage.ensemble import BLOCK_BYTES, EnsembleOnDisk, rows_in
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.model import Stage, digest
 
@@ -29,12 +29,12 @@ _FEWEST_WORTH = 10  # of weighted data; `statistics.doubt` says where more are t
 class Source:
     """One ensemble: the first `n_chains` and `n_configs` train, the rest is held out."""
 
-    ensemble: Ensemble
+    ensemble: EnsembleOnDisk
     n_chains: int
     n_configs: int
 
     @classmethod
-    def split(cls, ensemble: Ensemble, held_out: float) -> "Source":
+    def split(cls, ensemble: EnsembleOnDisk, held_out: float) -> "Source":
         """Hold out a share of the chains, or of the configurations where there is one chain."""
         chains, configs = ensemble.n_chains, ensemble.n_configs
         if chains > 1:
@@ -174,7 +174,7 @@ class Pools:
         return np.stack(fields).astype(np.float32, copy=False)
 
 
-def open_data(ensembles: Sequence[Ensemble], validation: float) -> list[Data]:
+def open_data(ensembles: Sequence[EnsembleOnDisk], validation: float) -> list[Data]:
     """Group ensembles by lattice shape, smallest volume first.
 
     Raises:
@@ -193,14 +193,14 @@ def open_data(ensembles: Sequence[Ensemble], validation: float) -> list[Data]:
     return [Data(tuple(groups[shape])) for shape in order]
 
 
-def identify(ensembles: Sequence[Ensemble]) -> str:
+def identify(ensembles: Sequence[EnsembleOnDisk]) -> str:
     """A hash of the numbers that ensembles hold, and of the configs that made them."""
     return digest(
         [[e.config, [shard["sha256"] for shard in e.manifest["shards"]]] for e in ensembles]
     )
 
 
-def check_agreement(config: Mapping[str, Any], ensembles: Sequence[Ensemble]) -> None:
+def check_agreement(config: Mapping[str, Any], ensembles: Sequence[EnsembleOnDisk]) -> None:
     """Refuse data on another lattice, or of another action, than a training config says.
 
     Raises:
@@ -226,7 +226,7 @@ def check_agreement(config: Mapping[str, Any], ensembles: Sequence[Ensemble]) ->
             )
 
 
-def _check_weights(ensemble: Ensemble) -> None:
+def _check_weights(ensemble: EnsembleOnDisk) -> None:
     """Refuse data of which weights leave a handful: what is learned of them is no distribution."""
     log_weight = ensemble.log_weight
     if log_weight is None or (worth := kish(log_weight)) >= _FEWEST_WORTH:
@@ -243,7 +243,7 @@ def _listed(table: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in table.items())
 
 
-def _check_normalisation(first: Ensemble, other: Ensemble) -> None:
+def _check_normalisation(first: EnsembleOnDisk, other: EnsembleOnDisk) -> None:
     """Refuse fields of another normalisation or dimension: one network cannot serve both."""
     one, two = (
         " ".join([e.config["action"]["kind"], e.config["action"].get("convention", "")]).strip()

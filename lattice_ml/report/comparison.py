@@ -19,8 +19,9 @@ from lattice_ml.comparison.verdict import Comparison, labelled
 from lattice_ml.fields.types import Floats
 from lattice_ml.report import comparison_figures
 from lattice_ml.report.page import Mark, Table, in_figure, write_page
+from lattice_ml.runtime.json import JsonTable, plain_table
 from lattice_ml.runtime.printable import shape_label
-from lattice_ml.runtime.results import check_json, check_page, has_keys, plain, write_json
+from lattice_ml.runtime.results import check_json, check_page, has_keys, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +76,7 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
     return folder / _PAGE
 
 
-def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def as_table(comparisons: Sequence[Comparison]) -> JsonTable:
     """All numbers of a comparison for other programs; what is not defined is null."""
     reference = comparisons[0].reference
     table = {
@@ -83,11 +84,10 @@ def as_table(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "accepted": all(c.accepted for c in comparisons),
         "candidates": [_candidate(c) for c in comparisons],
     }
-    cleaned: dict[str, Any] = plain(table)
-    return cleaned
+    return plain_table(table)
 
 
-def _candidate(found: Comparison) -> dict[str, Any]:
+def _candidate(found: Comparison) -> JsonTable:
     return {
         "label": found.candidate.label,
         "accepted": found.accepted,
@@ -107,7 +107,7 @@ def _candidate(found: Comparison) -> dict[str, Any]:
         "schwinger_dyson": found.schwinger_dyson and _shells(found.schwinger_dyson),
         "distributions": {name: d.as_table() for name, d in found.distributions.items()},
         "distances": found.distances and found.distances.as_table(),
-        "classifier": found.told_apart and found.told_apart.area._asdict(),
+        "classifier": found.told_apart and found.told_apart.area,
         "tests": [
             {"name": t.name, "verdict": t.verdict, "value": t.value, "p_value": t.p_value}
             for t in found.tests
@@ -116,12 +116,12 @@ def _candidate(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _worth(side: Side | Known) -> dict[str, Any]:
+def _worth(side: Side | Known) -> JsonTable:
     """What an ensemble is worth and what it cost."""
     if isinstance(side, Known):
         return {"source": side.source}
     n_eff = side.effective_size
-    seconds = getattr(side.ensemble, "seconds", None)
+    seconds = side.ensemble.seconds
     m2 = side.estimates["m2"]
     acceptance = side.series.get("acceptance")
     return {
@@ -138,8 +138,8 @@ def _estimate(found: Any) -> dict[str, float] | None:
     return None if found is None else {"value": found.value, "error": found.error}
 
 
-def _shells(found: means.Shells) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+def _shells(found: means.Shells) -> JsonTable:
+    return dict(vars(found))
 
 
 # ---------------------------------------------------------------------------------- tables
@@ -149,7 +149,7 @@ def _summary(
     reference: Side | Known, comparisons: Sequence[Comparison]
 ) -> list[tuple[str, object]]:
     side = comparisons[0].candidate
-    section = getattr(side.ensemble, "config", {}).get("action")
+    section = side.ensemble.config.get("action")
     action = conventions.describe(section, side.lattice.ndim) if section else []
     known = [("source", reference.source)] if isinstance(reference, Known) else []
     return [
@@ -247,20 +247,19 @@ def _cost(sides: Sequence[Side]) -> Table:
 
 
 def _provenance(side: Side) -> Table:
-    manifest = getattr(side.ensemble, "manifest", {})
-    config = getattr(side.ensemble, "config", {})
+    ensemble, config = side.ensemble, side.ensemble.config
     rows = [
         (section, ", ".join(f"{k} = {v}" for k, v in config[section].items() if v is not None))
         for section in ("action", "sampler", "sampling", "chain", "output")
         if isinstance(config.get(section), Mapping)
     ]
     rows += [("seed", str(config["seed"]))] if "seed" in config else []
-    rows += [("tuned", ", ".join(f"{k} = {v}" for k, v in manifest.get("tuned", {}).items()))]
-    for entry in manifest.get("provenance", []):
+    rows += [("tuned", ", ".join(f"{k} = {v}" for k, v in ensemble.tuned.items()))]
+    for entry in ensemble.provenance:
         made = ", ".join(f"{k} = {v}" for k, v in entry["made_by"].items() if v is not None)
         rows.append((f"made from {entry['first_config']}", made))
-    if manifest.get("parent"):
-        rows.append(("parent", manifest["parent"]))
+    if ensemble.parent:
+        rows.append(("parent", ensemble.parent))
     return Table(f"Provenance of {side.label}", ("what", "value"), rows)
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from lattice_ml import statistics
 from lattice_ml.actions import conventions
 from lattice_ml.analysis.measurement import describe_weights, explain, stored_series
 from lattice_ml.analysis.two_point import two_point
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.report import figures
 from lattice_ml.report import page as report
 from lattice_ml.runtime.printable import shape_label
@@ -29,7 +29,7 @@ def check(folder: str | os.PathLike[str]) -> None:
 
 
 def write(
-    ensemble: Any,
+    ensemble: Ensemble,
     estimates: Mapping[str, Estimate | None],
     folder: str | os.PathLike[str],
     *,
@@ -47,7 +47,7 @@ def write(
     check(folder)
     series = stored_series(ensemble)
     magnetisation = series["magnetisation"]
-    log_weights = getattr(ensemble, "log_weight", None) if weights else None
+    log_weights = ensemble.log_weight if weights else None
     drawn = [
         (
             "history",
@@ -74,7 +74,7 @@ def write(
         )
         caption = "Autocorrelation of M^2 and its running integral; the line marks the window."
         drawn.append(("autocorrelation", figure, caption))
-    if "cfgs" in getattr(ensemble, "columns", ()):
+    if ensemble.has_cfgs:
         shells = two_point(ensemble, weights=weights).shells()
         caption = "Two-point function per momentum shell; 1/G is a straight line for a free field."
         drawn.append(("two_point", figures.propagator(*shells), caption))
@@ -94,7 +94,7 @@ def write(
     report.write_page(
         page,
         verb="measure",
-        title=f"Ensemble {Path(ensemble.directory).resolve().name}",
+        title=f"Ensemble {Path(ensemble.label).resolve().name}",
         summary=[*_summary(ensemble), *([("with weights", worth)] if worth else [])],
         tables=[
             report.Table("Observables", header, rows),
@@ -105,7 +105,7 @@ def write(
     return page
 
 
-def _summary(ensemble: Any) -> list[tuple[str, str]]:
+def _summary(ensemble: Ensemble) -> list[tuple[str, str]]:
     action = conventions.describe(ensemble.config["action"], len(ensemble.shape))
     return [
         ("lattice", shape_label(ensemble.shape)),

@@ -10,24 +10,23 @@ A device or a pipe is written to as it is: `--json /dev/stdout` appends to the s
 """
 
 import json
-import math
 import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lattice_ml.runtime import writing
+from lattice_ml.runtime.json import Json, plain
 from lattice_ml.runtime.writing import StorageError
 
 __all__ = [
     *("Shape", "check_export", "check_file", "check_json", "check_page", "distinct"),
-    *("has_keys", "of_entries", "plain", "read_json", "signature", "write_json", "write_result"),
+    *("has_keys", "of_entries", "read_json", "signature", "write_json", "write_result"),
 ]
 
-Shape = Callable[[Any], bool]  # whether JSON values are the result of a verb
+Shape = Callable[[Json], bool]  # whether JSON values are the result of a verb
 
 _HEAD = 2**12  # bytes within which they say it
 _LONGEST_JSON = 2**28
@@ -59,7 +58,7 @@ def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bo
     check_file(file, lambda there: _is_json(there, is_result))
 
 
-def write_json(path: str | os.PathLike[str], values: Any, is_result: Shape) -> None:
+def write_json(path: str | os.PathLike[str], values: object, is_result: Shape) -> None:
     """Write a verb's results as JSON after the same check, atomically; or to a device or pipe.
 
     Raises:
@@ -75,29 +74,19 @@ def write_json(path: str | os.PathLike[str], values: Any, is_result: Shape) -> N
         write_result(file, content)
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Json:
     """The JSON values in a file that a user names.
 
     Raises:
         ValueError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found: Json = json.loads(Path(path).read_text(encoding="utf-8"))
+        return found
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def plain(value: Any) -> Any:
-    """JSON values: arrays become lists, a number that is not finite null."""
-    if hasattr(value, "tolist"):  # of NumPy and JAX, neither of which is imported here
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_result(path: Path, content: bytes) -> None:

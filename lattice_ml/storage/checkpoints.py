@@ -11,8 +11,11 @@ refused.  Those that an earlier version wrote have no seals, and get them when t
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import jax
+import numpy as np
+
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.storage import files, intact, seals
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.manifests import SHA256
@@ -23,6 +26,8 @@ __all__ = ["Checkpoints"]
 _SEAL = "seal.json"
 _RULE = table({"step": whole(1), "files": table({}, others=SHA256)})
 _KEPT = 2
+
+Arrays = Mapping[str, np.ndarray | jax.Array]
 
 
 class Checkpoints:
@@ -73,7 +78,7 @@ class Checkpoints:
         """Number of the last state, 0 before the first."""
         return int(self._manager.latest_step() or 0)
 
-    def save(self, step: int, state: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Arrays, notes: Section) -> None:
         """Keep a state, a table of arrays, with JSON values beside it.
 
         Raises:
@@ -86,23 +91,21 @@ class Checkpoints:
         self._manager.save(step, args=self._orbax.args.Composite(**items))
         self._seal(step)
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> JsonTable:
         """What was kept beside the last state.
 
         Raises:
             StorageError: it is damaged.
         """
-        notes: dict[str, Any] = self._restored("notes", self._orbax.args.JsonRestore())
-        return notes
+        return self._restored("notes", self._orbax.args.JsonRestore())
 
-    def restore(self, like: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(self, like: Arrays) -> dict[str, np.ndarray]:
         """The last state, a table of arrays as `like` is.
 
         Raises:
             StorageError: it is damaged.
         """
-        state: dict[str, Any] = self._restored("state", self._orbax.args.StandardRestore(like))
-        return state
+        return self._restored("state", self._orbax.args.StandardRestore(like))
 
     def _seal(self, step: int) -> None:
         path = self.folder / str(step) / _SEAL
@@ -110,14 +113,15 @@ class Checkpoints:
         with files.replacing(path) as temporary:
             temporary.write_bytes(seals.image({"step": step, "files": hashes}))
 
-    def _restored(self, item: str, wanted: Any) -> Any:
+    def _restored(self, item: str, wanted: object) -> JsonTable:
         path = self.folder / str(self.step)
         try:
             self._verify(path, item)
             found = self._manager.restore(
                 self.step, args=self._orbax.args.Composite(**{item: wanted})
             )
-            return found[item]
+            item_found: JsonTable = found[item]
+            return item_found
         except Exception as error:  # orbax raises whatever its storage layers do
             what = error if isinstance(error, StorageError) else type(error).__name__
             raise StorageError(

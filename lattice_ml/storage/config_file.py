@@ -3,21 +3,21 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.writing import replacing
 from lattice_ml.storage.files import CONFIG
 
 __all__ = ["as_toml", "write_config"]
 
 
-def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+def write_config(directory: Path, config: Section) -> None:
     """The resolved config beside the output."""
     with replacing(directory / CONFIG) as temporary:
         temporary.write_text(as_toml(config), encoding="utf-8", errors="backslashreplace")
 
 
-def as_toml(config: Mapping[str, Any]) -> str:
+def as_toml(config: Section) -> str:
     """A resolved config as TOML that the same verb reads, where a person wants it to."""
     lines = ["# For people: nothing reads this file back, the JSON file beside it is what counts."]
     lines += [f"seed = {config['seed']}"]

@@ -6,8 +6,8 @@ files then say must still be complete, typed and true of the shards that lie bes
 
 import os
 from pathlib import Path
-from typing import Any
 
+from lattice_ml.runtime.json import JsonTable
 from lattice_ml.storage import files, locks, manifests, model, model_schema, seals, shards
 from lattice_ml.storage.checkpoints import Checkpoints
 from lattice_ml.storage.files import StorageError
@@ -81,7 +81,7 @@ def _model(directory: Path) -> list[str]:
     return written
 
 
-def _write(directory: Path, manifest: dict[str, Any], name: str) -> list[str]:
+def _write(directory: Path, manifest: JsonTable, name: str) -> list[str]:
     """Write a manifest unless its seal fits."""
     if seals.sealed(manifest) == manifest:
         return []

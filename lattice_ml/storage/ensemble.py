@@ -18,24 +18,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.runtime.devices import usable_cores
+from lattice_ml.runtime.json import JsonTable
 from lattice_ml.storage import files, intact, shards
 from lattice_ml.storage.files import StorageError
 
-__all__ = ["Configurations", "Ensemble", "open_ensemble", "rows_in"]
+__all__ = ["Configurations", "EnsembleOnDisk", "open_ensemble", "rows_in"]
 
 BLOCK_BYTES = 64 * 2**20
 
-Array = npt.NDArray[Any]
 Series = npt.NDArray[np.float64]
+Index = int | slice | EllipsisType | np.ndarray
 
 
-def open_ensemble(path: str | os.PathLike[str], *, verify: bool = True) -> "Ensemble":
+def open_ensemble(path: str | os.PathLike[str], *, verify: bool = True) -> "EnsembleOnDisk":
     """Open the ensemble in a directory.
 
     Args:
@@ -53,14 +55,14 @@ def open_ensemble(path: str | os.PathLike[str], *, verify: bool = True) -> "Ense
         raise StorageError(f"{directory} has no configurations yet; run it on")
     files.check_shards(directory, manifest["shards"], hashes=False)
     shards.check_index(directory, manifest["config"])
-    ensemble = Ensemble(directory, manifest, verify)
+    ensemble = EnsembleOnDisk(directory, manifest, verify)
     shards.layout(ensemble._shards[0], manifest["config"])
     return ensemble
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """Configurations and histories of `n_chains` chains, as far as they were committed.
+class EnsembleOnDisk:
+    """An `observables.ensemble.Ensemble` of what was committed to a directory.
 
     Attributes:
         directory: where the ensemble lives.
@@ -69,11 +71,11 @@ class Ensemble:
     """
 
     directory: Path
-    manifest: dict[str, Any] = field(repr=False)
+    manifest: JsonTable = field(repr=False)
     hashes: bool = True
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonTable:
         """The resolved config that made the ensemble."""
         return dict(self.manifest["config"])
 
@@ -84,9 +86,24 @@ class Ensemble:
         return parent
 
     @property
+    def provenance(self) -> list[JsonTable]:
+        """Versions and devices that made it, each from `first_config` on."""
+        return list(self.manifest["provenance"])
+
+    @property
+    def tuned(self) -> JsonTable:
+        """What the warm-up fixed."""
+        return dict(self.manifest["tuned"])
+
+    @property
+    def label(self) -> str:
+        """The directory, as it was named."""
+        return str(self.directory)
+
+    @cached_property
     def action(self) -> Any:
         """The action in (h, a, b), from the convention's couplings; None where none is known."""
-        from lattice_ml.actions import conventions
+        from lattice_ml.actions import conventions  # and so JAX, which reading does without
 
         try:
             return conventions.from_config(self.config["action"], len(self.shape))
@@ -120,6 +137,11 @@ class Ensemble:
         return float(self.config.get("sampler", {}).get("temperature", 1.0))
 
     @property
+    def kind(self) -> str:
+        """Of the sampler, such as HMC; "" where there was none."""
+        return str(self.config.get("sampler", {}).get("kind", ""))
+
+    @property
     def seconds(self) -> float | None:
         """Wall time that making it took, warm-up and compilation included; None where unknown."""
         return files.read_seconds(self.directory)
@@ -131,12 +153,17 @@ class Ensemble:
         return tuple(name for name in names if name)
 
     @cached_property
-    def columns(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    def columns(self) -> files.Columns:
         """Name on disk, dtype and shape of one row of everything kept per sample."""
         first = self._shards[0]
         if self.hashes:
             intact.verify(first.path, first.sha256)
         return shards.layout(first, self.manifest["config"])
+
+    @property
+    def has_cfgs(self) -> bool:
+        """Whether the run kept configurations."""
+        return "cfgs" in self.columns
 
     @cached_property
     def cfgs(self) -> "Configurations":
@@ -145,7 +172,7 @@ class Ensemble:
         Raises:
             StorageError: the run kept no configurations.
         """
-        if "cfgs" not in self.columns:
+        if not self.has_cfgs:
             raise StorageError(f"{self.directory} kept no configurations (output.save_configs)")
         return Configurations(self._shards, self.columns, self.hashes)
 
@@ -161,6 +188,11 @@ class Ensemble:
         return self._series(f"history/{name}")
 
     @property
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The trajectory and the chain that each sample was stored with, (n_chains, n_configs)."""
+        return {name: self._by_chain(name) for name in ("chain", "trajectory")}
+
+    @property
     def log_prob(self) -> Series | None:
         """Log density of the model that made the samples, (n_chains, n_configs)."""
         return self._series("log_prob") if "log_prob" in self.columns else None
@@ -170,7 +202,7 @@ class Ensemble:
         """Log weight of the samples, not normalised, (n_chains, n_configs)."""
         return self._series("log_weight") if "log_weight" in self.columns else None
 
-    def blocks(self, max_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, Array]]:
+    def blocks(self, max_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first sample, (n, *shape)) over all configurations, n as `max_bytes` allows."""
         rows = rows_in(max_bytes, self.shape, self.cfgs.dtype)
         for start in range(0, len(self.cfgs), rows):
@@ -184,7 +216,7 @@ class Ensemble:
         """
         files.check_shards(self.directory, self.manifest["shards"], hashes=True)
 
-    def column(self, name: str) -> Array:
+    def column(self, name: str) -> np.ndarray:
         """Return one of `columns`, (N, ...), read whole."""
         dtype, row = self.columns[name]
         rows = np.empty((self._shards[-1].stop, *row), dtype)
@@ -199,8 +231,10 @@ class Ensemble:
         return shards.shards(self.directory, self.manifest)
 
     def _series(self, name: str) -> Series:
-        by_config = self.column(name).reshape(self.n_configs, self.n_chains)
-        return np.ascontiguousarray(by_config.T, dtype=np.float64)
+        return np.ascontiguousarray(self._by_chain(name), dtype=np.float64)
+
+    def _by_chain(self, name: str) -> np.ndarray:
+        return self.column(name).reshape(self.n_configs, self.n_chains).T
 
 
 class Configurations:
@@ -226,7 +260,7 @@ class Configurations:
         """Number of axes."""
         return len(self.shape)
 
-    def __getitem__(self, key: Any) -> Array:
+    def __getitem__(self, key: Index | tuple[Index, ...]) -> np.ndarray:
         """Read the samples that the first index names; further ones may be integers or slices."""
         first, *rest = key if isinstance(key, tuple) else (key,)
         if first is Ellipsis:
@@ -240,12 +274,12 @@ class Configurations:
             fields = fields[where]
         return fields[(*[slice(None)] * np.ndim(rows), *rest)]
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("configurations lie on disk: reading them makes a copy")
         return self[:].astype(dtype or self.dtype, copy=False)
 
-    def _read(self, wanted: Array) -> Array:
+    def _read(self, wanted: np.ndarray) -> np.ndarray:
         """Read rows given in increasing order."""
         fields = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         for shard in self._shards:
@@ -266,7 +300,7 @@ def rows_in(max_bytes: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> int
     return max(1, max_bytes // (math.prod(shape) * np.dtype(dtype).itemsize))
 
 
-def _selection(rows: Array) -> slice | Array:
+def _selection(rows: np.ndarray) -> slice | np.ndarray:
     """Return rows in increasing order as a slice where they are evenly spaced: HDF5 is faster."""
     step = rows[1] - rows[0] if len(rows) > 1 else 1
     even = slice(int(rows[0]), int(rows[-1]) + 1, int(step))

@@ -16,23 +16,25 @@ manifest, and is compared before a shard is read, once per process while the fil
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.runtime.writing import StorageError, make_folder, replacing
 from lattice_ml.storage import intact, manifests, seals
+from lattice_ml.storage.manifests import Entry
 from lattice_ml.storage.schema import Rule
 
 __all__ = [
     "StorageError",
     "make_folder",
     "replacing",
-    *("CONFIG", "FORMAT_VERSION", "check_shards", "columns", "create_dataset", "datasets"),
+    *("CONFIG", "FORMAT_VERSION", "blank_entry", "check_shards", "columns", "columns_of"),
+    *("create_dataset", "datasets"),
     *("describe_folder", "entry", "read_cost", "read_manifest", "read_seconds"),
     *("remedy", "shard_image", "write_manifest", "write_seconds", "write_shard"),
 ]
@@ -47,8 +49,7 @@ CONFIG = "config.toml"
 _CHUNK_BYTES = 2**20
 _OF_A_DATASET = 2**14  # bytes that HDF5 adds, at most
 
-Array = npt.NDArray[Any]
-Columns = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]  # dtype and shape of one row
+Columns = dict[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of one row
 
 
 def read_manifest(
@@ -58,7 +59,7 @@ def read_manifest(
     rule: Rule = manifests.check_manifest,
     *,
     edited: bool = False,
-) -> dict[str, Any]:
+) -> JsonTable:
     """Return what `manifest.json`, or the file that a model has in its place, holds.
 
     Args:
@@ -92,9 +93,7 @@ def remedy(directory: Path) -> str:
     )
 
 
-def write_manifest(
-    directory: Path, manifest: Mapping[str, Any], name: str = MANIFEST
-) -> dict[str, Any]:
+def write_manifest(directory: Path, manifest: Section, name: str = MANIFEST) -> JsonTable:
     """Replace `manifest.json`, or what a model has in its place; return what it now holds."""
     new = seals.sealed({**manifest, "format_version": FORMAT_VERSION})
     with replacing(directory / name) as temporary:
@@ -103,8 +102,8 @@ def write_manifest(
 
 
 def write_shard(
-    directory: Path, first: int, rows: Mapping[str, Array], state: Mapping[str, Array]
-) -> dict[str, Any]:
+    directory: Path, first: int, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]
+) -> Entry:
     """Commit one shard and return its entry for the manifest.
 
     Args:
@@ -120,7 +119,7 @@ def write_shard(
     return entry(path, first, rows["chain"])
 
 
-def shard_image(rows: Mapping[str, Array], state: Mapping[str, Array]) -> memoryview:
+def shard_image(rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> memoryview:
     """The bytes of a shard, in memory first: HDF5 does not survive a full disk.
 
     Nor does it survive a lack of memory, so all of it is there before the first is written.
@@ -147,7 +146,7 @@ def read_seconds(directory: Path) -> float | None:
     return seconds
 
 
-def read_cost(directory: Path) -> dict[str, Any]:
+def read_cost(directory: Path) -> JsonTable:
     """What `cost.json` holds, nothing where it is not there.
 
     Raises:
@@ -159,7 +158,7 @@ def read_cost(directory: Path) -> dict[str, Any]:
     return seals.read(path, manifests.COST, remedy="remove it, and the cost is not known")
 
 
-def write_seconds(directory: Path, seconds: float | None, **parts: Any) -> None:
+def write_seconds(directory: Path, seconds: float | None, **parts: object) -> None:
     """Keep how long an ensemble or a model took to make, and its parts; None where not known."""
     if seconds is None:
         (directory / COST).unlink(missing_ok=True)
@@ -173,9 +172,9 @@ def create_dataset(
     group: h5py.Group, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike
 ) -> h5py.Dataset:
     """Create a dataset with checksums and chunks of about 1 MiB, whole rows where they fit."""
-    options: dict[str, Any] = {"track_times": False}
-    if shape and 0 not in shape:  # HDF5 cannot chunk a scalar or nothing
-        options |= {"chunks": _chunks(shape, np.dtype(dtype).itemsize), "fletcher32": True}
+    whole = not shape or 0 in shape  # HDF5 cannot chunk a scalar or nothing
+    chunks = None if whole else _chunks(shape, np.dtype(dtype).itemsize)
+    options = {"chunks": chunks, "fletcher32": not whole, "track_times": False}
     return group.create_dataset(name, shape, dtype, **options)
 
 
@@ -198,7 +197,15 @@ def columns(shard: Path) -> Columns:
     return {name: row for name, row in rows.items() if not name.startswith("state/")}
 
 
-def check_shards(directory: Path, entries: Sequence[Mapping[str, Any]], *, hashes: bool) -> None:
+def columns_of(config: Section, names: Iterable[str]) -> Columns:
+    """The dtype and the shape of one row that datasets of these names must have in a shard."""
+    field = np.dtype(config["output"]["dtype"]), tuple(config["lattice"]["shape"])
+    index, number = (np.dtype(np.int64), ()), (np.dtype(np.float64), ())
+    known = {"cfgs": field, "chain": index, "trajectory": index}
+    return {name: known.get(name, number) for name in names}
+
+
+def check_shards(directory: Path, entries: Sequence[Entry], *, hashes: bool) -> None:
     """Check that every shard of the manifest is there with its size, and with its sha256.
 
     Raises:
@@ -221,17 +228,23 @@ def describe_folder(directory: Path) -> str:
     return "found " + (", ".join(names[:5]) + ", ..." * (len(names) > 5) if names else "nothing")
 
 
-def entry(path: Path, first: int, chain: Array) -> dict[str, Any]:
-    """Return what the manifest keeps of a shard."""
-    n_chains = int(chain[-1] - chain[0]) + 1
+def entry(path: Path, first: int, chain: np.ndarray) -> Entry:
+    """What the manifest keeps of a shard, from its numbers of chains `(N,)`."""
+    chains = range(int(chain[0]), int(chain[-1]) + 1)
+    blank = blank_entry(first, len(chain) // len(chains), chains, path.stat().st_size)
+    return {**blank, "file": path.name, "sha256": intact.sha256(path)}
+
+
+def blank_entry(first: int, n_configs: int, chains: range, n_bytes: int) -> Entry:
+    """The entry of a shard that is not written yet: without its sha256."""
     return {
-        "file": path.name,
+        "file": manifests.shard_name(first, chains.start),
         "first_config": first,
-        "n_configs": len(chain) // n_chains,
-        "first_chain": int(chain[0]),
-        "n_chains": n_chains,
-        "bytes": path.stat().st_size,
-        "sha256": intact.sha256(path),
+        "n_configs": n_configs,
+        "first_chain": chains.start,
+        "n_chains": len(chains),
+        "bytes": n_bytes,
+        "sha256": 64 * "0",
     }
 
 

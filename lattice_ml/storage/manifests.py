@@ -5,9 +5,10 @@ that says what it holds, and its shards must follow each other without a gap and
 Unknown keys are refused, also in files that have no seal: a flipped bit in a key is one.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict, cast
 
+from lattice_ml.runtime.json import Section
 from lattice_ml.storage.schema import (
     SchemaError,
     anything,
@@ -22,7 +23,7 @@ from lattice_ml.storage.schema import (
     words,
 )
 
-__all__ = ["ACTION", "COST", "SHA256", "VALUES", "check_manifest", "shard_name"]
+__all__ = ["ACTION", "COST", "SHA256", "VALUES", "Entry", "check_manifest", "shard_name"]
 
 _FEWEST = 16  # bytes of a row: its chain and its trajectory
 
@@ -73,10 +74,23 @@ _KEYS = table(
 )
 
 
-def check_manifest(value: Any, key: str) -> None:
+class Entry(TypedDict):
+    """What a manifest keeps of a shard."""
+
+    file: str
+    first_config: int
+    n_configs: int
+    first_chain: NotRequired[int]  # this and the next are not there in files of earlier versions
+    n_chains: NotRequired[int]
+    bytes: int
+    sha256: str
+
+
+def check_manifest(value: object, key: str) -> None:
     """The rule for a manifest: its keys, and that what they say fits together."""
     _KEYS(value, key)
-    _check_entries(value["shards"], value["config"]["chain"])
+    manifest = cast(Section, value)
+    _check_entries(manifest["shards"], manifest["config"]["chain"])
 
 
 def shard_name(first_config: int, first_chain: int) -> str:
@@ -84,7 +98,7 @@ def shard_name(first_config: int, first_chain: int) -> str:
     return f"c{first_config:08d}-n{first_chain:04d}.h5"
 
 
-def _check_entries(entries: Sequence[Mapping[str, Any]], chain: Mapping[str, Any]) -> None:
+def _check_entries(entries: Sequence[Entry], chain: Section) -> None:
     """Refuse shards that leave a gap, lack a chain, or could not hold so many rows."""
     everyone, n_done = chain["n_chains"], 0  # configurations of which all chains are there
     reached, n_configs = 0, 0  # chains of the next ones that are there, and how many those are

@@ -5,49 +5,49 @@ and begun again cuts the metrics to that length, repeats what came after it, and
 bytes.  When and how often states were kept depends on the clock, so a finished model has none.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TextIO, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.runtime import writing
-from lattice_ml.storage import files, intact, locks, model
+from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.storage import files, intact, model
 from lattice_ml.storage.checkpoints import Checkpoints
 from lattice_ml.storage.config_file import write_config
+from lattice_ml.storage.directory import Kind, Writer, changes, held, made
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.model import MANIFEST, THEORIES, WEIGHTS, Stage
 
 __all__ = ["CHECKPOINTS", "ModelRun", "open_model_run"]
 
 _METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
-_FILES = (
+_MODEL = Kind(
+    "model",
     MANIFEST,
-    THEORIES,
-    files.CONFIG,
-    files.COST,
-    WEIGHTS,
-    model.REPORT,
-    model.HISTORY,
+    (MANIFEST, THEORIES, files.CONFIG, files.COST, WEIGHTS, model.REPORT, model.HISTORY),
+    begun=(files.CONFIG, THEORIES, _METRICS, CHECKPOINTS),
 )
-_FREE = ("training.checkpoint_every", "sampling.")  # what leaves the weights alone and may change
+_FREE = ("training.checkpoint_every", "sampling")  # what leaves the weights alone and may change
+
+Tree = TypeVar("Tree")  # of arrays, whatever its structure
 
 
 def open_model_run(
     directory: str | os.PathLike[str],
-    config: Mapping[str, Any],
-    stages: Sequence[Mapping[str, Any]],
+    config: Section,
+    stages: Sequence[Section],
     *,
     measure: Callable[[], Sequence[Stage]],
-    provenance: Mapping[str, Any],
+    provenance: Section,
     parent: str,
 ) -> "ModelRun":
     """Start a training in a new or empty directory, or continue the one found there.
@@ -68,12 +68,8 @@ def open_model_run(
             config or the data differ.
     """
     directory = Path(directory)
-    _check_not_foreign(directory)
-    files.make_folder(directory)
-    lock = locks.take_lock(directory)
-    try:
-        for stray in _strays(directory):
-            stray.unlink()
+
+    def begin(lock: TextIO) -> ModelRun:
         asked = json.loads(json.dumps({"config": config, "stages": stages, "parent": parent}))
         if (directory / MANIFEST).exists():
             manifest = model.read_manifest(directory)
@@ -87,27 +83,18 @@ def open_model_run(
             manifest = {**new, **asked, "provenance": [], "files": {}}
         write_config(directory, config)
         return ModelRun(directory, manifest, lock, dict(provenance))
-    except BaseException:
-        locks.release_lock(lock)
-        raise
+
+    return held(directory, _MODEL, begin)
 
 
-class ModelRun:
-    """A directory being written: `commit` keeps a state, `restore` says where to go on.
-
-    Attributes:
-        directory: where the model lives.
-        manifest: what `model.json` holds.
-    """
+class ModelRun(Writer):
+    """A model being trained: `commit` keeps a state, `restore` says where to go on."""
 
     def __init__(
-        self, directory: Path, manifest: dict[str, Any], lock: TextIO, made_by: dict[str, Any]
+        self, directory: Path, manifest: JsonTable, lock: TextIO, made_by: JsonTable
     ) -> None:
         """Continue from a checked manifest, holding the lock; `open_model_run` does this."""
-        self.directory = directory
-        self.manifest = manifest
-        self._held = contextlib.ExitStack()
-        self._held.callback(locks.release_lock, lock)
+        super().__init__(directory, manifest, lock)
         if self.finished:
             self._forget_states()
         else:
@@ -116,25 +103,12 @@ class ModelRun:
             self._held.callback(self._checkpoints.close)
             self._begin(made_by)
 
-    def __enter__(self) -> Self:
-        """Return the run itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release the lock; what is committed stays."""
-        self._held.close()
-
     @property
     def finished(self) -> bool:
         """Whether weights and report are there."""
         return WEIGHTS in self.manifest["files"]
 
-    @property
+    @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The stages with their theories."""
         return model.read_stages(self.directory, self.manifest)
@@ -144,20 +118,19 @@ class ModelRun:
         """Number of the last state, 0 before the first."""
         return self._checkpoints.step
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> JsonTable:
         """What was noted beside the last state; nothing before the first."""
         return self._checkpoints.notes() if self.step else {}
 
-    def restore(self, like: Any) -> Any:
+    def restore(self, like: Tree) -> Tree:
         """The last state, a tree of arrays as `like` is."""
         leaves = self._checkpoints.restore(_numbered(like))
         # through the host: orbax ties arrays to one device
         values = [jnp.asarray(np.asarray(leaves[name])) for name in sorted(leaves, key=int)]
-        return jax.tree.unflatten(jax.tree.structure(like), values)
+        restored: Tree = jax.tree.unflatten(jax.tree.structure(like), values)
+        return restored
 
-    def commit(
-        self, step: int, state: Any, lines: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]
-    ) -> None:
+    def commit(self, step: int, state: object, lines: Sequence[Section], notes: Section) -> None:
         """Keep the state after `step`, with the metrics that led to it and notes beside it.
 
         Raises:
@@ -173,10 +146,10 @@ class ModelRun:
 
     def finish(
         self,
-        network: Any,
-        report: Mapping[str, Any],
+        network: object,
+        report: Section,
         history: Mapping[str, np.ndarray] | None = None,
-        cost: Mapping[str, Any] | None = None,
+        cost: Section | None = None,
     ) -> None:
         """Write the network and what it is worth; `open_model` reads the directory from now on."""
         if cost is not None:
@@ -184,7 +157,7 @@ class ModelRun:
         self._update(files=model.write_network(self.directory, network, report, history))
         self._forget_states()
 
-    def _begin(self, made_by: dict[str, Any]) -> None:
+    def _begin(self, made_by: JsonTable) -> None:
         """Forget metrics after the last state, and say who makes what comes now."""
         path, notes = self.directory / _METRICS, self.notes()
         kept = path.read_bytes()[: notes.get("metrics", 0)] if path.exists() else b""
@@ -196,11 +169,9 @@ class ModelRun:
             )
         with writing.open_in_place(path, "a") as metrics:
             metrics.truncate(len(kept))
-        made = [e for e in self.manifest["provenance"] if e["first_step"] < self.step]
-        if not made or made[-1]["made_by"] != made_by:
-            made = [*made, {"first_step": self.step, "made_by": made_by}]
+        provenance = made(self.manifest["provenance"], made_by, "first_step", self.step)
         theories = {THEORIES: intact.sha256(self.directory / THEORIES)}
-        self._update(provenance=made, files=theories)
+        self._update(provenance=provenance, files=theories)
 
     def _forget_states(self) -> None:
         """Remove what nobody goes on from."""
@@ -211,53 +182,19 @@ class ModelRun:
         self.manifest = files.write_manifest(self.directory, manifest, MANIFEST)
 
 
-def _check_not_foreign(directory: Path) -> None:
-    """Refuse a directory that holds other things than a model."""
-    if directory.exists() and not directory.is_dir():
-        raise StorageError(f"{directory} is a file; asked for a new or empty directory, or a model")
-    if not directory.exists() or (directory / MANIFEST).exists():
-        return
-    begun = {locks.LOCK, files.CONFIG, THEORIES, _METRICS, CHECKPOINTS}
-    begun |= {path.name for path in _strays(directory)}
-    if not begun.issuperset(path.name for path in directory.iterdir()):
-        raise StorageError(
-            f"{directory} is neither empty nor a model: {files.describe_folder(directory)}, "
-            f"no {MANIFEST}; choose another directory"
-        )
-
-
-def _strays(directory: Path) -> list[Path]:
-    """Return the temporary files that a process left when it died."""
-    return writing.left_behind(directory, *_FILES)
-
-
-def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_same(directory: Path, old: Section, new: Section) -> None:
     """Refuse to continue a training with other parameters or other data."""
-    before, now = _flat(old["config"]), _flat(new["config"])
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not key.startswith(_FREE):
-            raise StorageError(
-                f"{key}: the model in {directory} is trained with {before.get(key)!r}, asked "
-                f"{now.get(key)!r}; set it back or choose another directory"
-            )
+    for key, before, now in changes(old["config"], new["config"], _FREE):
+        raise StorageError(
+            f"{key}: the model in {directory} is trained with {before!r}, asked {now!r}; set it "
+            f"back or choose another directory"
+        )
     if (old["stages"], old["parent"]) != (new["stages"], new["parent"]):
         raise StorageError(
             f"the model in {directory} is trained on other data; choose another directory"
         )
 
 
-def _numbered(tree: Any) -> dict[str, Any]:
+def _numbered(tree: object) -> dict[str, jax.Array]:
     """The leaves of a tree by their number: what a checkpoint knows of its structure."""
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """{"section.key": value} of the sections of a config."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= (
-            {f"{name}.{k}": v for k, v in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
-    return flat

@@ -21,27 +21,28 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from lattice_ml.runtime.json import JsonTable, Section, copied
 from lattice_ml.runtime.processes import ALONE, Team
-from lattice_ml.storage import files, locks, resuming, shards
+from lattice_ml.storage import files, resuming, shards
+from lattice_ml.storage.directory import Writer, check_not_foreign, held
 from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.manifests import Entry
 
 __all__ = ["Run", "StorageError", "look", "open_run"]
 
-Array = npt.NDArray[Any]
 _GROWABLE = ("chain.n_configs",)
 
 
 def open_run(
     directory: str | os.PathLike[str],
-    config: Mapping[str, Any],
+    config: Section,
     *,
-    provenance: Mapping[str, Any],
+    provenance: Section,
     parent: str | None = None,
     growable: Sequence[str] = _GROWABLE,
     free: Sequence[str] = (),
@@ -70,21 +71,14 @@ def open_run(
         OSError: the file system refuses.
     """
     directory, lock = Path(directory), None
-    asked: dict[str, Any] = {"config": resuming.json_copy("config", config), "parent": parent}
+    asked: JsonTable = {"config": copied("config", config), "parent": parent}
     resuming.check_layout(asked["config"])
 
-    def prepare() -> dict[str, Any]:
+    def begin(taken: TextIO) -> JsonTable:
         nonlocal lock
-        resuming.check_not_foreign(directory)
-        files.make_folder(directory)
-        lock = locks.take_lock(directory)
-        try:
-            return resuming.resumed(
-                directory, asked, resuming.json_copy("provenance", provenance), growable, free
-            )
-        except BaseException:
-            locks.release_lock(lock)
-            raise
+        lock = taken
+        made_by = copied("provenance", provenance)
+        return resuming.resumed(directory, asked, made_by, growable, free)
 
     for rank, other in enumerate(team.gather(asked)):
         if other != asked:
@@ -92,7 +86,7 @@ def open_run(
                 f"process {team.rank} was asked for another config than process {rank}: the "
                 "processes of a run must get the same command"
             )
-    manifest = team.first(prepare)
+    manifest = team.first(lambda: held(directory, resuming.RUN, begin))
     run = Run(directory, manifest, lock, team)
     try:
         team.together(run.check_here)
@@ -102,7 +96,7 @@ def open_run(
     return run
 
 
-def look(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[str, Any] | None:
+def look(directory: str | os.PathLike[str], config: Section) -> JsonTable | None:
     """The manifest that `open_run` would go on from, and None where nothing was kept yet.
 
     Writes nothing, and compares the sizes of shards but not their checksums.
@@ -111,44 +105,23 @@ def look(directory: str | os.PathLike[str], config: Mapping[str, Any]) -> dict[s
         StorageError: where `open_run` would.
     """
     directory = Path(directory)
-    asked: dict[str, Any] = {"config": resuming.json_copy("config", config), "parent": None}
+    asked: JsonTable = {"config": copied("config", config), "parent": None}
     resuming.check_layout(asked["config"])
-    resuming.check_not_foreign(directory)
+    check_not_foreign(directory, resuming.RUN)
     recorded, committed = resuming.found(directory, asked, _GROWABLE, (), hashes=False)
     return recorded | {"shards": committed} if committed else None
 
 
-class Run:
-    """A directory being written: `append` commits configurations, `state` is where to go on.
-
-    Attributes:
-        directory: where the run lives.
-        manifest: what `manifest.json` holds.
-    """
+class Run(Writer):
+    """A run being written: `append` commits configurations, `state` is where to go on."""
 
     def __init__(
-        self, directory: Path, manifest: dict[str, Any], lock: TextIO | None, team: Team
+        self, directory: Path, manifest: JsonTable, lock: TextIO | None, team: Team
     ) -> None:
         """Continue from a checked manifest, process 0 with the lock; `open_run` does this."""
-        self.directory = directory
-        self.manifest = manifest
+        super().__init__(directory, manifest, lock)
         self.team = team
-        self._lock = lock
         self._clock = time.monotonic()
-
-    def __enter__(self) -> Self:
-        """Return the run itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release the lock; what is committed stays."""
-        if self._lock is not None:
-            locks.release_lock(self._lock)
 
     @property
     def n_done(self) -> int:
@@ -156,11 +129,11 @@ class Run:
         return shards.n_configs(self.manifest["shards"])
 
     @property
-    def tuned(self) -> dict[str, Any]:
+    def tuned(self) -> JsonTable:
         """Sampler parameters frozen after the warm-up, as given to `record`."""
         return dict(self.manifest["tuned"])
 
-    def state(self) -> dict[str, Array] | None:
+    def state(self) -> dict[str, np.ndarray] | None:
         """Return the state of all chains after the last configuration, None before the first."""
         return shards.read_state(self.directory, self.manifest)
 
@@ -180,7 +153,7 @@ class Run:
 
     def record(self, **entries: object) -> None:
         """Keep tuned parameters (numbers, strings, lists) in the manifest, at once."""
-        self._update(tuned=self.tuned | resuming.json_copy("tuned parameters", entries))
+        self._update(tuned=self.tuned | copied("tuned parameters", entries))
 
     def append(
         self,
@@ -226,7 +199,7 @@ class Run:
             )
         arrays = {name: np.asarray(value) for name, value in state.items()}
 
-        def write() -> dict[str, Any] | None:
+        def write() -> Entry | None:
             if not len(rows["chain"]):  # more processes than chains
                 return None
             return files.write_shard(self.directory, self.n_done, rows, arrays)
@@ -242,24 +215,21 @@ class Run:
 
     def _rows(
         self,
-        trajectory: Array,
+        trajectory: np.ndarray,
         cfgs: npt.ArrayLike | None,
         scalars: Mapping[str, npt.ArrayLike],
         chains: range,
-    ) -> dict[str, Array]:
+    ) -> dict[str, np.ndarray]:
         """Check the arrays of one shard and merge (n, n_chains) into one axis of rows."""
         if trajectory.ndim != 1 or not trajectory.size:
             raise ValueError(f"asked for trajectory (n,) with n >= 1, got {trajectory.shape=}")
         config = self.manifest["config"]
         n, n_chains = len(trajectory), len(chains)
         arrays = {name: np.asarray(values, dtype=np.float64) for name, values in scalars.items()}
-        expected = {name: (np.dtype(np.float64), (n, n_chains)) for name in scalars}
         if cfgs is not None:
-            shape = (n, n_chains, *config["lattice"]["shape"])
             arrays["cfgs"] = np.asarray(cfgs)
-            expected["cfgs"] = (np.dtype(config["output"]["dtype"]), shape)
-        for name, array in arrays.items():
-            dtype, shape = expected[name]
+        for name, (dtype, row) in files.columns_of(config, arrays).items():
+            array, shape = arrays[name], (n, n_chains, *row)
             if (array.dtype, array.shape) != (dtype, shape):
                 raise ValueError(
                     f"{name}: got {array.dtype} {array.shape}, the config and the trajectory "

@@ -11,14 +11,13 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 __all__ = [
     *("Rule", "SchemaError", "anything", "either", "flag", "listed"),
     *("nullable", "number", "table", "text", "whole", "words"),
 ]
 
-Rule = Callable[[Any, str], None]
+Rule = Callable[[object, str], None]
 
 _LARGEST = 2**63 - 1
 _DEPTH = 16  # of tables and lists in what nobody looks at more closely
@@ -33,7 +32,7 @@ def whole(low: int = 0, high: int = _LARGEST) -> Rule:
     """A whole number between two others, both allowed."""
     limits = f"of at least {low}" if high == _LARGEST else f"from {low} to {high}"
 
-    def rule(value: Any, key: str) -> None:
+    def rule(value: object, key: str) -> None:
         if type(value) is not int or not low <= value <= high:
             raise _wrong(key, f"a whole number {limits}", value)
 
@@ -44,15 +43,17 @@ def number(low: float = -math.inf, high: float = math.inf, *, finite: bool = Tru
     """A number between two others, both allowed; NaN and infinity where it need not be finite."""
     limits = f" from {low:g} to {high:g}" if low > -math.inf or high < math.inf else ""
 
-    def rule(value: Any, key: str) -> None:
-        kind_fits = type(value) in (int, float)
-        if not kind_fits or (finite and not (low <= value <= high and abs(value) < math.inf)):
-            raise _wrong(key, f"a {'finite ' if finite else ''}number{limits}", value)
+    def rule(value: object, key: str) -> None:
+        if (isinstance(value, int | float) and type(value) is not bool) and (
+            not finite or (low <= value <= high and abs(value) < math.inf)
+        ):
+            return
+        raise _wrong(key, f"a {'finite ' if finite else ''}number{limits}", value)
 
     return rule
 
 
-def flag(value: Any, key: str) -> None:
+def flag(value: object, key: str) -> None:
     """True or false."""
     if type(value) is not bool:
         raise _wrong(key, "true or false", value)
@@ -62,7 +63,7 @@ def text(pattern: str = "", what: str = "") -> Rule:
     """A string, all of which fits a pattern where one is given."""
     compiled = re.compile(pattern, re.ASCII) if pattern else None
 
-    def rule(value: Any, key: str) -> None:
+    def rule(value: object, key: str) -> None:
         if type(value) is not str or (compiled and not compiled.fullmatch(value)):
             raise _wrong(key, what or "a text", value)
 
@@ -72,7 +73,7 @@ def text(pattern: str = "", what: str = "") -> Rule:
 def words(*allowed: str) -> Rule:
     """One of several words."""
 
-    def rule(value: Any, key: str) -> None:
+    def rule(value: object, key: str) -> None:
         if value not in allowed:
             raise _wrong(key, f"one of {', '.join(allowed)}", value)
 
@@ -87,7 +88,7 @@ def nullable(rule: Rule) -> Rule:
 def either(*rules: Rule) -> Rule:
     """What one of several rules allows; where none does the first one says why."""
 
-    def rule(value: Any, key: str) -> None:
+    def rule(value: object, key: str) -> None:
         for other in rules[1:]:
             try:
                 return other(value, key)
@@ -101,7 +102,7 @@ def either(*rules: Rule) -> Rule:
 def listed(rule: Rule, at_least: int = 0, at_most: int = _LARGEST) -> Rule:
     """A list whose members all follow a rule."""
 
-    def check(value: Any, key: str) -> None:
+    def check(value: object, key: str) -> None:
         if type(value) is not list or not at_least <= len(value) <= at_most:
             size = f" of {at_least} to {at_most} values" if at_most < _LARGEST else ""
             raise _wrong(key, f"a list{size}", value)
@@ -119,7 +120,7 @@ def table(
     """A table with keys that must be there, keys that may, and a rule for others if they may."""
     known = {**needed, **(optional or {})}
 
-    def check(value: Any, key: str) -> None:
+    def check(value: object, key: str) -> None:
         if type(value) is not dict:
             raise _wrong(key or "the whole", "a table", value)
         for name in needed:
@@ -134,12 +135,12 @@ def table(
     return check
 
 
-def anything(value: Any, key: str) -> None:
+def anything(value: object, key: str) -> None:
     """Numbers, words, and lists and tables of them, if not too deep."""
     _check_depth(value, key, _DEPTH)
 
 
-def _check_depth(value: Any, key: str, left: int) -> None:
+def _check_depth(value: object, key: str, left: int) -> None:
     if not left:
         raise SchemaError(f"{key[:_SHOWN]}... is nested more than {_DEPTH} deep")
     if isinstance(value, dict | list):
@@ -151,11 +152,11 @@ def _join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def _wrong(key: str, wanted: str, value: Any) -> SchemaError:
+def _wrong(key: str, wanted: str, value: object) -> SchemaError:
     return SchemaError(f"{key} must be {wanted}, got {_short(value)}")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A value in few words, whatever it is."""
     if isinstance(value, list | dict):
         return f"a {'list' if isinstance(value, list) else 'table'} of {len(value)} values"

@@ -13,10 +13,9 @@ strictly first: UTF-8, no key twice, nothing that is not finite, not too large, 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from lattice_ml.runtime.json import Json, JsonTable, Section
 from lattice_ml.runtime.writing import StorageError
 from lattice_ml.storage.schema import Rule, SchemaError
 
@@ -27,24 +26,24 @@ SEAL = "seal"
 _LARGEST = 2**28  # bytes: a manifest of a million shards
 
 
-def digest(content: Any) -> str:
+def digest(content: object) -> str:
     """The sha256 of JSON values, whatever the order of their keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(content: Section) -> JsonTable:
     """The content with its seal last, in the place of one that it may have had."""
     bare = {key: value for key, value in content.items() if key != SEAL}
     return bare | {SEAL: digest(bare)}
 
 
-def image(content: Mapping[str, Any]) -> bytes:
+def image(content: Section) -> bytes:
     """The bytes of a sealed file."""
     return (json.dumps(sealed(content), indent=1) + "\n").encode()
 
 
-def read(path: Path, rule: Rule, *, remedy: str, finite: bool = True) -> dict[str, Any]:
+def read(path: Path, rule: Rule, *, remedy: str, finite: bool = True) -> JsonTable:
     """Return what a file holds, its seal among it, after checking it against a rule and its seal.
 
     Args:
@@ -61,9 +60,7 @@ def read(path: Path, rule: Rule, *, remedy: str, finite: bool = True) -> dict[st
     return content
 
 
-def check(
-    path: Path, content: Mapping[str, Any], rule: Rule, *, remedy: str, edited: bool = False
-) -> None:
+def check(path: Path, content: Section, rule: Rule, *, remedy: str, edited: bool = False) -> None:
     """Check what was parsed against a rule, and its seal unless the file was edited on purpose.
 
     Raises:
@@ -77,7 +74,7 @@ def check(
         raise StorageError(f"{path} is altered: its seal does not fit its content; {remedy}")
 
 
-def parse(path: Path, *, finite: bool = True) -> dict[str, Any]:
+def parse(path: Path, *, finite: bool = True) -> JsonTable:
     """The table in a JSON file, unchecked but for what no file of ours has.
 
     Raises:
@@ -102,7 +99,7 @@ def parse(path: Path, *, finite: bool = True) -> dict[str, Any]:
     return found
 
 
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _table(pairs: list[tuple[str, Json]]) -> JsonTable:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

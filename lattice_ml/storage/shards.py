@@ -8,17 +8,17 @@ shard with some of the chains lie spread among the rows of the others.
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.storage import files, intact
 from lattice_ml.storage.files import StorageError
+from lattice_ml.storage.manifests import Entry
 
 __all__ = [
     *("Shard", "attributes", "check_index", "index_image", "layout", "n_configs", "read_state"),
@@ -26,8 +26,6 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"c(\d{8,})-n(\d{4,})\.h5")  # first configuration, first chain
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Shard:
         """Configurations per chain."""
         return (self.stop - self.start) // self.all_chains
 
-    def holds(self, rows: Array) -> tuple[Array, Array]:
+    def holds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of some rows of the ensemble it has, `(n,)`, and where they lie in the file."""
         inside = (self.start <= rows) & (rows < self.stop)
         if self.whole:
@@ -71,8 +69,13 @@ class Shard:
         return inside, (config * self.n_chains + place)[inside]
 
     def read(
-        self, name: str, layout: files.Columns, rows: slice | Array = slice(None), *, hashes: bool
-    ) -> Array:
+        self,
+        name: str,
+        layout: files.Columns,
+        rows: slice | np.ndarray = slice(None),
+        *,
+        hashes: bool,
+    ) -> np.ndarray:
         """Read rows of a dataset, after checking that the file is what it was and fits.
 
         Args:
@@ -112,14 +115,14 @@ class Shard:
                 f"chains from {self.first_chain} on in turn (n_chains in manifest.json)"
             )
 
-    def place(self, rows: Array, part: Array) -> None:
+    def place(self, rows: np.ndarray, part: np.ndarray) -> None:
         """Write the rows of the file into those of an array of the whole ensemble."""
         block = rows[self.start : self.stop].reshape(-1, self.all_chains, *rows.shape[1:])
         chains = slice(self.first_chain, self.first_chain + self.n_chains)
         block[:, chains] = part.reshape(-1, self.n_chains, *part.shape[1:])
 
 
-def shards(directory: Path, manifest: Mapping[str, Any]) -> list[Shard]:
+def shards(directory: Path, manifest: Section) -> list[Shard]:
     """The shards of a manifest in their order, by configurations and then by chains."""
     everyone, found = manifest["config"]["chain"]["n_chains"], []
     for entry in manifest["shards"]:
@@ -132,18 +135,15 @@ def shards(directory: Path, manifest: Mapping[str, Any]) -> list[Shard]:
     return found
 
 
-def layout(shard: Shard, config: Mapping[str, Any]) -> files.Columns:
+def layout(shard: Shard, config: Section) -> files.Columns:
     """Dtype and shape of one row of every dataset of a shard, as its config has them.
 
     Raises:
         StorageError: the file is not a shard, or its config has them otherwise.
     """
     found = files.columns(shard.path)
-    field = np.dtype(config["output"]["dtype"]), tuple(config["lattice"]["shape"])
-    index, number = (np.dtype(np.int64), ()), (np.dtype(np.float64), ())
-    fixed = {"cfgs": field, "chain": index, "trajectory": index}
-    for name in found | dict.fromkeys(("chain", "trajectory")):
-        wanted = fixed.get(name, number)
+    asked = files.columns_of(config, found | dict.fromkeys(("chain", "trajectory")))
+    for name, wanted in asked.items():
         if found.get(name) != wanted:
             raise StorageError(
                 f"{shard.path} does not fit its ensemble: {name} is {_said(found.get(name))} per "
@@ -152,15 +152,15 @@ def layout(shard: Shard, config: Mapping[str, Any]) -> files.Columns:
     return found
 
 
-def n_configs(entries: Sequence[Mapping[str, Any]]) -> int:
+def n_configs(entries: Sequence[Entry]) -> int:
     """Configurations per chain in the shards of a manifest."""
     return sum(entry["n_configs"] for entry in entries if not entry.get("first_chain"))
 
 
-def read_state(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Array] | None:
+def read_state(directory: Path, manifest: Section) -> dict[str, np.ndarray] | None:
     """The sampler state of all chains after the last configuration, None before the first."""
     parts = shards(directory, manifest)
-    states: list[dict[str, Array]] = []
+    states: list[dict[str, np.ndarray]] = []
     for part in parts:
         if part.stop == parts[-1].stop:
             with intact.opened(part.path) as file:
@@ -170,9 +170,7 @@ def read_state(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Array]
     return states[0] if states else None
 
 
-def unrecorded_shards(
-    directory: Path, entries: Sequence[Mapping[str, Any]], n_chains: int
-) -> list[dict[str, Any]]:
+def unrecorded_shards(directory: Path, entries: Sequence[Entry], n_chains: int) -> list[Entry]:
     """Return entries for shards that were renamed just before the process died.
 
     Those of some chains count only where all the others are there as well.
@@ -181,7 +179,7 @@ def unrecorded_shards(
         StorageError: a shard does not begin where the one before it ends, or is damaged.
     """
     known = {entry["file"] for entry in entries}
-    found = [dict(entry) for entry in entries]
+    found = list(entries)
     matches = (match for match in _matches(directory) if match[0] not in known)
     names = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
     for first, group in itertools.groupby(names, key=lambda name: name[0]):
@@ -202,13 +200,13 @@ def unrecorded_shards(
     return found[len(entries) :]
 
 
-def uncommitted(directory: Path, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
+def uncommitted(directory: Path, entries: Sequence[Entry]) -> list[Path]:
     """Return shards that no entry names: their process, or another one of the run, was lost."""
     known = {entry["file"] for entry in entries}
     return [directory / files.SHARDS / m[0] for m in _matches(directory) if m[0] not in known]
 
 
-def attributes(config: Mapping[str, Any], n_configs: int) -> dict[str, Any]:
+def attributes(config: Section, n_configs: int) -> JsonTable:
     """Return the HDF5 attributes of an ensemble: couplings that are set, shape, sizes, format."""
     couplings = {key: value for key, value in config.get("action", {}).items() if value is not None}
     return couplings | {
@@ -220,7 +218,7 @@ def attributes(config: Mapping[str, Any], n_configs: int) -> dict[str, Any]:
     }
 
 
-def check_index(directory: Path, config: Mapping[str, Any]) -> None:
+def check_index(directory: Path, config: Section) -> None:
     """Check that `ensemble.h5`, where it is there, says the same as the config.
 
     It may be of an earlier version, and show fewer configurations while a run goes on.
@@ -232,9 +230,10 @@ def check_index(directory: Path, config: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     with intact.opened(path) as file:
-        found = {name: _plain(value) for name, value in file.attrs.items()}
+        found = {name: np.asarray(value).tolist() for name, value in file.attrs.items()}
         shown = file["chain"].shape[0] // config["chain"]["n_chains"] if "chain" in file else 0
-    wanted = {name: _plain(value) for name, value in attributes(config, shown).items()}
+    asked = attributes(config, shown)
+    wanted = {name: np.asarray(value).tolist() for name, value in asked.items()}
     if found.get("format_version") in range(1, files.FORMAT_VERSION):
         del found["format_version"], wanted["format_version"]
     for name in sorted(found.keys() | wanted.keys()):
@@ -245,18 +244,14 @@ def check_index(directory: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def write_index(
-    directory: Path, config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
-) -> None:
+def write_index(directory: Path, config: Section, entries: Sequence[Entry]) -> None:
     """Write `ensemble.h5`, the rows of all shards as one file, anew."""
     layout = files.columns(directory / files.SHARDS / entries[0]["file"]) if entries else {}
     with files.replacing(directory / files.INDEX) as temporary:
         temporary.write_bytes(index_image(config, entries, layout))
 
 
-def index_image(
-    config: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], layout: files.Columns
-) -> memoryview:
+def index_image(config: Section, entries: Sequence[Entry], layout: files.Columns) -> memoryview:
     """The bytes of `ensemble.h5`."""
     parts = shards(Path(), {"config": config, "shards": entries})
     image = io.BytesIO()
@@ -278,12 +273,7 @@ def index_image(
     return image.getbuffer()
 
 
-def _plain(value: Any) -> Any:
-    """An attribute as JSON has it."""
-    return np.asarray(value).tolist()
-
-
-def _said(kind: tuple[np.dtype[Any], tuple[int, ...]] | None) -> str:
+def _said(kind: tuple[np.dtype, tuple[int, ...]] | None) -> str:
     return "not there" if kind is None else f"{kind[0]} {kind[1]}"
 
 
@@ -308,7 +298,7 @@ def _check_order(last: Path, following: Sequence[Path]) -> None:
             )
 
 
-def _readable_chains(path: Path) -> Array:
+def _readable_chains(path: Path) -> np.ndarray:
     """Read a whole shard, so that its checksums are checked, and return its chain numbers."""
     try:
         with h5py.File(path) as file:

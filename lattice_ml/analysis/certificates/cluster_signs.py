@@ -15,12 +15,13 @@ holds for any factors of the sites.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lattice_ml.actions import Quartic
 from lattice_ml.fields.types import Floats, Integers
+from lattice_ml.observables.ensemble import Ensemble
 
 __all__ = ["ClusterSigns", "measure"]
 
@@ -37,7 +38,7 @@ class ClusterSigns(NamedTuple):
     configs: Integers  # (n,) which they are, evenly spaced
 
 
-def measure(ensemble: Any, temperature: float) -> ClusterSigns | None:
+def measure(ensemble: Ensemble, temperature: float) -> ClusterSigns | None:
     """Find the clusters of some configurations of all chains, with the same bonds every time.
 
     None where the action is not one of nearest neighbours, or the lattice too large.

@@ -21,8 +21,8 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import single
 from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.observables import measure_configurations, require_powers
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.storage.ensemble import rows_in
-from lattice_ml.storage.files import StorageError
 
 __all__ = [
     *("Evidence", "Missing", "Momenta", "Undecided"),
@@ -111,21 +111,21 @@ class Evidence:
         return {"M^2": m**2, "|M|": np.abs(m), **others}
 
 
-def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
+def gather(ensemble: Ensemble, *, weights: bool = True) -> Evidence:
     """Read an ensemble once, from `open_ensemble` or `run`.
 
     Raises:
         ValueError: a configuration, or its fourth power, is not finite.
     """
     stored = {name: ensemble.series(name) for name in ensemble.history}
-    measured = _measure(ensemble) if _has_configurations(ensemble) else {}
+    measured = _measure(ensemble) if ensemble.has_cfgs else {}
     terms = {_ALL: stored["schwinger_dyson"]} if "schwinger_dyson" in stored else {}
     names, modes = [], {}
     if measured:
         momenta = Momenta(Lattice(ensemble.shape))
         names, modes = momenta.names, momenta.modes
         terms = _by_name(names, measured.pop("terms", None))
-    temperature = getattr(ensemble, "temperature", 1.0)
+    temperature = ensemble.temperature
     return Evidence(
         action=ensemble.action,
         shape=tuple(ensemble.shape),
@@ -133,10 +133,10 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
         thin=ensemble.thin,
         rounding=_rounding(ensemble) if measured else _SINGLE,
         sampler=_sampler(ensemble),
-        order=_order(ensemble),
+        order=ensemble.numbers,
         modes=modes,
-        log_weights=getattr(ensemble, "log_weight", None) if weights else None,
-        log_prob=getattr(ensemble, "log_prob", None),
+        log_weights=ensemble.log_weight if weights else None,
+        log_prob=ensemble.log_prob,
         stored=stored,
         two_point=_by_name(names, measured.pop("power", None)),
         cluster_signs=cluster_signs.measure(ensemble, temperature) if measured else None,
@@ -146,29 +146,20 @@ def gather(ensemble: Any, *, weights: bool = True) -> Evidence:
     )
 
 
-def _rounding(ensemble: Any) -> float:
+def _rounding(ensemble: Ensemble) -> float:
     """Of what is measured of its configurations, in float32 where x64 is off."""
     double = jax.dtypes.canonicalize_dtype(ensemble.cfgs.dtype) == np.float64
     return _DOUBLE if double else _SINGLE
 
 
-def _sampler(ensemble: Any) -> dict[str, Any]:
-    """Settings of the sampler as tuned, of an ensemble on disk or in memory.
+def _sampler(ensemble: Ensemble) -> dict[str, Any]:
+    """Settings of the sampler as tuned.
 
     They are in units of the field, so those of a converted ensemble are not known.
     """
-    config = getattr(ensemble, "config", {})
-    if "converted" in config:
+    if "converted" in ensemble.config:
         return {}
-    known = config.get("sampler", {"kind": getattr(ensemble, "kind", "")})
-    manifest = getattr(ensemble, "manifest", {"tuned": getattr(ensemble, "tuned", {})})
-    return {**known, **manifest["tuned"]}
-
-
-def _order(ensemble: Any) -> dict[str, Integers]:
-    """Numbers `(n_chains, n_configs)` that each configuration was stored with."""
-    names = {"trajectory", "chain"} & getattr(ensemble, "columns", {}).keys()
-    return {name: by_chain(ensemble.column(name), ensemble.n_chains) for name in sorted(names)}
+    return {**ensemble.config.get("sampler", {"kind": ensemble.kind}), **ensemble.tuned}
 
 
 def _by_name(names: list[str], series: np.ndarray | None) -> dict[str, Floats]:
@@ -176,14 +167,7 @@ def _by_name(names: list[str], series: np.ndarray | None) -> dict[str, Floats]:
     return {} if series is None else dict(zip(names, np.moveaxis(series, -1, 0), strict=True))
 
 
-def _has_configurations(ensemble: Any) -> bool:
-    try:
-        return len(ensemble.cfgs) > 0
-    except StorageError:
-        return False
-
-
-def _measure(ensemble: Any) -> dict[str, np.ndarray]:
+def _measure(ensemble: Ensemble) -> dict[str, np.ndarray]:
     """Primaries, `digests`, `power` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)`."""
     momenta = Momenta(Lattice(ensemble.shape))
     flat: dict[str, np.ndarray] = {}  # filled part by part: joining parts needs both at once
@@ -218,7 +202,7 @@ def require_finite(rows: np.ndarray, n_chains: int) -> None:
         raise ValueError(f"configuration {config} of chain {chain} is not finite")
 
 
-def pieces(ensemble: Any) -> Iterator[np.ndarray]:
+def pieces(ensemble: Ensemble) -> Iterator[np.ndarray]:
     """Configurations in order, few enough at a time for their Fourier transforms."""
     for _, block in ensemble.blocks():
         rows = rows_in(_PIECE_BYTES, ensemble.shape, block.dtype)

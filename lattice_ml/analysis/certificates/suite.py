@@ -39,7 +39,7 @@ and from how many configurations on (docs/check.md).
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,7 @@ from lattice_ml.analysis.certificates.certificate import Certificate
 from lattice_ml.analysis.certificates.evidence import Evidence, Missing, Undecided, gather
 from lattice_ml.analysis.certificates.judging import Mean, judge, stretches
 from lattice_ml.fields.types import Floats
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 
 __all__ = ["FALSE_ALARM_RATE", "certify", "check"]
@@ -71,7 +72,7 @@ _AVERAGES = {  # are judged by errors, which uneven weights make too small
 
 
 @ordinary()
-def check(ensemble: Any, *, weights: bool = True) -> list[Certificate]:
+def check(ensemble: Ensemble, *, weights: bool = True) -> list[Certificate]:
     """Test an ensemble against its own action and its own chains.
 
     Args:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +36,8 @@ from lattice_ml.actions import Quartic
 from lattice_ml.analysis.dynamics.finite_step import SCHEMES, gaussian_variance
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Floats
+from lattice_ml.observables.ensemble import Ensemble
+from lattice_ml.runtime.json import JsonTable, plain_table
 from lattice_ml.statistics import jackknife_error
 
 __all__ = [
@@ -50,9 +52,9 @@ class Curve(NamedTuple):
     value: Floats
     error: Floats
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonTable:
         """Nested lists, with null for what is not finite."""
-        return {name: _plain(np.asarray(values)) for name, values in self._asdict().items()}
+        return plain_table(self._asdict())
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,9 @@ class Relaxation:
     binder: Curve
     propagator: Curve
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonTable:
         """Lists and numbers; null for what is not finite."""
-        names = ("phi2", "m2", "binder", "propagator")
-        curves = {name: getattr(self, name).to_json() for name in names}
-        grids = {"times": _plain(self.times), "p_hat_squared": _plain(self.p_hat_squared)}
-        return {"n_chains": self.n_chains, **grids, **curves}
+        return plain_table(vars(self))
 
 
 class Equilibrium(NamedTuple):
@@ -187,7 +186,7 @@ def stepped_power(
 # --------------------------------------------------------------------------- measured, of fields
 
 
-def relaxation(chains: Any, times: ArrayLike) -> Relaxation:
+def relaxation(chains: Ensemble, times: ArrayLike) -> Relaxation:
     """Means over chains at every configuration, read in blocks.
 
     Args:
@@ -199,7 +198,7 @@ def relaxation(chains: Any, times: ArrayLike) -> Relaxation:
         ValueError: times are not one per configuration, there are fewer than two chains, or the
             chains carry weights.
     """
-    if getattr(chains, "log_weight", None) is not None:
+    if chains.log_weight is not None:
         raise ValueError("relaxation is of unweighted chains, got an ensemble with log_weight")
     n_chains, n_configs = chains.n_chains, chains.n_configs
     return _measured(Lattice(chains.shape), n_chains, n_configs, chains.blocks(), times, 0.0)
@@ -289,11 +288,3 @@ def _binder(m: Floats, shift: Floats) -> Curve:
     left_out = cumulant((s2 - m2) / (n - 1), (s4 - m4) / (n - 1), shift[:, None])
     value = cumulant(s2[:, 0] / n, s4[:, 0] / n, shift)
     return Curve(value, jackknife_error(left_out, axis=1))
-
-
-def _plain(values: Floats) -> list[Any]:
-    """Nested lists with None for what is not finite."""
-    plain = values.astype(object)
-    plain[~np.isfinite(values)] = None
-    nested: list[Any] = plain.tolist()
-    return nested

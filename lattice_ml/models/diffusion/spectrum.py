@@ -36,6 +36,7 @@ from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawing import Drawing, draw
 from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.statistics import doubt_of
 
 __all__ = ["NOISE", "of_diffusion", "score_of"]
@@ -52,7 +53,7 @@ Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 def of_diffusion(
     model: Any,
-    source: Any = None,
+    source: Ensemble | None = None,
     *,
     n_fields: int | None = None,
     noise: Sequence[float] = NOISE,
@@ -122,7 +123,7 @@ def of_diffusion(
         },
         "noise": [{"over_c_min": o} | level for o, level in zip(noise, levels, strict=True)],
         "n_fields": n,
-        "fields": "the model's own samples" if source is None else str(source.directory),
+        "fields": "the model's own samples" if source is None else source.label,
         "doubt": None if source is None else doubt_of(source.log_weight),
     }
 
@@ -192,12 +193,11 @@ def _samples(network: Any, theory: Theory, n: int, seed: int) -> np.ndarray:
     return np.asarray(drawn.fields[:n], np.float64)
 
 
-def _chosen(source: Any, lattice: Lattice, n: int) -> np.ndarray:
+def _chosen(source: Ensemble, lattice: Lattice, n: int) -> np.ndarray:
     """Configurations of an ensemble, evenly along it or in proportion to their weights."""
     if source.shape != lattice.shape:
         raise ValueError(
-            f"the model lives on {lattice.shape}, the fields of {source.directory} on "
-            f"{source.shape}"
+            f"the model lives on {lattice.shape}, the fields of {source.label} on {source.shape}"
         )
     total = len(source.cfgs)
     rows = np.unique(np.linspace(0, total - 1, n).astype(int))
