@@ -6,19 +6,18 @@ used by drawing fields in proportion to them.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from lattice_ml.models.diffusion.measured import measure_theory
-from lattice_ml.models.rbm.moments import Moments, measure_moments
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.statistics import doubt_of, kish
 from lattice_ml.storage.ensemble import BLOCK_BYTES, Ensemble, rows_in
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import Stage, digest
+from lattice_ml.storage.model import digest
 
 __all__ = ["Data", "Source", "check_agreement", "identify", "open_data"]
 
@@ -40,6 +39,14 @@ class Source:
         if chains > 1:
             return cls(ensemble, max(1, chains - math.ceil(held_out * chains)), configs)
         return cls(ensemble, 1, max(1, configs - math.ceil(held_out * configs)))
+
+    @property
+    def name(self) -> str:
+        return str(self.ensemble.directory)
+
+    @property
+    def action(self) -> Any:
+        return self.ensemble.action
 
     @property
     def n_fields(self) -> int:
@@ -120,22 +127,9 @@ class Data:
         return self.sources[0].ensemble.shape
 
     @property
-    def actions(self) -> tuple[dict[str, Any], ...]:
+    def actions(self) -> tuple[JsonTable, ...]:
         """The `[action]` section of each ensemble."""
         return tuple(source.ensemble.config["action"] for source in self.sources)
-
-    def measure(self, *, pairs: int, symmetric: bool) -> Stage:
-        """Measure the theory of every ensemble on the fields to train on."""
-        theories = (
-            measure_theory(s.ensemble.action, s.training(), pairs=pairs, symmetric=symmetric)
-            for s in self.sources
-        )
-        return Stage(self.shape, self.actions, tuple(theories))
-
-    def moments(self, *, symmetric: bool) -> Moments:
-        """Measure the moments of all fields to train on, averaged over symmetries if asked."""
-        measured = measure_moments(part for source in self.sources for part in source.training())
-        return measured.symmetrised(self.shape) if symmetric else measured
 
     def held_out(self, n_fields: int) -> np.ndarray | None:
         """Held-out fields of every ensemble, `(n_ensembles, n, *L)`, n at most about `n_fields`."""
@@ -200,7 +194,7 @@ def identify(ensembles: Sequence[Ensemble]) -> str:
     )
 
 
-def check_agreement(config: Mapping[str, Any], ensembles: Sequence[Ensemble]) -> None:
+def check_agreement(config: Section, ensembles: Sequence[Ensemble]) -> None:
     """Refuse data on another lattice, or of another action, than a training config says.
 
     Raises:
@@ -239,7 +233,7 @@ def _check_weights(ensemble: Ensemble) -> None:
         )
 
 
-def _listed(table: Mapping[str, Any]) -> str:
+def _listed(table: Section) -> str:
     return ", ".join(f"{key} = {value}" for key, value in table.items())
 
 

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import jax
 import numpy as np
 
+from lattice_ml.runtime.json import JsonTable, Section
+
 if TYPE_CHECKING:
     from lattice_ml.models.drawers import Drawer
-    from lattice_ml.models.training import Data, Phase, Task, Trial
+    from lattice_ml.models.training import Data, Judge, Phase, Plan, Task
 
-__all__ = ["Arrays", "Model", "Probing", "Record", "Stage", "Table"]
+__all__ = ["Arrays", "Model", "Probing", "Record", "Stage"]
 
 Arrays = Mapping[str, np.ndarray]
-Table = dict[str, Any]  # of JSON values, as in a config or a report
 
 Theory_co = TypeVar("Theory_co", covariant=True)
 
@@ -35,7 +36,7 @@ class Stage(Generic[Theory_co]):
     """The theories of one lattice shape: their `[action]` sections, and what was measured."""
 
     shape: tuple[int, ...]
-    actions: tuple[Mapping[str, Any], ...]
+    actions: tuple[Section, ...]
     theories: tuple[Theory_co, ...]
 
 
@@ -47,11 +48,15 @@ class Record(Protocol):
         """Where the model lives."""
 
     @property
-    def config(self) -> Table:
+    def manifest(self) -> JsonTable:
+        """What `model.json` holds."""
+
+    @property
+    def config(self) -> JsonTable:
         """The resolved config of the training."""
 
     @property
-    def report(self) -> Table:
+    def report(self) -> JsonTable:
         """What the training found out about the model at its end."""
 
     @property
@@ -115,12 +120,17 @@ class Model(ABC):
         return self.record.directory
 
     @property
-    def config(self) -> Table:
+    def manifest(self) -> JsonTable:
+        """What `model.json` holds."""
+        return self.record.manifest
+
+    @property
+    def config(self) -> JsonTable:
         """The resolved config of the training."""
         return self.record.config
 
     @property
-    def report(self) -> Table:
+    def report(self) -> JsonTable:
         """What the training found out about the model at its end."""
         return self.record.report
 
@@ -145,7 +155,7 @@ class Model(ABC):
         return tuple(theory for stage in self.stages for theory in stage.theories)
 
     @property
-    def defaults(self) -> Table:
+    def defaults(self) -> JsonTable:
         """What `sample` takes where it is not told: the last stage, and its couplings if unique."""
         last = self.stages[-1]
         action = {
@@ -181,7 +191,7 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def spectrum(self, probing: Probing) -> Table:
+    def spectrum(self, probing: Probing) -> JsonTable:
         """What the model has learned, momentum by momentum: the table of `jobs.spectrum`.
 
         Raises:
@@ -207,7 +217,7 @@ class Model(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, section: Mapping[str, Any], ndim: int, weights: Arrays) -> Any:
+    def build(cls, section: Section, ndim: int, weights: Arrays) -> Any:
         """The network of a `[model]` section with given weights.
 
         Raises:
@@ -238,8 +248,8 @@ class Model(ABC):
 
     @classmethod
     @abstractmethod
-    def plan(cls, task: "Task") -> Sequence["Phase[Any]"]:
-        """The phases of a training, each of which begins where the one before it ended.
+    def plan(cls, task: "Task") -> "Plan":
+        """Where a training begins, and the phases that it goes through.
 
         Raises:
             ValueError: settings that do not fit the stages.
@@ -247,10 +257,11 @@ class Model(ABC):
 
     @classmethod
     @abstractmethod
-    def trials(cls, task: "Task", network: Any) -> Sequence["Trial"]:
-        """How samples of each theory of the last stage are drawn to be judged."""
+    def worth(
+        cls, task: "Task", network: Any, phases: Sequence["Phase[Any]"], judge: "Judge"
+    ) -> JsonTable:
+        """What a trained network is worth: an entry per theory of the last stage, and the rest.
 
-    @classmethod
-    @abstractmethod
-    def about(cls, task: "Task", network: Any, phases: Sequence["Phase[Any]"]) -> Table:
-        """What else a report says of a trained network: its symmetries, its cost, ..."""
+        Returns:
+            JSON values; "theories" has `shape`, `action`, and what `judge` says of samples.
+        """

@@ -6,7 +6,7 @@ comes from the seed, the phase and the number of the step, so a training that wa
 resumed ends with the same bits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -15,23 +15,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.models.drawers import Drawer
-from lattice_ml.models.model import Arrays, Model, Stage, Table
+from lattice_ml.models.model import Arrays, Model, Stage
+from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = [
+    "JUDGED_SAMPLES",
+    "JUDGED_SITES",
     "Block",
     "Data",
+    "Judge",
     "Learned",
     "Phase",
+    "Plan",
     "Pools",
     "ServedPools",
     "Source",
     "Task",
     "TrainingError",
-    "Trial",
     "WeightsError",
 ]
 
 State = TypeVar("State")
+
+JUDGED_SITES = 1 << 20  # of the samples that judge a theory, in all
+JUDGED_SAMPLES = 2048  # of them at most
 
 
 class TrainingError(RuntimeError):
@@ -99,7 +106,7 @@ class Data(Protocol):
         """The ensembles."""
 
     @property
-    def actions(self) -> tuple[Mapping[str, Any], ...]:
+    def actions(self) -> tuple[Section, ...]:
         """The `[action]` section of each."""
 
     def held_out(self, n_fields: int) -> np.ndarray | None:
@@ -117,12 +124,12 @@ class Task:
         model: the `[model]` section.
         training: the `[training]` section of the kind.
         seed: of everything.
-        data: of each stage; none where a model learns from its own samples.
+        data: of each stage, or none where a model learns from its own samples.
         initial: a model whose weights are where the training begins, or None.
         stages: with their theories, once they are measured.
     """
 
-    model: Mapping[str, Any]
+    model: Section
     training: Any
     seed: int
     data: Sequence[Data]
@@ -161,11 +168,15 @@ class Phase(Protocol[State]):
         """Its steps."""
 
     @property
-    def place(self) -> Table:
+    def evaluations(self) -> int:
+        """Fields that the network sees, with the gradient; 0 of what is no network."""
+
+    @property
+    def place(self) -> JsonTable:
         """What a line of the metrics says beside the step and what was found."""
 
     def start(self, network: Any) -> State:
-        """The state before the first step: from the network before, None for the first phase."""
+        """The state before the first step, from the network that the phase before ended with."""
 
     def blocks(self, state: State) -> Iterator[Block[State]]:
         """Take the steps that `state` has not taken yet.
@@ -175,15 +186,23 @@ class Phase(Protocol[State]):
         """
 
     def end(self, state: State) -> Learned:
-        """What the state after the last step is worth keeping."""
+        """What is kept of the state after the last step."""
 
 
-class Trial(NamedTuple):
-    """How samples of a theory are drawn to be judged, and what is known of it without them."""
+class Plan(NamedTuple):
+    """The network that a training begins with, and its phases: each begins where one ended."""
 
-    drawer: Drawer
-    n_samples: int
-    found: Table
+    network: Any
+    phases: Sequence[Phase[Any]]
+
+
+class Judge(Protocol):
+    """What samples are worth: by their own action, and by the data held out."""
+
+    def __call__(
+        self, drawer: Drawer, action: Any, source: Source | None, n_samples: int
+    ) -> JsonTable:
+        """Draw `n_samples` or more and judge them; JSON values for an entry of `theories`."""
 
 
 class ServedPools:

@@ -1,7 +1,6 @@
 """Diffusion models as a kind: denoisers beside a `Theory` of every lattice and coupling."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -9,15 +8,17 @@ import numpy as np
 from flax import nnx
 
 from lattice_ml.fields.modes import Modes
-from lattice_ml.models.diffusion import networks
+from lattice_ml.models.diffusion import phases, report
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.measured import measure_theory
+from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.drawers import Drawer
-from lattice_ml.models.model import Arrays, Model, Probing, Stage, Table
-from lattice_ml.models.training import Data, Phase, Task, Trial, WeightsError
+from lattice_ml.models.model import Arrays, Model, Probing, Stage
+from lattice_ml.models.training import Data, Judge, Phase, Plan, Task, WeightsError
+from lattice_ml.runtime.json import JsonTable, Section
 
-__all__ = ["MODEL", "DiffusionModel", "initial_network"]
+__all__ = ["MODEL", "DiffusionModel"]
 
 
 class DiffusionModel(Model):
@@ -40,7 +41,7 @@ class DiffusionModel(Model):
         """By the probability flow or a reverse diffusion; see `drawing`."""
         raise NotImplementedError
 
-    def spectrum(self, probing: Probing) -> Table:
+    def spectrum(self, probing: Probing) -> JsonTable:
         """The curvature of the learned score, for the last theory of the last stage."""
         raise NotImplementedError
 
@@ -58,7 +59,7 @@ class DiffusionModel(Model):
         return {name: value for name, value in vars(theory).items() if name != "modes"}
 
     @classmethod
-    def build(cls, section: Mapping[str, Any], ndim: int, weights: Arrays) -> Denoiser:
+    def build(cls, section: Section, ndim: int, weights: Arrays) -> Denoiser:
         network = initial_network(section, ndim, 0)
         found, wanted = (
             {n: a.shape for n, a in w.items()} for w in (weights, cls.weights(network))
@@ -76,7 +77,7 @@ class DiffusionModel(Model):
 
     @classmethod
     def check(cls, task: Task) -> None:
-        raise NotImplementedError
+        phases.check(task)
 
     @classmethod
     def measure(cls, task: Task, data: Data) -> tuple[Theory, ...]:
@@ -84,33 +85,19 @@ class DiffusionModel(Model):
         return tuple(measure_theory(s.action, s.training(), **settings) for s in data.sources)
 
     @classmethod
-    def plan(cls, task: Task) -> Sequence[Phase[Any]]:
-        raise NotImplementedError
+    def plan(cls, task: Task) -> Plan:
+        return phases.plan(task)
 
     @classmethod
-    def trials(cls, task: Task, network: Denoiser) -> Sequence[Trial]:
-        raise NotImplementedError
-
-    @classmethod
-    def about(cls, task: Task, network: Denoiser, phases: Sequence[Phase[Any]]) -> Table:
-        raise NotImplementedError
+    def worth(
+        cls, task: Task, network: Denoiser, phases: Sequence[Phase[Any]], judge: Judge
+    ) -> JsonTable:
+        return report.report(task, network, phases, judge)
 
 
 MODEL = DiffusionModel
 
 
-def initial_network(section: Mapping[str, Any], ndim: int, seed: int) -> Denoiser:
-    """The network of a `[model]` section, with initial weights drawn from `seed`."""
-    kind = networks.KINDS[section["denoiser"]]
-    taken = inspect.signature(kind.__init__).parameters
-    settings = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in {**section, "ndim": ndim}.items()
-        if key in taken
-    }
-    return kind(**settings, rngs=nnx.Rngs(seed))
-
-
-def _variables(network: Denoiser) -> list[tuple[str, Any]]:
+def _variables(network: Denoiser) -> list[tuple[str, nnx.Variable[jax.Array]]]:
     flat = nnx.to_flat_state(nnx.state(network))
     return [(".".join(map(str, path)), variable) for path, variable in flat]

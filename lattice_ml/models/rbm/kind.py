@@ -1,17 +1,19 @@
 """Gaussian RBMs as a kind: one distribution on one lattice, its data known by their moments."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from lattice_ml.models.drawers import Drawer
-from lattice_ml.models.model import Arrays, Model, Probing, Stage, Table
+from lattice_ml.models.model import Arrays, Model, Probing, Stage
+from lattice_ml.models.rbm import phases, report
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments, measure_moments
-from lattice_ml.models.training import Data, Phase, Task, Trial
+from lattice_ml.models.training import Data, Judge, Phase, Plan, Task
+from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["MODEL", "RBMModel"]
 
@@ -37,7 +39,7 @@ class RBMModel(Model):
         """Independent samples, or the ends of Gibbs chains; on its own lattice only."""
         raise NotImplementedError
 
-    def spectrum(self, probing: Probing) -> Table:
+    def spectrum(self, probing: Probing) -> JsonTable:
         """The eigenvalues of the kernel, in closed form."""
         raise NotImplementedError
 
@@ -54,7 +56,7 @@ class RBMModel(Model):
         return vars(theory)
 
     @classmethod
-    def build(cls, section: Mapping[str, Any], ndim: int, weights: Arrays) -> GaussianRBM:
+    def build(cls, section: Section, ndim: int, weights: Arrays) -> GaussianRBM:
         return GaussianRBM(**weights)
 
     @classmethod
@@ -63,7 +65,7 @@ class RBMModel(Model):
 
     @classmethod
     def check(cls, task: Task) -> None:
-        raise NotImplementedError
+        phases.check(task)
 
     @classmethod
     def measure(cls, task: Task, data: Data) -> tuple[Moments, ...]:
@@ -72,16 +74,14 @@ class RBMModel(Model):
         return (found.symmetrised(data.shape) if task.training.augment else found,)
 
     @classmethod
-    def plan(cls, task: Task) -> Sequence[Phase[Any]]:
-        raise NotImplementedError
+    def plan(cls, task: Task) -> Plan:
+        return phases.plan(task)
 
     @classmethod
-    def trials(cls, task: Task, network: GaussianRBM) -> Sequence[Trial]:
-        raise NotImplementedError
-
-    @classmethod
-    def about(cls, task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]]) -> Table:
-        raise NotImplementedError
+    def worth(
+        cls, task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]], judge: Judge
+    ) -> JsonTable:
+        return report.report(task, network, judge)
 
 
 MODEL = RBMModel
