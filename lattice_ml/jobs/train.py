@@ -7,22 +7,31 @@ kind of model says (`models/training.py`).
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lattice_ml.chains.run import Chains
 from lattice_ml.jobs import training_report
 from lattice_ml.jobs.config import TrainingJob
 from lattice_ml.jobs.open_model import open_model, stages_of
-from lattice_ml.jobs.training_data import check_agreement, identify, open_data
+from lattice_ml.jobs.training_data import ChainsAsData, check_agreement, identify, open_data
 from lattice_ml.models.kinds import KINDS
-from lattice_ml.models.model import Model
+from lattice_ml.models.model import Kept, Model
 from lattice_ml.models.training import Block, Learned, Phase, Task, TrainingError
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.runtime.session import Progress, Watch, compile_times, provenance, watching
-from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.runtime.session import (
+    Interrupted,
+    Progress,
+    Watch,
+    compile_times,
+    provenance,
+    watching,
+)
+from lattice_ml.storage.ensemble import Ensemble, open_ensemble
 from lattice_ml.storage.model import Arrays, digest
 from lattice_ml.storage.model_run import ModelRun, open_model_run
 
@@ -32,9 +41,9 @@ __all__ = ["TrainingError", "train"]
 @ordinary()
 def train(
     job: TrainingJob,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     *,
-    data: Sequence[str | os.PathLike[str]] = (),
+    data: Sequence[str | os.PathLike[str] | Chains] = (),
     init_from: str | os.PathLike[str] | None = None,
     time_limit: float | None = None,
     verify: bool = True,
@@ -44,8 +53,10 @@ def train(
 
     Args:
         job: from `config.parse_training`.
-        out: a new or empty directory, or one that an equal job began.
-        data: ensembles; those of one lattice shape are learned together, small shapes first.
+        out: a new or empty directory, or one that an equal job began; None to keep the model in
+            memory alone.
+        data: ensembles on disk, or chains as `run` gives them; those of one lattice shape are
+            learned together, small shapes first.
         init_from: a model whose weights are where the training begins.  Without data a diffusion
             model is fine-tuned on the theories of its own last stage.
         time_limit: seconds after which no new block is started.
@@ -62,12 +73,39 @@ def train(
         TrainingError: the loss is not a number; the steps before are kept.
         OSError: the file system refuses.
     """
-    ensembles = [open_ensemble(path, verify=verify) for path in data]
-    if len({ensemble.directory.resolve() for ensemble in ensembles}) < len(ensembles):
+    limits = (init_from, time_limit, verify, on_progress)
+    if out is not None:
+        return _train(job, out, data, *limits)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = _train(job, folder, data, *limits)
+        except Interrupted as stop:
+            raise Interrupted("the training in memory was interrupted", stop.signum) from stop
+        written = (made.manifest, made.config, made.report, made.history, made.seconds, made.hash)
+        return replace(made, record=Kept(*written))
+
+
+def _train(
+    job: TrainingJob,
+    out: str | os.PathLike[str],
+    data: Sequence[str | os.PathLike[str] | Chains],
+    init_from: str | os.PathLike[str] | None,
+    time_limit: float | None,
+    verify: bool,
+    on_progress: Callable[[Progress], None],
+) -> Model:
+    """Train in a directory; see `train`."""
+    ensembles = [
+        ChainsAsData(**vars(given))
+        if isinstance(given, Chains)
+        else open_ensemble(given, verify=verify)
+        for given in data
+    ]
+    on_disk = [e for e in ensembles if isinstance(e, Ensemble)]
+    if len({ensemble.directory.resolve() for ensemble in on_disk}) < len(on_disk):
         raise ValueError(f"--data must be different ensembles, got {' '.join(map(str, data))}")
-    for ensemble in ensembles:
-        if verify:
-            ensemble.verify()
+    for ensemble in on_disk if verify else []:
+        ensemble.verify()
     kind = KINDS[job.model["kind"]].model
     initial = None if init_from is None else open_model(init_from)
     if initial is not None:
@@ -91,17 +129,17 @@ def train(
         job.config,
         entries,
         measure=measure,
-        provenance=provenance("train") | {"data": [str(path) for path in data]},
+        provenance=provenance("train") | {"data": [str(e.directory) for e in ensembles]},
         parent=digest([identify(ensembles), None if initial is None else initial.hash]),
     )
     with run, watching(time_limit) as watch:
         if not run.finished:
             stages = stages_of(kind, run.directory, entries, run.theories)
-            _train(kind, replace(task, stages=stages), job, run, watch, on_progress)
+            _go_on(kind, replace(task, stages=stages), job, run, watch, on_progress)
     return open_model(out)
 
 
-def _train(
+def _go_on(
     kind: type[Model],
     task: Task,
     job: TrainingJob,

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import jax
 import numpy as np
@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from lattice_ml.models.drawers import Drawer
     from lattice_ml.models.training import Data, Judge, Phase, Plan, Task
 
-__all__ = ["Arrays", "Model", "Probing", "Record", "Stage"]
+__all__ = ["Arrays", "Kept", "Model", "Probing", "Record", "Stage", "host"]
 
 Arrays = Mapping[str, np.ndarray]
+
+
+def host(values: np.ndarray) -> jax.Array:
+    """An array of NumPy where JAX's are declared; the precision stays, nothing is copied."""
+    return cast(jax.Array, values)
+
 
 Theory_co = TypeVar("Theory_co", covariant=True)
 
@@ -41,35 +47,34 @@ class Stage(Generic[Theory_co]):
 
 
 class Record(Protocol):
-    """What a training wrote down beside the numbers, on disk or in memory."""
+    """What a training wrote down: on disk, as `storage.model.StoredModel`, or in memory."""
 
     @property
-    def directory(self) -> Path | None:
-        """Where the model lives."""
-
+    def directory(self) -> Path | None: ...
     @property
-    def manifest(self) -> JsonTable:
-        """What `model.json` holds."""
-
+    def manifest(self) -> JsonTable: ...
     @property
-    def config(self) -> JsonTable:
-        """The resolved config of the training."""
-
+    def config(self) -> JsonTable: ...
     @property
-    def report(self) -> JsonTable:
-        """What the training found out about the model at its end."""
-
+    def report(self) -> JsonTable: ...
     @property
-    def history(self) -> Arrays:
-        """What was noted along the training, by name; empty where nothing was."""
-
+    def history(self) -> Arrays: ...
     @property
-    def seconds(self) -> float | None:
-        """Wall time of the training without compilation; None where unknown."""
-
+    def seconds(self) -> float | None: ...
     @property
-    def hash(self) -> str:
-        """Identifies all that samples depend on: the network, its weights and the theories."""
+    def hash(self) -> str: ...
+
+
+class Kept(NamedTuple):
+    """A `Record` in memory."""
+
+    manifest: JsonTable
+    config: JsonTable
+    report: JsonTable
+    history: Arrays
+    seconds: float | None
+    hash: str
+    directory: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -201,23 +206,23 @@ class Model(ABC):
 
     # ------------------------------------------------------------------------- to and from arrays
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def theory(cls, shape: tuple[int, ...], arrays: Arrays) -> Any:
+    def theory(shape: tuple[int, ...], arrays: Arrays) -> Any:
         """A theory of a lattice, from what `arrays` made of it.
 
         Raises:
             TypeError: arrays that are none, or of another lattice.
         """
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def arrays(cls, theory: Any) -> Arrays:
+    def arrays(theory: Any) -> Arrays:
         """The numbers of a theory, by name."""
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def build(cls, section: Section, ndim: int, weights: Arrays) -> Any:
+    def build(section: Section, ndim: int, weights: Arrays) -> Any:
         """The network of a `[model]` section with given weights.
 
         Raises:
@@ -225,40 +230,40 @@ class Model(ABC):
             WeightsError: weights of another network.
         """
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def weights(cls, network: Any) -> Arrays:
+    def weights(network: Any) -> Arrays:
         """The weights of a network, by name."""
 
     # ----------------------------------------------------------------------- how it is trained
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def check(cls, task: "Task") -> None:
+    def check(task: "Task") -> None:
         """Refuse a training whose settings, data and first weights do not fit together.
 
         Raises:
             ValueError: saying what and why.
         """
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def measure(cls, task: "Task", data: "Data") -> tuple[Any, ...]:
+    def measure(task: "Task", data: "Data") -> tuple[Any, ...]:
         """Measure the theories of the ensembles of one lattice: one, or one for each."""
 
-    @classmethod
+    @staticmethod
     @abstractmethod
-    def plan(cls, task: "Task") -> "Plan":
+    def plan(task: "Task") -> "Plan":
         """Where a training begins, and the phases that it goes through.
 
         Raises:
             ValueError: settings that do not fit the stages.
         """
 
-    @classmethod
+    @staticmethod
     @abstractmethod
     def worth(
-        cls, task: "Task", network: Any, phases: Sequence["Phase[Any]"], judge: "Judge"
+        task: "Task", network: Any, phases: Sequence["Phase[Any]"], judge: "Judge"
     ) -> JsonTable:
         """What a trained network is worth: an entry per theory of the last stage, and the rest.
 

@@ -1,6 +1,5 @@
 """Diffusion models as a kind: denoisers beside a `Theory` of every lattice and coupling."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -14,8 +13,8 @@ from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.drawers import Drawer
-from lattice_ml.models.model import Arrays, Model, Probing, Stage
-from lattice_ml.models.training import Data, Judge, Phase, Plan, Task, WeightsError
+from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
+from lattice_ml.models.training import Data, Task, WeightsError
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["MODEL", "DiffusionModel"]
@@ -29,6 +28,9 @@ class DiffusionModel(Model):
 
     kind: ClassVar[str] = "Diffusion"
     free_keys: ClassVar[tuple[str, ...]] = ("target", "pairs", "symmetric")
+    check = staticmethod(phases.check)
+    plan = staticmethod(phases.plan)
+    worth = staticmethod(report.report)
 
     def drawer(
         self,
@@ -45,54 +47,38 @@ class DiffusionModel(Model):
         """The curvature of the learned score, for the last theory of the last stage."""
         raise NotImplementedError
 
-    @classmethod
-    def theory(cls, shape: tuple[int, ...], arrays: Arrays) -> Theory:
+    @staticmethod
+    def measure(task: Task, data: Data) -> tuple[Theory, ...]:
+        settings = {key: task.model[key] for key in ("pairs", "symmetric")}
+        return tuple(measure_theory(s.action, s.training(), **settings) for s in data.sources)
+
+    @staticmethod
+    def theory(shape: tuple[int, ...], arrays: Arrays) -> Theory:
         modes = Modes(shape)
         lattice = tuple(shape[axis] for axis in modes.order)
-        found = arrays["propagator"].shape if "propagator" in arrays else ()
-        if found != lattice:
+        if (found := np.shape(arrays.get("propagator", 0.0))) != lattice:
             raise TypeError(f"of {lattice}, but of {found}")
-        return Theory(**arrays, modes=modes)
+        return Theory(**{name: host(values) for name, values in arrays.items()}, modes=modes)
 
-    @classmethod
-    def arrays(cls, theory: Theory) -> Arrays:
+    @staticmethod
+    def arrays(theory: Theory) -> Arrays:
         return {name: value for name, value in vars(theory).items() if name != "modes"}
 
-    @classmethod
-    def build(cls, section: Section, ndim: int, weights: Arrays) -> Denoiser:
+    @staticmethod
+    def build(section: Section, ndim: int, weights: Arrays) -> Denoiser:
         network = initial_network(section, ndim, 0)
-        found, wanted = (
-            {n: a.shape for n, a in w.items()} for w in (weights, cls.weights(network))
-        )
+        own = DiffusionModel.weights(network)
+        found, wanted = ({n: a.shape for n, a in w.items()} for w in (weights, own))
         if found != wanted:
             raise WeightsError(f"holds weights {found}, the network of its config has {wanted}")
         for name, variable in _variables(network):
             variable[...] = weights[name]
         return network
 
-    @classmethod
-    def weights(cls, network: Denoiser) -> Arrays:
+    @staticmethod
+    def weights(network: Denoiser) -> Arrays:
         """All variables of the network, by their path."""
         return {path: np.asarray(variable[...]) for path, variable in _variables(network)}
-
-    @classmethod
-    def check(cls, task: Task) -> None:
-        phases.check(task)
-
-    @classmethod
-    def measure(cls, task: Task, data: Data) -> tuple[Theory, ...]:
-        settings = {key: task.model[key] for key in ("pairs", "symmetric")}
-        return tuple(measure_theory(s.action, s.training(), **settings) for s in data.sources)
-
-    @classmethod
-    def plan(cls, task: Task) -> Plan:
-        return phases.plan(task)
-
-    @classmethod
-    def worth(
-        cls, task: Task, network: Denoiser, phases: Sequence[Phase[Any]], judge: Judge
-    ) -> JsonTable:
-        return report.report(task, network, phases, judge)
 
 
 MODEL = DiffusionModel

@@ -1,18 +1,17 @@
 """Gaussian RBMs as a kind: one distribution on one lattice, its data known by their moments."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from lattice_ml.models.drawers import Drawer
-from lattice_ml.models.model import Arrays, Model, Probing, Stage
+from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
 from lattice_ml.models.rbm import phases, report
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments, measure_moments
-from lattice_ml.models.training import Data, Judge, Phase, Plan, Task
+from lattice_ml.models.training import Data, Task
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["MODEL", "RBMModel"]
@@ -27,6 +26,9 @@ class RBMModel(Model):
     kind: ClassVar[str] = "GaussianRBM"
     pooled: ClassVar[bool] = True
     free_keys: ClassVar[tuple[str, ...]] = ("train_mu", "train_eta", "initial")
+    check = staticmethod(phases.check)
+    plan = staticmethod(phases.plan)
+    worth = staticmethod(report.report)
 
     def drawer(
         self,
@@ -43,45 +45,30 @@ class RBMModel(Model):
         """The eigenvalues of the kernel, in closed form."""
         raise NotImplementedError
 
-    @classmethod
-    def theory(cls, shape: tuple[int, ...], arrays: Arrays) -> Moments:
-        volume = (math.prod(shape),)
-        found = arrays["mean"].shape if "mean" in arrays else ()
-        if found != volume:
-            raise TypeError(f"of {volume}, but of {found}")
-        return Moments(**arrays)
-
-    @classmethod
-    def arrays(cls, theory: Moments) -> Arrays:
-        return vars(theory)
-
-    @classmethod
-    def build(cls, section: Section, ndim: int, weights: Arrays) -> GaussianRBM:
-        return GaussianRBM(**weights)
-
-    @classmethod
-    def weights(cls, network: GaussianRBM) -> Arrays:
-        return {name: np.asarray(value) for name, value in vars(network).items()}
-
-    @classmethod
-    def check(cls, task: Task) -> None:
-        phases.check(task)
-
-    @classmethod
-    def measure(cls, task: Task, data: Data) -> tuple[Moments, ...]:
+    @staticmethod
+    def measure(task: Task, data: Data) -> tuple[Moments, ...]:
         """The moments of all fields to train on, averaged over symmetries where that is asked."""
         found = measure_moments(part for source in data.sources for part in source.training())
         return (found.symmetrised(data.shape) if task.training.augment else found,)
 
-    @classmethod
-    def plan(cls, task: Task) -> Plan:
-        return phases.plan(task)
+    @staticmethod
+    def theory(shape: tuple[int, ...], arrays: Arrays) -> Moments:
+        volume = (math.prod(shape),)
+        if (found := np.shape(arrays.get("mean", 0.0))) != volume:
+            raise TypeError(f"of {volume}, but of {found}")
+        return Moments(**{name: host(values) for name, values in arrays.items()})
 
-    @classmethod
-    def worth(
-        cls, task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]], judge: Judge
-    ) -> JsonTable:
-        return report.report(task, network, judge)
+    @staticmethod
+    def arrays(theory: Moments) -> Arrays:
+        return vars(theory)
+
+    @staticmethod
+    def build(section: Section, ndim: int, weights: Arrays) -> GaussianRBM:
+        return GaussianRBM(**{name: host(values) for name, values in weights.items()})
+
+    @staticmethod
+    def weights(network: GaussianRBM) -> Arrays:
+        return {name: np.asarray(value) for name, value in vars(network).items()}
 
 
 MODEL = RBMModel

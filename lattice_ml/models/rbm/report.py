@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from lattice_ml.models.rbm.fit import log_likelihood
 from lattice_ml.models.rbm.gaussian import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.phases import moments_of
-from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Source, Task
+from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Source, Task
 from lattice_ml.runtime.json import JsonTable
 
 __all__ = ["eigenvalue_errors", "report"]
@@ -24,9 +25,11 @@ _HELD_OUT = 4096  # fields
 _likelihood, _gaussian_kl = jax.jit(log_likelihood), jax.jit(gaussian_kl)
 
 
-def report(task: Task, rbm: GaussianRBM, judge: Judge) -> JsonTable:
+def report(
+    task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]], judge: Judge
+) -> JsonTable:
     """Judge an RBM by the data, and where their action is known by its own samples."""
-    moments, (data,) = moments_of(task), task.data
+    rbm, moments, (data,) = network, moments_of(task), task.data
     key = jax.random.fold_in(jax.random.key(task.seed), 2**31)
     drawer = RBMDrawer.choose(rbm, data.shape, key)
     held_out = data.held_out(_HELD_OUT)
