@@ -35,7 +35,7 @@ _HOMES = {
     "infer_couplings": "analysis.couplings",
     "measure": "analysis.measurement",
     "open_ensemble": "storage.ensemble",
-    "open_model": "storage.model",
+    "open_model": "jobs.open_model",
     "pytree": "_pytree",
     "run": "chains.run",
     "sample": "jobs.sample",

@@ -10,12 +10,12 @@ from trained_models import make_ensemble
 from trained_rbms import FREE, train
 
 from lattice_ml import cli
+from lattice_ml.jobs.open_model import open_model
 from lattice_ml.storage import checkpoints, files, seals
 from lattice_ml.storage import model as model_files
 from lattice_ml.storage.checkpoints import Checkpoints
 from lattice_ml.storage.editing import accept_edit
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import open_model
 
 pytestmark = pytest.mark.unoptimised
 

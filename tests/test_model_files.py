@@ -11,9 +11,13 @@ import storage_runs
 from flax import nnx
 from theories import free_theory
 
+from lattice_ml.jobs.open_model import open_model
+from lattice_ml.models.diffusion.kind import DiffusionModel
+from lattice_ml.models.diffusion.networks import initial_network
+from lattice_ml.models.model import Stage
 from lattice_ml.storage import files
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import Stage, build_network, open_model, read_manifest
+from lattice_ml.storage.model import read_manifest
 from lattice_ml.storage.model_run import open_model_run
 
 pytestmark = pytest.mark.unoptimised
@@ -41,6 +45,7 @@ STAGES = [
     Stage((4, 4), (ACTION,), (free_theory((4, 4)),)),
     Stage((6, 4), (ACTION, ACTION), (free_theory((6, 4)), free_theory((6, 4), 0.7))),
 ]
+THEORIES = [[DiffusionModel.arrays(t) for t in stage.theories] for stage in STAGES]
 ENTRIES = [{"shape": stage.shape, "actions": stage.actions} for stage in STAGES]
 
 
@@ -49,7 +54,7 @@ def force(network, theory, x, t):
     return network.force(theory, x, t)
 
 
-def begin(directory, config=CONFIG, parent="data", measure=lambda: STAGES, made_by="one"):
+def begin(directory, config=CONFIG, parent="data", measure=lambda: THEORIES, made_by="one"):
     return open_model_run(
         directory,
         config,
@@ -62,14 +67,14 @@ def begin(directory, config=CONFIG, parent="data", measure=lambda: STAGES, made_
 
 @pytest.fixture(scope="module")
 def network():
-    return build_network(MODEL, 2, 3)
+    return initial_network(MODEL, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def finished(network, tmp_path_factory):
     directory = tmp_path_factory.mktemp("model") / "m"
     with begin(directory) as run:
-        run.finish(network, REPORT)
+        run.finish(DiffusionModel.weights(network), REPORT)
     return directory
 
 
@@ -99,7 +104,7 @@ def test_a_finished_model_is_read_back_as_it_was(finished, network):
 
 def test_the_hash_follows_weights_and_theories_but_not_the_place(finished, copy, network, tmp_path):
     assert open_model(copy).hash == open_model(finished).hash
-    other = build_network(MODEL, 2, 4)
+    other = DiffusionModel.weights(initial_network(MODEL, 2, 4))
     with begin(tmp_path / "other") as run:
         run.finish(other, REPORT)
     assert open_model(tmp_path / "other").hash != open_model(finished).hash
@@ -107,7 +112,7 @@ def test_the_hash_follows_weights_and_theories_but_not_the_place(finished, copy,
 
 def test_the_report_of_another_model_is_not_read(copy, tmp_path):
     with begin(tmp_path / "other") as run:
-        run.finish(build_network(MODEL, 2, 4), REPORT)
+        run.finish(DiffusionModel.weights(initial_network(MODEL, 2, 4)), REPORT)
     shutil.copy(tmp_path / "other" / "report.json", copy)
     with pytest.raises(StorageError, match=r"report\.json is of another model"):
         _ = open_model(copy).report
@@ -115,12 +120,12 @@ def test_the_report_of_another_model_is_not_read(copy, tmp_path):
 
 def test_equal_models_are_equal_byte_for_byte(finished, network, tmp_path):
     with begin(tmp_path) as run:
-        run.finish(network, REPORT)
+        run.finish(DiffusionModel.weights(network), REPORT)
     assert storage_runs.contents(tmp_path) == storage_runs.contents(finished)
 
 
 def test_weights_begin_from_the_seed():
-    first, same, other = (build_network(MODEL, 2, seed) for seed in (1, 1, 2))
+    first, same, other = (initial_network(MODEL, 2, seed) for seed in (1, 1, 2))
     assert np.array_equal(first.first[...], same.first[...])
     assert not np.array_equal(first.first[...], other.first[...])
 

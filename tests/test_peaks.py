@@ -32,6 +32,7 @@ from lattice_ml import (
 from lattice_ml.actions import Phi4
 from lattice_ml.comparison import sides
 from lattice_ml.jobs.training_data import open_data
+from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.observables import measure_configurations
 from lattice_ml.storage import files
 from lattice_ml.storage.ensemble import EnsembleOnDisk
@@ -93,7 +94,8 @@ def repeated(directory, n_shards):
 
 def train(ensemble):
     (data,) = open_data([ensemble], 0.1)
-    data.measure(pairs=8, symmetric=True)
+    for source in data.sources:
+        measure_theory(source.action, source.training(), pairs=8)
     pools = data.pools(1, 2 * BLOCK)
     assert [pools[i].shape for i in range(5)] == [(1, pools.n_fields, *SHAPE)] * 5
     data.held_out(16)

@@ -13,10 +13,10 @@ from trained_rbms import FREE, sample, train
 
 from lattice_ml import cli, measure
 from lattice_ml.jobs import correction
+from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.rbm import fit
 from lattice_ml.runtime import session
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import open_model
 
 pytestmark = pytest.mark.unoptimised
 

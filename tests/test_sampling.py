@@ -14,6 +14,7 @@ from trained_models import as_words, make_ensemble
 from lattice_ml import cli
 from lattice_ml.jobs import config, correction, train, units
 from lattice_ml.jobs import sample as sampling
+from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.diffusion import drawing
 from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.observables import measure_configurations
@@ -21,7 +22,6 @@ from lattice_ml.runtime import session
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import open_model
 
 pytestmark = pytest.mark.unoptimised
 

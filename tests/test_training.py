@@ -11,14 +11,16 @@ import storage_runs
 import trained_models
 from trained_models import make_ensemble, metrics, train
 
-from lattice_ml.jobs import config, exchange, training_data, training_phases
+from lattice_ml.jobs import config, exchange, training_data
 from lattice_ml.jobs import train as training
-from lattice_ml.jobs.training_phases import TrainingError, plan
+from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.diffusion import fitting
+from lattice_ml.models.diffusion.phases import plan
+from lattice_ml.models.model import Stage
+from lattice_ml.models.training import ServedPools, Task, TrainingError
 from lattice_ml.runtime import session
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import build_network, open_model
 
 pytestmark = pytest.mark.unoptimised
 FINE_TUNED = {"training_fine_tune": True}
@@ -167,8 +169,9 @@ def test_ensembles_of_one_shape_are_one_stage(data, tmp_path):
 
 def test_phases_are_those_with_steps_stage_by_stage():
     job = trained_models.job(training_fine_tune=True, training_fine_tune_steps=[0, 3])
-    phases = plan(job, build_network(job.model, 2, 1), [(4, 4), (8, 8)], denoising=True)
-    assert [(p.name, p.first, p.last) for p in phases] == [
+    stages = tuple(Stage(shape, (), ()) for shape in ((4, 4), (8, 8)))
+    phases = plan(Task(job.model, job.training, 1, ["small", "large"], None, stages)).phases
+    assert [(p.name, p.first, p.first + p.total) for p in phases] == [
         ("4 x 4 denoising", 0, 40),
         ("8 x 8 denoising", 40, 80),
         ("8 x 8 fine-tuning", 80, 83),
@@ -342,9 +345,9 @@ def test_weights_decide_how_often_a_field_is_drawn(data, tmp_path):
 
 def test_which_pool_serves_a_step_depends_on_the_step_alone(data):
     (group,) = training_data.open_data([open_ensemble(data)], 0.3)
-    whole = training_phases.ServedPools(group, 1, 64 * 4 * 16, batch_size=16)
+    whole = ServedPools(group, 1, 64 * 4 * 16, batch_size=16)
     pools = [np.asarray(whole.at(step)) for step in (0, 3, 4, 8)]
-    resumed = training_phases.ServedPools(group, 1, 64 * 4 * 16, batch_size=16)
+    resumed = ServedPools(group, 1, 64 * 4 * 16, batch_size=16)
     assert np.array_equal(pools[0], pools[1])
     assert not np.array_equal(pools[1], pools[2])
     assert np.array_equal(resumed.at(8), pools[3])

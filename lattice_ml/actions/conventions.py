@@ -30,7 +30,7 @@ from lattice_ml.fields.types import Scalar
 
 __all__ = [
     *("CONVENTIONS", "KINDS", "NONE", "Convention", "Kind", "Parameter", "Section"),
-    *("action", "convert", "coupling", "describe", "from_config", "parameters"),
+    *("action", "convert", "coupling", "describe", "from_config", "parameters", "section"),
 ]
 
 Section = Mapping[str, Any]  # `[action]` of a config: its kind, and what that takes
@@ -143,6 +143,8 @@ def action(convention: str, ndim: int, **values: float) -> Phi4:
     h, a, b = map(float, CONVENTIONS[convention].couplings(ndim, p, q))
     phi4 = Phi4(h, a, b, ndim=ndim)
     phi4.check(ndim)
+    written = {"kind": "Phi4", "convention": convention, keys[0]: p, keys[1]: q}
+    object.__setattr__(phi4, "written", written)  # of this object: see `section`
     return phi4
 
 
@@ -161,6 +163,50 @@ def from_config(section: Section, ndim: int) -> Action | None:
     if KINDS[kind].conventions:
         return action(values.pop("convention"), ndim, **values)
     return KINDS[kind].cls.from_config(values, ndim)
+
+
+def section(action: Action | None, ndim: int) -> dict[str, Any]:
+    """The `[action]` section that describes an action; `from_config` is the inverse.
+
+    What `action` made has the couplings that it was made of.  Of a `Phi4` in (h, a, b) it has those
+    with the fewest figures that give (h, a, b), in the first convention whose normalisation it has.
+
+    Raises:
+        ValueError: an action that no config can name.
+    """
+    if action is None:
+        return {"kind": NONE}
+    kind = type(action).__name__
+    if kind not in KINDS or KINDS[kind].cls is not type(action):
+        raise ValueError(
+            f"a directory holds ensembles of the actions {', '.join(KINDS)}, which can be read "
+            f"without your source, got {kind}: `run` keeps its chains in memory"
+        )
+    action.check(ndim)
+    if not isinstance(action, Phi4):
+        own = (
+            [key.name for key in fields(action) if key.name != "ndim"]
+            if is_dataclass(action)
+            else []
+        )
+        return {"kind": kind, **{name: float(vars(action)[name]) for name in own}}
+    if written := vars(action).get("written"):
+        return dict(written)
+    for convention, known in CONVENTIONS.items():
+        try:
+            values = parameters(action, convention, ndim)
+        except ValueError:
+            continue
+        couplings = tuple(map(float, action.couplings()))
+        for figures in range(1, 18):
+            p, q = (float(f"{value:.{figures}g}") for value in values.values())
+            if known.couplings(ndim, p, q) == couplings:
+                break
+        return {"kind": kind, "convention": convention, known.keys[0]: p, known.keys[1]: q}
+    raise ValueError(
+        f"{action} is not normalised as any convention of a config; convert(action, 'kappa', "
+        f"{ndim}) gives one that is, and the scale of its field"
+    )
 
 
 def coupling(section: Section, name: str, ndim: int) -> Parameter | str:

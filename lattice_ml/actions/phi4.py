@@ -11,7 +11,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import field
-from typing import TypeVar
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ __all__ = [
     *("FreeField", "Phi4", "Quartic", "hopping_scale", "number", "quadratic_form", "quartic"),
 ]
 
-Values = TypeVar("Values", Floats, jax.Array)
 
 _LARGEST = 1e15  # of a coupling: forces and their squares have room in float32
 
@@ -182,7 +181,13 @@ def quartic(action: Action | None, what: str) -> Quartic:
     return action
 
 
-def quadratic_form(h: float, a: float, ndim: int, p_hat_squared: Values) -> Values:
+@overload
+def quadratic_form(h: float, a: float, ndim: int, p_hat_squared: Floats) -> Floats: ...
+@overload
+def quadratic_form(h: Scalar, a: Scalar, ndim: int, p_hat_squared: jax.Array) -> jax.Array: ...
+def quadratic_form(
+    h: Scalar, a: Scalar, ndim: int, p_hat_squared: Floats | jax.Array
+) -> Floats | jax.Array:
     """A = 2a - 2dh + h p_hat^2 of S = sum_p 1/2 A |phi(p)|^2/V + b sum_x phi^4; may be traced."""
     return 2 * a - 2 * ndim * h + h * p_hat_squared
 

@@ -30,8 +30,8 @@ def exact(shape: tuple[int, ...], mass_squared: float) -> tuple[Moments, np.ndar
     kappa = (mass_squared + modes.p_hat_squared).ravel()
     unit = jnp.eye(modes.volume).reshape(-1, *modes.p_hat_squared.shape)
     basis = np.asarray(modes.inverse(unit)).reshape(modes.volume, -1)
-    moments = Moments(np.zeros(len(kappa)), (basis.T / kappa) @ basis, np.asarray(np.inf))
-    return jax.tree.map(jnp.asarray, moments), np.sort(kappa)
+    numbers = (np.zeros(len(kappa)), (basis.T / kappa) @ basis, np.asarray(np.inf))
+    return Moments(*map(jnp.asarray, numbers)), np.sort(kappa)
 
 
 def begin(

@@ -16,11 +16,11 @@ from lattice_ml.jobs import config
 from lattice_ml.jobs.exchange import import_array
 from lattice_ml.jobs.train import train
 from lattice_ml.jobs.training_data import open_data
+from lattice_ml.models.model import Model
 from lattice_ml.models.rbm import gaussian_kl
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage import files
 from lattice_ml.storage.ensemble import EnsembleOnDisk
-from lattice_ml.storage.model import Model
 
 __all__ = [
     "MARGIN",
@@ -102,6 +102,7 @@ def judge(model: Model, kappa: np.ndarray, best: np.ndarray, images: np.ndarray)
     rest = kappa[n:][kappa[n:] < MU_SQUARED]
     squares = np.mean((np.asarray(reconstruct(rbm, images)) - images) ** 2, axis=1)
     logs = np.asarray(_log_prob(rbm, images))
+    cost = files.read_cost(model.directory) if model.directory else {}
     return {
         "n_hidden": n,
         "modes_asked": int(asked.sum()),
@@ -116,7 +117,7 @@ def judge(model: Model, kappa: np.ndarray, best: np.ndarray, images: np.ndarray)
         "kl_exact": float(0.5 * np.sum(MU_SQUARED / rest - 1 - np.log(MU_SQUARED / rest))),
         "n_steps": model.report["n_steps"],
         "seconds": model.seconds,
-        "compile_seconds": files.read_cost(model.directory)["compile_seconds"],
+        "compile_seconds": cost.get("compile_seconds"),
     }
 
 

@@ -242,7 +242,7 @@ def _weights(ensemble: "EnsembleOnDisk") -> list[str]:
 def _model(directory: str) -> list[tuple[str, str]]:
     """What to say of a model: names and texts."""
     from lattice_ml.commands.train import summary
-    from lattice_ml.storage.model import open_model
+    from lattice_ml.jobs.open_model import open_model
 
     model = open_model(directory)
     worth = summary(model)

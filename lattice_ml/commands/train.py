@@ -70,13 +70,13 @@ def train_command(arguments: list[str]) -> int:
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The config file and all arguments; without a file, the config of the model to begin from."""
     from lattice_ml.jobs import config
+    from lattice_ml.jobs.open_model import open_model
     from lattice_ml.runtime import arguments as words
-    from lattice_ml.storage import model as model_files
 
     initial = words.word(arguments, "init_from", "") if _no_file(arguments) else ""
     if not initial:
         return config.split_file(arguments, "train", TrainOptions, config.TRAINING)
-    known = model_files.open_model(initial).config
+    known = open_model(initial).config
     begun = {name: known[name] for name in config.TRAINING}
     return None, [*words.as_arguments(begun), *arguments]
 

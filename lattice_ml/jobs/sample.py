@@ -22,6 +22,7 @@ from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
 from lattice_ml.models.diffusion.drawing import Drawing, draw_film
 from lattice_ml.models.diffusion.transfer import theory_at
 from lattice_ml.models.drawers import DiffusionDrawer, RBMDrawer
+from lattice_ml.models.model import Model
 from lattice_ml.report.film import write_film
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.session import Progress, provenance, watching
@@ -29,7 +30,6 @@ from lattice_ml.runtime.writing import replacing
 from lattice_ml.statistics import kish
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
-from lattice_ml.storage.model import Model
 from lattice_ml.storage.run import Run, open_run
 
 __all__ = ["sample", "summary"]

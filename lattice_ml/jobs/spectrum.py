@@ -22,6 +22,7 @@ from lattice_ml.actions import Action, Quartic, conventions
 from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.report import spectrum as spectrum_figures
@@ -32,7 +33,6 @@ from lattice_ml.runtime.writing import make_folder
 from lattice_ml.statistics import doubt_of
 from lattice_ml.storage import model as model_files
 from lattice_ml.storage.ensemble import open_ensemble
-from lattice_ml.storage.model import open_model
 
 __all__ = ["check", "of_ensemble", "of_machine", "spectrum", "write"]
 

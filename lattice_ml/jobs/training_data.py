@@ -5,41 +5,72 @@ pool per block of steps, in an order fixed by the seed and the number of the blo
 used by drawing fields in proportion to them.
 """
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lattice_ml.models.diffusion.measured import measure_theory
-from lattice_ml.models.rbm.moments import Moments, measure_moments
+from lattice_ml.actions import conventions
+from lattice_ml.chains.run import Chains
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.statistics import doubt_of, kish
 from lattice_ml.storage.ensemble import BLOCK_BYTES, EnsembleOnDisk, rows_in
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import Stage, digest
+from lattice_ml.storage.model import digest
 
-__all__ = ["Data", "Source", "check_agreement", "identify", "open_data"]
+__all__ = ["ChainsAsData", "Data", "Source", "check_agreement", "identify", "open_data"]
 
 _FEWEST_WORTH = 10  # of weighted data; `statistics.doubt` says where more are too few to trust
+
+
+class ChainsAsData(Chains):
+    """Chains in memory, with what a training asks of an ensemble on disk."""
+
+    directory = Path("memory")
+    log_weight = None
+
+    @property
+    def config(self) -> JsonTable:
+        """With the `[action]` section, as the couplings alone tell it."""
+        return {"action": conventions.section(self.action, len(self.shape))}
+
+    @property
+    def manifest(self) -> JsonTable:
+        """With what tells these fields from others."""
+        return {"shards": [{"sha256": hashlib.sha256(self.cfgs.tobytes()).hexdigest()}]}
+
+
+Fields = EnsembleOnDisk | ChainsAsData
 
 
 @dataclass(frozen=True)
 class Source:
     """One ensemble: the first `n_chains` and `n_configs` train, the rest is held out."""
 
-    ensemble: EnsembleOnDisk
+    ensemble: Fields
     n_chains: int
     n_configs: int
 
     @classmethod
-    def split(cls, ensemble: EnsembleOnDisk, held_out: float) -> "Source":
+    def split(cls, ensemble: Fields, held_out: float) -> "Source":
         """Hold out a share of the chains, or of the configurations where there is one chain."""
         chains, configs = ensemble.n_chains, ensemble.n_configs
         if chains > 1:
             return cls(ensemble, max(1, chains - math.ceil(held_out * chains)), configs)
         return cls(ensemble, 1, max(1, configs - math.ceil(held_out * configs)))
+
+    @property
+    def name(self) -> str:
+        return str(self.ensemble.directory)
+
+    @property
+    def action(self) -> Any:
+        return self.ensemble.action
 
     @property
     def n_fields(self) -> int:
@@ -120,22 +151,9 @@ class Data:
         return self.sources[0].ensemble.shape
 
     @property
-    def actions(self) -> tuple[dict[str, Any], ...]:
+    def actions(self) -> tuple[JsonTable, ...]:
         """The `[action]` section of each ensemble."""
         return tuple(source.ensemble.config["action"] for source in self.sources)
-
-    def measure(self, *, pairs: int, symmetric: bool) -> Stage:
-        """Measure the theory of every ensemble on the fields to train on."""
-        theories = (
-            measure_theory(s.ensemble.action, s.training(), pairs=pairs, symmetric=symmetric)
-            for s in self.sources
-        )
-        return Stage(self.shape, self.actions, tuple(theories))
-
-    def moments(self, *, symmetric: bool) -> Moments:
-        """Measure the moments of all fields to train on, averaged over symmetries if asked."""
-        measured = measure_moments(part for source in self.sources for part in source.training())
-        return measured.symmetrised(self.shape) if symmetric else measured
 
     def held_out(self, n_fields: int) -> np.ndarray | None:
         """Held-out fields of every ensemble, `(n_ensembles, n, *L)`, n at most about `n_fields`."""
@@ -174,7 +192,7 @@ class Pools:
         return np.stack(fields).astype(np.float32, copy=False)
 
 
-def open_data(ensembles: Sequence[EnsembleOnDisk], validation: float) -> list[Data]:
+def open_data(ensembles: Sequence[Fields], validation: float) -> list[Data]:
     """Group ensembles by lattice shape, smallest volume first.
 
     Raises:
@@ -193,14 +211,14 @@ def open_data(ensembles: Sequence[EnsembleOnDisk], validation: float) -> list[Da
     return [Data(tuple(groups[shape])) for shape in order]
 
 
-def identify(ensembles: Sequence[EnsembleOnDisk]) -> str:
+def identify(ensembles: Sequence[Fields]) -> str:
     """A hash of the numbers that ensembles hold, and of the configs that made them."""
     return digest(
         [[e.config, [shard["sha256"] for shard in e.manifest["shards"]]] for e in ensembles]
     )
 
 
-def check_agreement(config: Mapping[str, Any], ensembles: Sequence[EnsembleOnDisk]) -> None:
+def check_agreement(config: Section, ensembles: Sequence[Fields]) -> None:
     """Refuse data on another lattice, or of another action, than a training config says.
 
     Raises:
@@ -226,7 +244,7 @@ def check_agreement(config: Mapping[str, Any], ensembles: Sequence[EnsembleOnDis
             )
 
 
-def _check_weights(ensemble: EnsembleOnDisk) -> None:
+def _check_weights(ensemble: Fields) -> None:
     """Refuse data of which weights leave a handful: what is learned of them is no distribution."""
     log_weight = ensemble.log_weight
     if log_weight is None or (worth := kish(log_weight)) >= _FEWEST_WORTH:
@@ -239,11 +257,11 @@ def _check_weights(ensemble: EnsembleOnDisk) -> None:
         )
 
 
-def _listed(table: Mapping[str, Any]) -> str:
+def _listed(table: Section) -> str:
     return ", ".join(f"{key} = {value}" for key, value in table.items())
 
 
-def _check_normalisation(first: EnsembleOnDisk, other: EnsembleOnDisk) -> None:
+def _check_normalisation(first: Fields, other: Fields) -> None:
     """Refuse fields of another normalisation or dimension: one network cannot serve both."""
     one, two = (
         " ".join([e.config["action"]["kind"], e.config["action"].get("convention", "")]).strip()

@@ -8,89 +8,35 @@ are those of the integrator's steps.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from lattice_ml.actions import Action, conventions, quartic
+from lattice_ml.actions import Action
 from lattice_ml.jobs import correction
-from lattice_ml.jobs.config import TrainingJob
-from lattice_ml.jobs.training_data import Data, Source
-from lattice_ml.jobs.training_phases import Phase
-from lattice_ml.models.diffusion import equivariance
-from lattice_ml.models.diffusion.denoiser import Denoiser
-from lattice_ml.models.diffusion.drawing import Drawing, log_weights
-from lattice_ml.models.drawers import DiffusionDrawer, Drawer
+from lattice_ml.models.diffusion.drawing import log_weights
+from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.training import Phase, Source
 from lattice_ml.observables import measure_configurations
+from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import doubt, estimate
-from lattice_ml.storage.model import Stage
 
-__all__ = ["UNDECIDED", "cost", "judge", "report", "seconds", "verdict"]
+__all__ = ["UNDECIDED", "judge", "seconds", "verdict"]
 
 UNDECIDED = "undecided: "
 
-SITES = 1 << 20  # of the samples that judge a theory, in all
-SAMPLES = 2048  # of them at most
 _REFERENCE = 512  # held-out fields that the forward ESS is measured on
 _FEWEST = 16  # of them and their negatives that show its error
-_DOUBLED = 64  # samples whose steps are doubled
 _LEAST_SHARE = 0.005  # ESS/n: ten of 2048
 _LARGEST_CHANGE = 0.5  # rms change of log w under step doubling
+_FAR_BELOW = 2.0  # log density per site under noise: a variance too large by a factor of 150
 _FARTHEST_IDENTITY = 1.0  # of Schwinger-Dyson from 1, of samples that have no weights
 
 
-def report(network: Any, stage: Stage, data: Data | None, job: TrainingJob) -> dict[str, Any]:
-    """Judge a model on the theories of its last stage.
-
-    Args:
-        network: the trained one.
-        stage: theories and actions.
-        data: what was held out, or None.
-        job: of the training.
-
-    Returns:
-        JSON values; `verdict` is that of `verdict`.
-    """
-    key = jax.random.fold_in(jax.random.key(job.seed), 2**31)
-    drawing = Drawing.choose(network, stage.shape)
-    sources: Sequence[Source | None] = data.sources if data else [None] * len(stage.theories)
-    theories = [
-        {"shape": list(stage.shape), "action": dict(action)}
-        | _judge(DiffusionDrawer(network, theory.astype(jnp.float32), drawing, key), action, source)
-        for theory, action, source in zip(stage.theories, stage.actions, sources, strict=True)
-    ]
-    last = stage.theories[-1].astype(jnp.float32)
-    own = type(network).denoise is not Denoiser.denoise  # then F follows from D, and cancels
-    return {
-        "verdict": verdict(theories),
-        "theories": theories,
-        "equivariance": equivariance.violations(
-            network, last, key, of="denoise" if own else "force"
-        ),
-        "n_weights": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network))),
-    }
-
-
-def cost(phases: Sequence[Phase]) -> dict[str, Any]:
-    """Steps and evaluations of the network, of every phase and in all."""
-    entries: list[dict[str, Any]] = [
-        {
-            "phase": phase.name,
-            "n_steps": phase.settings.total,
-            "evaluations": _evaluations(phase),
-        }
-        for phase in phases
-    ]
-    return {"phases": entries, "evaluations": sum(entry["evaluations"] for entry in entries)}
-
-
-def seconds(phases: Sequence[Phase], spent: Sequence[Sequence[float]]) -> dict[str, Any]:
+def seconds(phases: Sequence[Phase[Any]], spent: Sequence[Sequence[float]]) -> JsonTable:
     """Seconds of the training and of every phase, compilation apart: what `cost.json` has."""
-    entries: list[dict[str, Any]] = [
+    entries: list[JsonTable] = [
         {
             "phase": phase.name,
             "seconds": round(taken - compiling, 3),
@@ -105,14 +51,7 @@ def seconds(phases: Sequence[Phase], spent: Sequence[Sequence[float]]) -> dict[s
     return totals | {"phases": entries}
 
 
-def _evaluations(phase: Phase) -> int:
-    """Fields that the network saw, with the gradient: one per field and step of the flow."""
-    settings = phase.settings
-    per_field = settings.flow.n_evaluations if phase.kind == "fine-tuning" else 1
-    return settings.total * settings.batch_size * per_field
-
-
-def verdict(theories: Sequence[Mapping[str, Any]]) -> str:
+def verdict(theories: Sequence[JsonTable]) -> str:
     """Say in one sentence whether a model is worth something, from what was found of its theories.
 
     Returns:
@@ -123,8 +62,10 @@ def verdict(theories: Sequence[Mapping[str, Any]]) -> str:
     return min(found, key=lambda reason: reason.startswith(UNDECIDED), default="passed")
 
 
-def _against(entry: Mapping[str, Any]) -> Iterator[str]:
+def _against(entry: JsonTable) -> Iterator[str]:
     """What makes a model useless for one of its theories."""
+    if reason := _worse_than_noise(entry):
+        yield reason
     n, identity = entry.get("n_samples"), entry.get("schwinger_dyson")
     if bad := entry.get("n_not_finite"):
         yield f"useless: {bad} of {n} samples have an action or a density that is not finite"
@@ -152,7 +93,7 @@ def _against(entry: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _open(entry: Mapping[str, Any]) -> Iterator[str]:
+def _open(entry: JsonTable) -> Iterator[str]:
     """What leaves open whether a model is worth something for one of its theories."""
     if entry.get("data_doubt"):
         yield f"{UNDECIDED}of its data {entry['data_doubt']}"
@@ -170,30 +111,22 @@ def _open(entry: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _worse_than_noise(entry: JsonTable) -> str | None:
+    """Say that a model knows less of the data than their variance, or return None."""
+    noise = entry.get("log_likelihood_of_noise")
+    if noise is None or entry["log_likelihood"] > noise - _FAR_BELOW * math.prod(entry["shape"]):
+        return None
+    return (
+        f"useless: the mean log density of the data is {entry['log_likelihood']:.6g}, and "
+        f"{noise:.6g} under noise of their variance; look at model.mu_squared, or train it further"
+    )
+
+
 def _far(value: float, error: float) -> bool:
     return not abs(value - 1) - 4.5 * error <= _FARTHEST_IDENTITY
 
 
-def _judge(
-    drawer: DiffusionDrawer, section: Mapping[str, Any], source: Source | None
-) -> dict[str, Any]:
-    """Samples of one theory, with the error that the integrator makes."""
-    modes = drawer.theory.modes
-    per_sample = modes.volume ** (1 if drawer.network.exact_trace else 2)
-    n_samples = max(4 * drawer.batch_size, min(SAMPLES, SITES // per_sample))
-    action = quartic(conventions.from_config(section, modes.ndim), "diffusion models are")
-    found = judge(drawer, action, source, n_samples) | {"n_steps": drawer.drawing.n_steps}
-    if drawer.density:
-        change = drawer.step_error(action, drawer.key, _DOUBLED)
-        found["log_weight_change"] = {
-            "rms": float(np.sqrt(np.mean(change**2))),
-            "mean": float(np.mean(change)),
-            "error": float(np.std(change) / math.sqrt(len(change))),
-        }
-    return found
-
-
-def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int) -> dict[str, Any]:
+def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int) -> JsonTable:
     """Judge samples by their own action, and by the data held out.
 
     Args:
@@ -208,7 +141,7 @@ def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int)
     """
     drawn = drawer.draw(0, -(-n_samples // drawer.batch_size))
     series = measure_configurations(action, drawn.fields)
-    found: dict[str, Any] = {"n_samples": len(drawn.fields)}
+    found: JsonTable = {"n_samples": len(drawn.fields)}
     if source is not None and (reason := source.doubt):
         found["data_doubt"] = reason
     with np.errstate(invalid="ignore"):  # infinity minus infinity is counted below

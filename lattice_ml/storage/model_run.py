@@ -9,8 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -25,7 +24,7 @@ from lattice_ml.storage.checkpoints import Checkpoints
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.directory import Kind, Writer, changes, held, made
 from lattice_ml.storage.files import StorageError
-from lattice_ml.storage.model import MANIFEST, THEORIES, WEIGHTS, Stage
+from lattice_ml.storage.model import MANIFEST, THEORIES, WEIGHTS, Arrays
 
 __all__ = ["CHECKPOINTS", "ModelRun", "open_model_run"]
 
@@ -46,7 +45,7 @@ def open_model_run(
     config: Section,
     stages: Sequence[Section],
     *,
-    measure: Callable[[], Sequence[Stage]],
+    measure: Callable[[], Sequence[Sequence[Arrays]]],
     provenance: Section,
     parent: str,
 ) -> "ModelRun":
@@ -56,7 +55,7 @@ def open_model_run(
         directory: where the model lives; made if it does not exist.
         config: resolved config.
         stages: `shape` and `actions` of each, in the order of the training.
-        measure: gives the stages; called for a new training only.
+        measure: gives the theories of each stage; called for a new training only.
         provenance: what makes the numbers; each is kept with the first step it made.
         parent: hash of the data, and of the model that the weights start from.
 
@@ -78,7 +77,7 @@ def open_model_run(
             if manifest["files"]:  # there from the start, but for earlier versions
                 model.check_file(directory, THEORIES, manifest["files"][THEORIES])
         else:
-            model.write_stages(directory, measure())
+            model.write_theories(directory, measure())
             new = {"format_version": files.FORMAT_VERSION, "kind": "model"}
             manifest = {**new, **asked, "provenance": [], "files": {}}
         write_config(directory, config)
@@ -108,10 +107,10 @@ class ModelRun(Writer):
         """Whether weights and report are there."""
         return WEIGHTS in self.manifest["files"]
 
-    @cached_property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages with their theories."""
-        return model.read_stages(self.directory, self.manifest)
+    @property
+    def theories(self) -> Sequence[Sequence[Arrays]]:
+        """What was measured, of every stage."""
+        return model.read_theories(self.directory, self.manifest)
 
     @property
     def step(self) -> int:
@@ -146,15 +145,15 @@ class ModelRun(Writer):
 
     def finish(
         self,
-        network: object,
+        weights: Arrays,
         report: Section,
-        history: Mapping[str, np.ndarray] | None = None,
+        history: Arrays | None = None,
         cost: Section | None = None,
     ) -> None:
-        """Write the network and what it is worth; `open_model` reads the directory from now on."""
+        """Write the weights and what they are worth; from now on the model can be opened."""
         if cost is not None:
             files.write_seconds(self.directory, **cost)
-        self._update(files=model.write_network(self.directory, network, report, history))
+        self._update(files=model.write_result(self.directory, weights, report, history))
         self._forget_states()
 
     def _begin(self, made_by: JsonTable) -> None:

@@ -10,8 +10,7 @@ the `Theory` as an argument, so the same weights serve every volume and coupling
 """
 
 from abc import abstractmethod
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +106,7 @@ class Zero(Denoiser):
     exact_trace = True
     equivariant = True
 
-    def __init__(self, *, rngs: Any = None) -> None:
+    def __init__(self, *, rngs: nnx.Rngs | None = None) -> None:
         """Take the random generators that all networks take; there is nothing to draw."""
 
     def force(self, theory: Theory, x: jax.Array, t: jax.Array) -> jax.Array:
@@ -125,7 +124,9 @@ class Zero(Denoiser):
         return jnp.zeros_like(x).at[zero].set(force), c / (c + t) * slope
 
 
-def slope_of(function: Any, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def slope_of(
+    function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """A function of one mode and its derivative, elementwise: `(n,)` each."""
     return jax.jvp(lambda value: function(value, t), (x,), (jnp.ones_like(x),))
 

@@ -11,14 +11,14 @@ largest C.  (Beyond, F is so small a part of x/t that its rounding would be meas
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lattice_ml.models.diffusion.denoiser import Denoiser
+from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = ["violations"]
@@ -62,21 +62,23 @@ def violations(
 
 @partial(jax.jit, static_argnames=("graph", "n_fields", "of"))
 def _measure(
-    state: Any,
+    state: Weights,
     theory: Theory,
     key: jax.Array,
     t: jax.Array,
     *,
-    graph: Any,
+    graph: nnx.GraphDef[Denoiser],
     n_fields: int,
     of: str,
 ) -> list[jax.Array]:
     """Relative violation of every symmetry at one variance."""
+    network = nnx.merge(graph, state)
     group = [symmetry for _, symmetry in symmetries(theory)]
     x = theory.draw(key, jnp.full(n_fields, t))
     moved = jnp.concatenate([x, *(symmetry(x) for symmetry in group)])
     value, *values = jnp.split(
-        getattr(nnx.merge(graph, state), of)(theory, moved, t[None]), len(group) + 1
+        (network.denoise if of == "denoise" else network.force)(theory, moved, t[None]),
+        len(group) + 1,
     )
     size = jnp.sum(value**2)
     pairs = zip(group, values, strict=True)
@@ -88,7 +90,7 @@ def symmetries(theory: Theory) -> Iterator[tuple[str, Callable[[jax.Array], jax.
     shape, modes = theory.modes.shape, theory.modes
     axes = modes.axes
 
-    def on_sites(symmetry: Callable[..., jax.Array], **how: Any) -> Callable[..., jax.Array]:
+    def on_sites(symmetry: Callable[..., jax.Array], **how: int) -> Callable[..., jax.Array]:
         return lambda x: modes.forward(symmetry(modes.inverse(x), **how))
 
     yield "z2", jnp.negative

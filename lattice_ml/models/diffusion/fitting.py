@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-from lattice_ml.models.diffusion.denoiser import Denoiser
+from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -37,6 +37,10 @@ __all__ = [
     "start",
     "validation_loss",
 ]
+
+Inputs = TypeVar("Inputs")
+Other = TypeVar("Other")
+Piece = tuple[jax.Array, jax.Array]  # its number, and its key
 
 _N_BINS = 12  # of log t
 _CACHE_SITES = 4096  # sites per gradient piece: what keeps its intermediates in the cache
@@ -85,9 +89,9 @@ class Settings:
 class TrainState(NamedTuple):
     """Everything that a resumed run needs; arrays only."""
 
-    weights: Any
-    average: Any
-    optimiser: Any
+    weights: Weights
+    average: Weights
+    optimiser: optax.OptState
     bins: jax.Array  # running loss per bin of log t
     step: jax.Array  # of this stage
 
@@ -143,8 +147,8 @@ def denoise(
     """
     pieces, size = _pieces(settings.batch_size, theories.modes.volume)
 
-    def gradient(state: TrainState, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        def loss(weights: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
+    def gradient(state: TrainState, key: jax.Array) -> tuple[Weights, jax.Array, jax.Array]:
+        def loss(weights: Weights, inputs: Piece) -> tuple[jax.Array, jax.Array]:
             i, key = inputs
             which, where, rest = jax.random.split(key, 3)
             k = jax.random.randint(which, (), 0, len(pool))
@@ -183,8 +187,8 @@ def fine_tune(
 
     n_pieces = max(1, settings.batch_size // size)
 
-    def gradient(state: TrainState, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        def loss(weights: Any, key: jax.Array) -> tuple[jax.Array, None]:
+    def gradient(state: TrainState, key: jax.Array) -> tuple[Weights, jax.Array, jax.Array]:
+        def loss(weights: Weights, key: jax.Array) -> tuple[jax.Array, None]:
             which, draw = jax.random.split(key)
             k = jax.random.randint(which, (), 0, count)
             theory = jax.tree.map(lambda leaf: leaf[k], theories)
@@ -212,7 +216,7 @@ def validation_loss(
 
 
 def _steps(
-    gradient: Callable[[TrainState, jax.Array], tuple[Any, jax.Array, jax.Array]],
+    gradient: Callable[[TrainState, jax.Array], tuple[Weights, jax.Array, jax.Array]],
     state: TrainState,
     key: jax.Array,
     n: int,
@@ -233,11 +237,14 @@ def _steps(
 
 
 def _mean_gradient(
-    loss: Callable[[Any, Any], tuple[jax.Array, Any]], weights: Any, inputs: Any, n: int
-) -> tuple[Any, jax.Array, Any]:
+    loss: Callable[[Weights, Inputs], tuple[jax.Array, Other]],
+    weights: Weights,
+    inputs: Inputs,
+    n: int,
+) -> tuple[Weights, jax.Array, Other]:
     """Gradient averaged over `n` pieces, one at a time; their losses `(n,)` and other results."""
 
-    def add(total: Any, piece: Any) -> tuple[Any, Any]:
+    def add(total: Weights, piece: Inputs) -> tuple[Weights, tuple[jax.Array, Other]]:
         found, slope = jax.value_and_grad(loss, has_aux=True)(weights, piece)
         return jax.tree.map(jnp.add, total, slope), found
 

@@ -1,7 +1,7 @@
 """Measure a `Theory` from configurations, once and in blocks."""
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from lattice_ml.actions import Action, quartic
 from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.model import host
 
 __all__ = ["fit_mixture", "measure_theory"]
 
@@ -41,7 +42,7 @@ def measure_theory(
         ValueError: no configurations, fewer than 16, or one that is not finite.
     """
     h, a, b = (float(c) for c in quartic(action, "diffusion models are").couplings())
-    square: Any = 0.0
+    square = np.zeros(())
     zeros, all_weights, sample = [], [], None
     for fields, weights in _batches(blocks):
         modes = Modes(fields.shape[1:])
@@ -66,14 +67,14 @@ def measure_theory(
         h,
         a,
         b,
-        propagator=propagator,
-        mixture=fit_mixture(quantiles, pairs, symmetric=symmetric),
+        propagator=host(propagator),
+        mixture=host(fit_mixture(quantiles, pairs, symmetric=symmetric)),
         phi_squared=float(phi_squared),
         force_rms=1.0,
-        quantiles=quantiles,
+        quantiles=host(quantiles),
         modes=modes,
     )
-    return Theory(**{**vars(theory), "force_rms": _force_rms(theory, sample)})
+    return replace(theory, force_rms=_force_rms(theory, sample))
 
 
 def fit_mixture(

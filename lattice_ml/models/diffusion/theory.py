@@ -15,15 +15,15 @@ x_0 = sqrt(V) M, is no Gaussian near or below criticality: its distribution is a
 of Gaussians, w_i at +-mu_i with variances s2_i, whose denoiser is known in closed form.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import quadratic_form
 from lattice_ml.fields.layout import widest
 from lattice_ml.fields.modes import Modes
+from lattice_ml.fields.types import Scalar
 
 __all__ = ["Theory"]
 
@@ -42,22 +42,22 @@ class Theory:
         modes: of the lattice; static.
     """
 
-    h: Any
-    a: Any
-    b: Any
-    propagator: Any
-    mixture: Any
-    phi_squared: Any
-    force_rms: Any
-    quantiles: Any
+    h: Scalar
+    a: Scalar
+    b: Scalar
+    propagator: jax.Array
+    mixture: jax.Array
+    phi_squared: Scalar
+    force_rms: Scalar
+    quantiles: jax.Array
     modes: Modes = static()
 
-    def astype(self, dtype: Any) -> "Theory":
+    def astype(self, dtype: jax.typing.DTypeLike) -> "Theory":
         """All numbers in another precision."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         return jnp.asarray(self.propagator).dtype
 
     @property

@@ -18,6 +18,7 @@ from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.measured import fit_mixture
 from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.model import host
 
 __all__ = ["theory_at"]
 
@@ -73,11 +74,11 @@ def _interpolate(theories: Sequence[Theory], couplings: np.ndarray) -> Theory:
         h,
         a,
         b,
-        propagator=np.exp(table[:n]).reshape(first.propagator.shape),
-        mixture=fit_mixture(quantiles, len(first.mixture[0]) // 2, symmetric=symmetric),
+        propagator=host(np.exp(table[:n]).reshape(first.propagator.shape)),
+        mixture=host(fit_mixture(quantiles, len(first.mixture[0]) // 2, symmetric=symmetric)),
         phi_squared=float(np.exp(table[n])),
         force_rms=float(np.exp(table[n + 1])),
-        quantiles=quantiles,
+        quantiles=host(quantiles),
         modes=first.modes,
     )
 
@@ -136,9 +137,9 @@ def _resize(theory: Theory, shape: tuple[int, ...]) -> Theory:
     propagator[(0,) * modes.ndim] = np.sum(weights * (mixture[2] + mixture[1] ** 2))
     return replace(
         theory,
-        propagator=propagator,
-        mixture=mixture,
-        quantiles=scale * np.asarray(theory.quantiles),
+        propagator=host(propagator),
+        mixture=host(mixture),
+        quantiles=host(scale * np.asarray(theory.quantiles)),
         modes=modes,
     )
 

@@ -24,7 +24,7 @@ likelihood does not fall.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +104,7 @@ def initial(
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
-def _frame(key: jax.Array, n_visible: int, n_hidden: int, dtype: Any) -> jax.Array:
+def _frame(key: jax.Array, n_visible: int, n_hidden: int, dtype: jnp.dtype) -> jax.Array:
     """Orthonormal columns, or rows where there are more hidden fields: `(N_v, N_h)`."""
     shape = (max(n_visible, n_hidden), min(n_visible, n_hidden))
     frame = jnp.linalg.qr(jax.random.normal(key, shape, dtype))[0]

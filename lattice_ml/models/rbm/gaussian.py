@@ -18,11 +18,10 @@ is positive definite; then log det K = sum log mu_i^2 + log det A and K^-1 w = m
 nothing here forms an N_v x N_v matrix but `kernel`, `covariance` and `eigenvalues`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 from lattice_ml._pytree import pytree
@@ -44,15 +43,20 @@ class GaussianRBM:
         centre: a fixed field that is subtracted from every phi first, `(N_v,)`; 0 in the paper.
     """
 
-    w: Any
-    mu_squared: Any
-    sigma: Any
-    eta: Any
-    centre: Any
+    w: jax.Array
+    mu_squared: jax.Array
+    sigma: jax.Array
+    eta: jax.Array
+    centre: jax.Array
 
     @classmethod
     def of(
-        cls, w: Any, mu_squared: Any, sigma: Any = 1.0, eta: Any = None, centre: Any = None
+        cls,
+        w: npt.ArrayLike,
+        mu_squared: npt.ArrayLike,
+        sigma: npt.ArrayLike = 1.0,
+        eta: npt.ArrayLike | None = None,
+        centre: npt.ArrayLike | None = None,
     ) -> "GaussianRBM":
         """Build one from its weights, without hidden means and centre where they are not given.
 
@@ -74,7 +78,7 @@ class GaussianRBM:
                 positive definite.
         """
         n_v, n_h = self.w.shape
-        shapes = {name: np.shape(getattr(self, name)) for name in ("mu_squared", "eta", "centre")}
+        shapes = {name: np.shape(vars(self)[name]) for name in ("mu_squared", "eta", "centre")}
         if shapes["mu_squared"] not in ((), (n_v,)) or (shapes["eta"], shapes["centre"]) != (
             (n_h,),
             (n_v,),

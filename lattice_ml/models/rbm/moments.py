@@ -1,14 +1,15 @@
 """The first two moments of data: all that the likelihood of a Gaussian model depends on."""
 
 from collections.abc import Iterable
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
+from lattice_ml.models.model import host
 
 __all__ = ["LARGEST", "Moments", "measure_moments"]
 
@@ -17,7 +18,7 @@ LARGEST = 4096  # sites: the second moment has the square of it
 
 @pytree
 class Moments:
-    """First two moments of data.
+    """First two moments of data; as measured, in arrays of the host.
 
     Args:
         mean: <phi>, `(N_v,)`.
@@ -25,11 +26,11 @@ class Moments:
         n: number of fields, for weighted ones Kish's effective number.
     """
 
-    mean: Any
-    second: Any
-    n: Any
+    mean: jax.Array
+    second: jax.Array
+    n: jax.Array
 
-    def about(self, centre: Any) -> "Moments":
+    def about(self, centre: jax.Array) -> "Moments":
         """The moments of phi - centre."""
         cross = jnp.outer(self.mean, centre)
         second = self.second - cross - cross.T + jnp.outer(centre, centre)
@@ -45,7 +46,7 @@ class Moments:
         orbits = modes.orbits.ravel()
         c = group_means(variances, orbits)[orbits]
         basis = np.asarray(modes.inverse(jnp.asarray(_unit_modes(modes)))).reshape(len(c), -1)
-        return Moments(np.zeros_like(self.mean), (basis.T * c) @ basis, self.n)
+        return Moments(host(np.zeros_like(self.mean)), host((basis.T * c) @ basis), self.n)
 
 
 def measure_moments(blocks: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> Moments:
@@ -57,8 +58,7 @@ def measure_moments(blocks: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> M
     Raises:
         ValueError: no fields, too many sites, or numbers that are not finite.
     """
-    mean: Any = 0.0
-    second: Any = 0.0
+    mean = second = np.zeros(())
     total = squares = 0.0
     for fields, weights in blocks:
         phi = fields.reshape(len(fields), -1).astype(np.float64)
@@ -76,7 +76,7 @@ def measure_moments(blocks: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> M
         raise ValueError("there are no fields to measure moments of")
     if not np.isfinite(second).all():
         raise ValueError("a configuration is not finite: check the ensemble")
-    return Moments(mean / total, second / total, np.asarray(total**2 / squares))
+    return Moments(*map(host, (mean / total, second / total, np.asarray(total**2 / squares))))
 
 
 def _unit_modes(modes: Modes) -> np.ndarray:

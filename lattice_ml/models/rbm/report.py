@@ -1,6 +1,7 @@
 """What a trained Gaussian RBM is worth: likelihood, spectrum, and its samples as proposals."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,41 +10,32 @@ import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.analysis.two_point import bin_numbers
-from lattice_ml.jobs.config import TrainingJob
-from lattice_ml.jobs.training_data import Data, Source
-from lattice_ml.jobs.training_report import SAMPLES, SITES, judge, verdict
 from lattice_ml.models.drawers import RBMDrawer
-from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm.fit import log_likelihood
+from lattice_ml.models.rbm.gaussian import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm.moments import Moments
+from lattice_ml.models.rbm.phases import moments_of
+from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Source, Task
+from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import jackknife_error
 
-__all__ = ["eigenvalue_errors", "report", "seconds"]
+__all__ = ["eigenvalue_errors", "report"]
 
 _HELD_OUT = 4096  # fields
-_FAR_BELOW = 2.0  # log density per site: a mu_squared too small by a factor of 150
 
 _likelihood, _gaussian_kl = jax.jit(log_likelihood), jax.jit(gaussian_kl)
 
 
-def report(rbm: GaussianRBM, moments: Moments, data: Data, job: TrainingJob) -> dict[str, Any]:
-    """Judge an RBM by the data, and where their action is known by its own samples.
-
-    Args:
-        rbm: the trained one.
-        moments: of the data that it was trained on.
-        data: with what was held out.
-        job: of the training.
-
-    Returns:
-        JSON values; `verdict` is that of `training_report.verdict`, or "useless: " with the reason
-        where the data have a far lower density than under noise of their own variance.
-    """
-    key = jax.random.fold_in(jax.random.key(job.seed), 2**31)
+def report(
+    task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]], judge: Judge
+) -> JsonTable:
+    """Judge an RBM by the data, and where their action is known by its own samples."""
+    rbm, moments, (data,) = network, moments_of(task), task.data
+    key = jax.random.fold_in(jax.random.key(task.seed), 2**31)
     drawer = RBMDrawer.choose(rbm, data.shape, key)
     held_out = data.held_out(_HELD_OUT)
     doubts = [source.doubt for source in data.sources if source.doubt]
-    entry: dict[str, Any] = {
+    entry: JsonTable = {
         "shape": list(data.shape),
         "action": dict(data.actions[0]),
         "log_likelihood": float(_likelihood(rbm, moments)),
@@ -57,25 +49,18 @@ def report(rbm: GaussianRBM, moments: Moments, data: Data, job: TrainingJob) -> 
         entry["validation_log_likelihood"] = float(logs.mean())
     action = conventions.from_config(data.actions[0], len(data.shape))
     if action is not None:
-        n_samples = max(64, min(SAMPLES, SITES // rbm.n_visible))
+        n_samples = max(64, min(JUDGED_SAMPLES, JUDGED_SITES // rbm.n_visible))
         entry |= judge(drawer, action, data.sources[0], n_samples)
     return {
-        "verdict": _worse_than_noise(entry, rbm.n_visible) or verdict([entry]),
         "theories": [entry],
         "n_weights": int(rbm.w.size + np.size(rbm.mu_squared) + rbm.eta.size),
-        "n_steps": job.training.n_steps,
+        "n_steps": task.training.n_steps,
         "mu_squared": np.asarray(rbm.mu_squared, np.float64).tolist(),
         "eigenvalue_errors": eigenvalue_errors(rbm, data.sources).tolist(),
     }
 
 
-def seconds(spent: list[float]) -> dict[str, Any]:
-    """Seconds of the training, compilation apart: what `cost.json` has."""
-    taken, compiling = spent
-    return {"seconds": round(taken - compiling, 3), "compile_seconds": round(compiling, 3)}
-
-
-def eigenvalue_errors(rbm: GaussianRBM, sources: tuple[Source, ...]) -> np.ndarray:
+def eigenvalue_errors(rbm: GaussianRBM, sources: Sequence[Source]) -> np.ndarray:
     """Statistical errors that the data leave to the eigenvalues of K, in increasing order.
 
     An eigenvalue lambda with eigenvector u is learned from <(u phi)^2>; the error is lambda times
@@ -121,17 +106,6 @@ def _of_noise(moments: Moments) -> float | None:
     second, mean = (np.asarray(x, np.float64) for x in (moments.second, moments.mean))
     variance = float(np.mean(np.diagonal(second) - mean**2))
     return -0.5 * len(mean) * (1 + math.log(2 * math.pi * variance)) if variance > 0 else None
-
-
-def _worse_than_noise(entry: dict[str, Any], n_visible: int) -> str | None:
-    """Say that a machine knows less of the data than their variance, or return None."""
-    found, noise = entry["log_likelihood"], entry["log_likelihood_of_noise"]
-    if noise is None or found > noise - _FAR_BELOW * n_visible:
-        return None
-    return (
-        f"useless: the mean log density of the data is {found:.6g}, and {noise:.6g} under noise of "
-        f"their variance; look at model.mu_squared, or train it further"
-    )
 
 
 def _kl(rbm: GaussianRBM, moments: Moments) -> float | None:

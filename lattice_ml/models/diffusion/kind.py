@@ -1,0 +1,89 @@
+"""Diffusion models as a kind: denoisers beside a `Theory` of every lattice and coupling."""
+
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from flax import nnx
+
+from lattice_ml.fields.modes import Modes
+from lattice_ml.models.diffusion import phases, report
+from lattice_ml.models.diffusion.denoiser import Denoiser
+from lattice_ml.models.diffusion.measured import measure_theory
+from lattice_ml.models.diffusion.networks import initial_network
+from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
+from lattice_ml.models.training import Data, Task, WeightsError
+from lattice_ml.runtime.json import JsonTable, Section
+
+__all__ = ["MODEL", "DiffusionModel"]
+
+
+class DiffusionModel(Model):
+    """A denoiser, and the theories that it is told of: new couplings and lattices as well."""
+
+    network: Denoiser
+    stages: tuple[Stage[Theory], ...]
+
+    kind: ClassVar[str] = "Diffusion"
+    free_keys: ClassVar[tuple[str, ...]] = ("target", "pairs", "symmetric")
+    check = staticmethod(phases.check)
+    plan = staticmethod(phases.plan)
+    worth = staticmethod(report.report)
+
+    def drawer(
+        self,
+        shape: tuple[int, ...],
+        action: Any,
+        sampling: Any,
+        key: jax.Array,
+        dtype: str = "float32",
+    ) -> Drawer:
+        """By the probability flow or a reverse diffusion; see `drawing`."""
+        raise NotImplementedError
+
+    def spectrum(self, probing: Probing) -> JsonTable:
+        """The curvature of the learned score, for the last theory of the last stage."""
+        raise NotImplementedError
+
+    @staticmethod
+    def measure(task: Task, data: Data) -> tuple[Theory, ...]:
+        settings = {key: task.model[key] for key in ("pairs", "symmetric")}
+        return tuple(measure_theory(s.action, s.training(), **settings) for s in data.sources)
+
+    @staticmethod
+    def theory(shape: tuple[int, ...], arrays: Arrays) -> Theory:
+        modes = Modes(shape)
+        lattice = tuple(shape[axis] for axis in modes.order)
+        if (found := np.shape(arrays.get("propagator", 0.0))) != lattice:
+            raise TypeError(f"of {lattice}, but of {found}")
+        return Theory(**{name: host(values) for name, values in arrays.items()}, modes=modes)
+
+    @staticmethod
+    def arrays(theory: Theory) -> Arrays:
+        return {name: value for name, value in vars(theory).items() if name != "modes"}
+
+    @staticmethod
+    def build(section: Section, ndim: int, weights: Arrays) -> Denoiser:
+        network = initial_network(section, ndim, 0)
+        own = DiffusionModel.weights(network)
+        found, wanted = ({n: a.shape for n, a in w.items()} for w in (weights, own))
+        if found != wanted:
+            raise WeightsError(f"holds weights {found}, the network of its config has {wanted}")
+        for name, variable in _variables(network):
+            variable[...] = weights[name]
+        return network
+
+    @staticmethod
+    def weights(network: Denoiser) -> Arrays:
+        """All variables of the network, by their path."""
+        return {path: np.asarray(variable[...]) for path, variable in _variables(network)}
+
+
+MODEL = DiffusionModel
+
+
+def _variables(network: Denoiser) -> list[tuple[str, nnx.Variable[jax.Array]]]:
+    flat = nnx.to_flat_state(nnx.state(network))
+    return [(".".join(map(str, path)), variable) for path, variable in flat]

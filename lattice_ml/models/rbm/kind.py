@@ -1,0 +1,74 @@
+"""Gaussian RBMs as a kind: one distribution on one lattice, its data known by their moments."""
+
+import math
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
+from lattice_ml.models.rbm import phases, report
+from lattice_ml.models.rbm.gaussian import GaussianRBM
+from lattice_ml.models.rbm.moments import Moments, measure_moments
+from lattice_ml.models.training import Data, Task
+from lattice_ml.runtime.json import JsonTable, Section
+
+__all__ = ["MODEL", "RBMModel"]
+
+
+class RBMModel(Model):
+    """A Gaussian RBM, and the moments of its data; its history is the spectrum of its kernel."""
+
+    network: GaussianRBM
+    stages: tuple[Stage[Moments], ...]
+
+    kind: ClassVar[str] = "GaussianRBM"
+    pooled: ClassVar[bool] = True
+    free_keys: ClassVar[tuple[str, ...]] = ("train_mu", "train_eta", "initial")
+    check = staticmethod(phases.check)
+    plan = staticmethod(phases.plan)
+    worth = staticmethod(report.report)
+
+    def drawer(
+        self,
+        shape: tuple[int, ...],
+        action: Any,
+        sampling: Any,
+        key: jax.Array,
+        dtype: str = "float32",
+    ) -> Drawer:
+        """Independent samples, or the ends of Gibbs chains; on its own lattice only."""
+        raise NotImplementedError
+
+    def spectrum(self, probing: Probing) -> JsonTable:
+        """The eigenvalues of the kernel, in closed form."""
+        raise NotImplementedError
+
+    @staticmethod
+    def measure(task: Task, data: Data) -> tuple[Moments, ...]:
+        """The moments of all fields to train on, averaged over symmetries where that is asked."""
+        found = measure_moments(part for source in data.sources for part in source.training())
+        return (found.symmetrised(data.shape) if task.training.augment else found,)
+
+    @staticmethod
+    def theory(shape: tuple[int, ...], arrays: Arrays) -> Moments:
+        volume = (math.prod(shape),)
+        if (found := np.shape(arrays.get("mean", 0.0))) != volume:
+            raise TypeError(f"of {volume}, but of {found}")
+        return Moments(**{name: host(values) for name, values in arrays.items()})
+
+    @staticmethod
+    def arrays(theory: Moments) -> Arrays:
+        return vars(theory)
+
+    @staticmethod
+    def build(section: Section, ndim: int, weights: Arrays) -> GaussianRBM:
+        return GaussianRBM(**{name: host(values) for name, values in weights.items()})
+
+    @staticmethod
+    def weights(network: GaussianRBM) -> Arrays:
+        return {name: np.asarray(value) for name, value in vars(network).items()}
+
+
+MODEL = RBMModel
