@@ -18,7 +18,7 @@ from lattice_ml.observables import (
     require_powers,
 )
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.statistics import Estimate, estimate, kish, pareto_k
+from lattice_ml.statistics import Estimate, estimate, kish, log_weights, pareto_k
 
 __all__ = [
     *("OF_WEIGHTS", "describe_weights", "estimate_derived", "estimate_weights", "explain"),
@@ -112,7 +112,7 @@ def _normalised(ensemble: Any) -> bool:
     log_prob = getattr(ensemble, "log_prob", None)
     if log_prob is None or "action" not in ensemble.history:
         return False
-    expected = -np.asarray(ensemble.series("action")) - log_prob
+    expected = log_weights(ensemble.series("action"), log_prob)
     return bool(np.allclose(ensemble.log_weight, expected, rtol=1e-6, atol=1e-3))
 
 

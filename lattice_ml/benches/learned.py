@@ -17,13 +17,13 @@ import numpy as np
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, compiled_apart, timed_draws
 from lattice_ml.fields.lattice import Lattice
-from lattice_ml.jobs import config, correction
+from lattice_ml.jobs import config
 from lattice_ml.jobs.generate import generate
 from lattice_ml.jobs.train import train
 from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.drawers import DiffusionDrawer, Drawer, RBMDrawer
 from lattice_ml.runtime.arguments import as_arguments
-from lattice_ml.statistics import estimate
+from lattice_ml.statistics import estimate, reweight, weights_of
 
 __all__ = ["MODELS", "Learned", "ModelSettings", "Workshop", "effective_share"]
 
@@ -201,6 +201,6 @@ def _diffusion(shop: Workshop, model: Any, **choices: Any) -> DiffusionDrawer:
 def effective_share(samples: Samples) -> Number:
     """Kish's effective share <w>^2 / <w^2> of weighted independent draws, with its error."""
     logs = np.asarray(samples.log_weights)
-    w = np.exp(logs - logs.max())
+    w = weights_of(logs)
     found = estimate(np.stack([w, w * w]), lambda means: means[0] ** 2 / means[1])
-    return Number(correction.reweight(logs).ess, found.error)
+    return Number(reweight(logs).ess, found.error)

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from lattice_ml.actions import conventions
-from lattice_ml.jobs import correction
 from lattice_ml.jobs.config import SamplingJob
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
 from lattice_ml.models.diffusion.drawing import Drawing, draw_film
@@ -26,7 +25,7 @@ from lattice_ml.report.film import write_film
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
-from lattice_ml.statistics import kish
+from lattice_ml.statistics import kish, reweight
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import Ensemble, open_ensemble
 from lattice_ml.storage.model import Model
@@ -104,7 +103,7 @@ def summary(ensemble: Ensemble) -> list[str]:
         weights = -ensemble.series("action") - ensemble.log_prob
     log_z_error = math.inf
     if weights is not None:
-        worth = correction.reweight(weights)
+        worth = reweight(weights)
         log_z_error = worth.log_z_error
         lines.append(str(worth))
     if "acceptance" in ensemble.history:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.rbm.moments import Moments, measure_moments
-from lattice_ml.statistics import doubt_of, kish
+from lattice_ml.statistics import doubt_of, kish, weights_of
 from lattice_ml.storage.ensemble import BLOCK_BYTES, Ensemble, rows_in
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.model import Stage, digest
@@ -49,7 +49,7 @@ class Source:
     def weights(self) -> np.ndarray | None:
         """Of all configurations, `(n_configs, n_chains)`, the largest 1; None without weights."""
         log_weight = self.ensemble.log_weight
-        return None if log_weight is None else np.exp(log_weight - log_weight.max()).T
+        return None if log_weight is None else weights_of(log_weight).T
 
     @property
     def doubt(self) -> str | None:

@@ -17,7 +17,6 @@ import numpy as np
 from flax import nnx
 
 from lattice_ml.actions import conventions
-from lattice_ml.jobs import correction
 from lattice_ml.jobs.config import TrainingJob
 from lattice_ml.jobs.training_data import Data, Source
 from lattice_ml.jobs.training_phases import Phase
@@ -26,7 +25,7 @@ from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawing import Drawing, log_weights
 from lattice_ml.models.drawers import DiffusionDrawer, Drawer
 from lattice_ml.observables import measure_configurations
-from lattice_ml.statistics import doubt, estimate
+from lattice_ml.statistics import doubt, estimate, forward_ess, missed_mode, reweight
 from lattice_ml.storage.model import Stage
 
 __all__ = ["UNDECIDED", "cost", "judge", "report", "seconds", "verdict"]
@@ -116,7 +115,7 @@ def verdict(theories: Sequence[Mapping[str, Any]]) -> str:
     """Say in one sentence whether a model is worth something, from what was found of its theories.
 
     Returns:
-        "passed"; a sentence that begins with "useless: ", or that of `correction.missed_mode`; or
+        "passed"; a sentence that begins with "useless: ", or that of `missed_mode`; or
         one that begins with "undecided: " and says what cannot be relied on.
     """
     found = [reason for entry in theories for reason in (*_against(entry), *_open(entry))]
@@ -220,7 +219,7 @@ def judge(drawer: Drawer, action: Any, source: Source | None, n_samples: int) ->
     found["schwinger_dyson"] = {"value": raw.value, "error": raw.error}
     if weights is None:
         return found
-    found |= vars(correction.reweight(weights))
+    found |= vars(reweight(weights))
     fields = None if source is None else source.held_out(_REFERENCE)
     if fields is not None:
         # and their negatives, in the same chains
@@ -230,7 +229,7 @@ def judge(drawer: Drawer, action: Any, source: Source | None, n_samples: int) ->
             return found
         logs = -measure_configurations(action, flat)["action"] - drawer.log_prob(flat)
         reference = logs.reshape(both.shape[:2])
-        forward = correction.forward_ess(reference)
+        forward = forward_ess(reference)
         found["forward_ess"] = {"value": forward.value, "error": forward.error}
-        found["missed_mode"] = correction.missed_mode(weights, reference)
+        found["missed_mode"] = missed_mode(weights, reference)
     return found

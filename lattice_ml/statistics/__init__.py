@@ -31,8 +31,9 @@ from lattice_ml.statistics.gamma import (
     estimate,
 )
 from lattice_ml.statistics.resampling import Resampled, bootstrap, jackknife
+from lattice_ml.statistics.reweighting import Reweighting, forward_ess, missed_mode, reweight
 from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
-from lattice_ml.statistics.series import MIN_CONFIGS
+from lattice_ml.statistics.series import MIN_CONFIGS, weights_of
 from lattice_ml.statistics.weights import (
     MIN_DRAWS,
     LogMean,
@@ -40,6 +41,7 @@ from lattice_ml.statistics.weights import (
     doubt_of,
     kish,
     log_mean,
+    log_weights,
     pareto_k,
 )
 
@@ -53,6 +55,7 @@ __all__ = [
     "Estimate",
     "LogMean",
     "Resampled",
+    "Reweighting",
     "Scores",
     "auc",
     "autocorrelation",
@@ -62,10 +65,15 @@ __all__ = [
     "doubt_of",
     "effective_sample_size",
     "estimate",
+    "forward_ess",
     "jackknife",
     "kish",
     "log_mean",
+    "log_weights",
+    "missed_mode",
     "pareto_k",
     "r_hat",
+    "reweight",
     "roc_curve",
+    "weights_of",
 ]

@@ -20,6 +20,7 @@ from lattice_ml.analysis.certificates.cluster_signs import ClusterSigns
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import single
 from lattice_ml.observables import measure_configurations, require_powers
+from lattice_ml.statistics import weights_of
 from lattice_ml.storage.ensemble import rows_in
 from lattice_ml.storage.files import StorageError
 
@@ -92,7 +93,7 @@ class Evidence:
         """Weights of mean one."""
         if self.log_weights is None:
             return 1.0
-        weights: Array = np.exp(self.log_weights - self.log_weights.max())
+        weights = weights_of(self.log_weights)
         return weights / weights.mean()
 
     def history(self, name: str) -> Array:

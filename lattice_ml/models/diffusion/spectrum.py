@@ -37,7 +37,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawing import Drawing, draw
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.statistics import doubt_of
+from lattice_ml.statistics import doubt_of, weights_of
 
 __all__ = ["NOISE", "of_diffusion", "score_of"]
 
@@ -204,7 +204,7 @@ def _chosen(source: Any, lattice: Lattice, n: int) -> np.ndarray:
     rows = np.unique(np.linspace(0, total - 1, n).astype(int))
     if source.log_weight is not None:
         logs = source.log_weight.T.ravel()
-        share = np.exp(logs - logs.max())
+        share = weights_of(logs)
         rows = np.random.default_rng(0).choice(total, len(rows), p=share / share.sum())
     return np.asarray(source.cfgs[rows], np.float64)
 
