@@ -54,8 +54,7 @@ def test_frames_of_a_free_field_have_the_variance_of_their_noise(method, toleran
     """Exactly C + t for a path; the other samplers have an error of their steps."""
     theory = free_theory((4, 4))
     drawing = Drawing(method, n_steps=48, batch_size=2000)
-    variances = drawing.noise_variances(theory, 5)
-    frames = draw_film(Zero(), theory, drawing, jax.random.key(2), 5)
+    frames, variances = draw_film(Zero(), theory, drawing, jax.random.key(2), 5)
     found = np.mean(np.asarray(theory.modes.forward(jnp.asarray(frames))) ** 2, axis=1)
     noised = theory.propagator + np.reshape(variances, (5, 1, 1))
     statistical = 4.5 * np.sqrt(2 / 2000)

@@ -20,8 +20,10 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import config
 from lattice_ml.jobs.generate import generate
 from lattice_ml.jobs.train import train
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
-from lattice_ml.models.drawers import DiffusionDrawer, Drawer, RBMDrawer
+from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.statistics import estimate, reweight, weights_of
 
@@ -124,12 +126,9 @@ class Workshop:
 
     def sell(self, drawer: Drawer, seconds: float, n_samples: int) -> Learned:
         """Samples of a trained model, timed and judged."""
-        change = None
-        if isinstance(drawer, DiffusionDrawer) and drawer.density:
-            key = jax.random.fold_in(drawer.key, 2**32 - 2)
-            found = drawer.step_error(self.action, key, _DOUBLED)
-            change = float(np.sqrt(np.mean(found**2)))
-        return Learned(timed_draws(drawer, self.action, n_samples), seconds, change)
+        change = drawer.step_error(self.action, jax.random.fold_in(self.key, 2**32 - 2), _DOUBLED)
+        rms = None if change is None else float(np.sqrt(np.mean(change**2)))
+        return Learned(timed_draws(drawer, self.action, n_samples), seconds, rms)
 
     @property
     def extent(self) -> int:

@@ -12,8 +12,8 @@ from lattice_ml.analysis.two_point import bin_numbers
 from lattice_ml.jobs.config import TrainingJob
 from lattice_ml.jobs.training_data import Data, Source
 from lattice_ml.jobs.training_report import SAMPLES, SITES, judge, verdict
-from lattice_ml.models.drawers import RBMDrawer
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
+from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.models.rbm.fit import log_likelihood
 from lattice_ml.models.rbm.moments import Moments
 

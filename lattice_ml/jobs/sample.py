@@ -18,14 +18,14 @@ import numpy as np
 from lattice_ml.actions import conventions
 from lattice_ml.jobs.config import SamplingJob
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
-from lattice_ml.models.diffusion.drawing import Drawing, draw_film
-from lattice_ml.models.diffusion.transfer import theory_at
-from lattice_ml.models.drawers import DiffusionDrawer, RBMDrawer
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.drawer import Drawer, Film
+from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.report.film import write_film
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
-from lattice_ml.statistics import kish, reweight
+from lattice_ml.statistics import kish, log_weights, reweight
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import Ensemble, open_ensemble
 from lattice_ml.storage.model import Model
@@ -57,7 +57,7 @@ def sample(
         model: from `open_model`.
         out: a new or empty directory, or one that an equal call began; `n_samples` may grow.
         n_samples: in all.
-        correct: "none", "reweight", "metropolis" or "hmc"; see `sampling_units`.
+        correct: "none", "reweight", "metropolis" or "hmc"; see `units`.
         time_limit: seconds after which no new block is started.
         on_progress: called after every block.
 
@@ -77,9 +77,8 @@ def sample(
     run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
     with run, watching(time_limit) as watch:
         write_config(run.directory, config)
-        flow = units.drawer if isinstance(units.drawer, DiffusionDrawer) else None
-        if flow and flow.density and "log_prob_error" not in run.tuned:
-            run.record(**_step_error(flow, job.action))
+        if "log_prob_error" not in run.tuned:
+            run.record(**_step_error(units))
         for part in _parts(units, run, n_samples):
             _append(run, part, save_configs=job.output.save_configs)
             on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
@@ -90,17 +89,16 @@ def sample(
                     f"command goes on from there"
                 )
         run.finish()
-        if flow and job.sampling.snapshots:
-            _film(flow, job, run.directory, n_samples)
+        if film := units.drawer.film():
+            _keep_film(film, job, run.directory, n_samples)
     return open_ensemble(out)
 
 
 def summary(ensemble: Ensemble) -> list[str]:
     """Lines on what sampled configurations are worth, with warnings where they are due."""
     lines = []
-    weights = ensemble.log_weight
-    if weights is None and ensemble.log_prob is not None and "action" in ensemble.history:
-        weights = -ensemble.series("action") - ensemble.log_prob
+    action = ensemble.series("action") if "action" in ensemble.history else None
+    weights = _log_weights(ensemble.log_weight, ensemble.log_prob, action)
     log_z_error = math.inf
     if weights is not None:
         worth = reweight(weights)
@@ -145,51 +143,31 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
     if correct not in CORRECTIONS:
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
     key = jax.random.key(job.seed)
-    drawer = _rbm(job, model, key) if model.kind == "GaussianRBM" else _diffusion(job, model, key)
+    drawer = _drawer(model, job, key)
     if correct != "none" and job.action is None:
         raise ValueError(
             f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
         )
-    if correct != "none" and not drawer.weighted:
-        method = drawer.settings["method"]
-        why = (
-            f"a {model.config['model']['denoiser']} network has no affordable density on "
-            f"{job.lattice.volume} sites"
-            if method == "ode"
-            else f"samples of the method {method} have no density"
-        )
+    if correct != "none" and drawer.unweighted:
         raise ValueError(
-            f"cannot correct by {correct}: {why}; use --sampling.method path, or --correct none"
+            f"cannot correct by {correct}: {drawer.unweighted}; use --sampling.method path, or "
+            f"--correct none"
         )
     return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
 
 
-def _diffusion(job: SamplingJob, model: Model, key: jax.Array) -> DiffusionDrawer:
-    """A diffusion model at the lattice and the couplings that are asked for."""
-    if job.action is None:
-        raise ValueError("a diffusion model needs an action, got action.kind = none")
-    settings = {name: getattr(job.sampling, name) for name in DiffusionDrawer.SETTINGS}
-    drawing = Drawing.choose(model.network, job.lattice.shape, **settings)
-    frames = job.sampling.snapshots
-    if frames and not 2 <= frames <= drawing.n_steps + 1:
-        raise ValueError(
-            f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
-            f"sampling.n_steps = {drawing.n_steps}, got {frames}"
-        )
-    theory = theory_at(model.theories, job.action, job.lattice.shape).astype(job.output.dtype)
-    return DiffusionDrawer(model.network, theory, drawing, key)
-
-
-def _rbm(job: SamplingJob, model: Model, key: jax.Array) -> RBMDrawer:
-    """An RBM, which lives on one lattice."""
-    shape = model.stages[-1].shape
-    if job.lattice.shape != shape:
-        raise ValueError(
-            f"this RBM has one weight per site of {list(shape)} and cannot sample lattice.shape = "
-            f"{list(job.lattice.shape)}"
-        )
-    settings = {name: getattr(job.sampling, name) for name in RBMDrawer.SETTINGS}
-    return RBMDrawer.choose(model.network, shape, key, dtype=job.output.dtype, **settings)
+def _drawer(model: Model, job: SamplingJob, key: jax.Array) -> Drawer:
+    dtype = job.output.dtype
+    if model.kind == "GaussianRBM":
+        shape = model.stages[-1].shape
+        if job.lattice.shape != shape:
+            raise ValueError(
+                f"this RBM has one weight per site of {list(shape)} and cannot sample "
+                f"lattice.shape = {list(job.lattice.shape)}"
+            )
+        return RBMDrawer.choose(model.network, shape, key, job.sampling, dtype)
+    of = model.network, model.theories, job.lattice.shape, job.action, job.sampling, key
+    return DiffusionDrawer.choose(*of, dtype)
 
 
 def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dict[str, Any]:
@@ -217,11 +195,10 @@ def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
             len(c) == len(couplings) and np.allclose(c, couplings, rtol=1e-12) for _, c in known
         ),
     }
-    drawing = getattr(units.drawer, "drawing", None)
     return {
         "model": str(model.directory),
         "extrapolated": [name for name, is_other in extrapolated.items() if is_other],
-        "approximate": bool(drawing and drawing.n_probes and drawing.density),
+        "approximate": units.drawer.approximate,
     }
 
 
@@ -280,9 +257,7 @@ def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
 def _quality(part: Samples) -> dict[str, float]:
     """What a block of samples is worth."""
     found = {}
-    weights = part.log_weight
-    if weights is None and part.log_prob is not None and "action" in part.history:
-        weights = -part.history["action"] - part.log_prob
+    weights = _log_weights(part.log_weight, part.log_prob, part.history.get("action"))
     if weights is not None:
         found["ess"] = kish(weights) / len(weights)
     if "acceptance" in part.history:
@@ -296,21 +271,29 @@ def _sampler_settings(run: Run) -> dict[str, float]:
     return {name: run.tuned[name] for name in names if name in run.tuned}
 
 
-def _film(drawer: DiffusionDrawer, job: SamplingJob, directory: Path, n_samples: int) -> None:
+def _keep_film(film: Film, job: SamplingJob, directory: Path, n_samples: int) -> None:
     """Keep the first samples on their way from noise, and draw them beside Langevin time."""
-    n = job.sampling.snapshots
-    frames = draw_film(drawer.network, drawer.theory, drawer.drawing, drawer.key, n)
     with replacing(directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
-        np.save(file, frames[:, :n_samples])
-    variances = drawer.drawing.noise_variances(drawer.theory, n)
-    write_film(frames, variances, job.action, directory, seed=job.seed)
+        np.save(file, film.frames[:, :n_samples])
+    write_film(film.frames, film.variances, job.action, directory, seed=job.seed)
 
 
-def _step_error(drawer: DiffusionDrawer, action: Any) -> dict[str, float]:
-    """Change of log w under step doubling: its rms and its mean."""
-    key = jax.random.fold_in(drawer.key, _DOUBLING_STREAM)
-    change = drawer.step_error(action, key, _DOUBLED)
+def _step_error(units: Units) -> dict[str, float]:
+    """Change of log w under step doubling: its rms and its mean, where there are steps."""
+    key = jax.random.fold_in(units.key, _DOUBLING_STREAM)
+    change = None if units.action is None else units.drawer.step_error(units.action, key, _DOUBLED)
+    if change is None:
+        return {}
     return {
         "log_prob_error": float(np.sqrt(np.mean(change**2))),
         "log_prob_change": float(np.mean(change)),
     }
+
+
+def _log_weights(
+    log_weight: np.ndarray | None, log_prob: np.ndarray | None, action: np.ndarray | None
+) -> np.ndarray | None:
+    """Log weights of samples, their own or those that their density gives; None without both."""
+    if log_weight is not None or log_prob is None or action is None:
+        return log_weight
+    return log_weights(action, log_prob)

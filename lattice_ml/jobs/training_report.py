@@ -22,10 +22,11 @@ from lattice_ml.jobs.training_data import Data, Source
 from lattice_ml.jobs.training_phases import Phase
 from lattice_ml.models.diffusion import equivariance
 from lattice_ml.models.diffusion.denoiser import Denoiser
-from lattice_ml.models.diffusion.drawing import Drawing, log_weights
-from lattice_ml.models.drawers import DiffusionDrawer, Drawer
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.diffusion.drawing import Drawing
+from lattice_ml.models.drawer import Drawer
 from lattice_ml.observables import measure_configurations
-from lattice_ml.statistics import doubt, estimate, forward_ess, missed_mode, reweight
+from lattice_ml.statistics import doubt, estimate, forward_ess, log_weights, missed_mode, reweight
 from lattice_ml.storage.model import Stage
 
 __all__ = ["UNDECIDED", "cost", "judge", "report", "seconds", "verdict"]
@@ -182,8 +183,8 @@ def _judge(
     n_samples = max(4 * drawer.batch_size, min(SAMPLES, SITES // per_sample))
     action = conventions.from_config(section, modes.ndim)
     found = judge(drawer, action, source, n_samples) | {"n_steps": drawer.drawing.n_steps}
-    if drawer.density:
-        change = drawer.step_error(action, drawer.key, _DOUBLED)
+    change = drawer.step_error(action, drawer.key, _DOUBLED)
+    if change is not None:
         found["log_weight_change"] = {
             "rms": float(np.sqrt(np.mean(change**2))),
             "mean": float(np.mean(change)),
@@ -211,7 +212,7 @@ def judge(drawer: Drawer, action: Any, source: Source | None, n_samples: int) ->
     if source is not None and (reason := source.doubt):
         found["data_doubt"] = reason
     with np.errstate(invalid="ignore"):  # infinity minus infinity is counted below
-        weights = log_weights(drawn, series["action"]) if drawer.density else None
+        weights = drawn.log_weights(series["action"]) if drawer.density else None
         judged = series["schwinger_dyson"] + (0 if weights is None else weights)
     if bad := int(np.count_nonzero(~np.isfinite(judged))):
         return found | {"n_not_finite": bad}
@@ -227,7 +228,7 @@ def judge(drawer: Drawer, action: Any, source: Source | None, n_samples: int) ->
         flat = both.reshape(-1, *drawer.shape)
         if len(flat) < _FEWEST:  # few data tell nothing
             return found
-        logs = -measure_configurations(action, flat)["action"] - drawer.log_prob(flat)
+        logs = log_weights(measure_configurations(action, flat)["action"], drawer.log_prob(flat))
         reference = logs.reshape(both.shape[:2])
         forward = forward_ess(reference)
         found["forward_ess"] = {"value": forward.value, "error": forward.error}

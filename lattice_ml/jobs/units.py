@@ -21,8 +21,7 @@ import numpy as np
 
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import correction
-from lattice_ml.models.diffusion.drawing import Drawn, log_weights
-from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawer import Drawer, Drawn
 from lattice_ml.observables import measure_configurations
 from lattice_ml.samplers import HMC
 
@@ -111,13 +110,13 @@ class Units:
         history = measure_configurations(self.action, drawn.fields)
         log_weight = None
         if self.correct == "reweight":
-            log_weight = log_weights(drawn, history["action"])
+            log_weight = drawn.log_weights(history["action"])
         log_prob = _wide(drawn.log_prob)
         return Samples(drawn.fields, history, log_prob, log_weight, [{}] * (n + 1), {})
 
-    def _walk(self, first: int, drawn: Drawn, state: State) -> Samples:
+    def _walk(self, first: int, drawn: Drawn[np.ndarray], state: State) -> Samples:
         """Independence Metropolis, unit by unit, each from where the one before it ended."""
-        weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
+        weights = drawn.log_weights(measure_configurations(self.action, drawn.fields)["action"])
         states, kept, moves = [state], [], []
         for i in range(len(weights) // self.size):
             part = slice(i * self.size, (i + 1) * self.size)
@@ -134,9 +133,9 @@ class Units:
         history["acceptance"] = np.concatenate(moves).astype(np.float64)
         return Samples(cfgs, history, None, None, states, {})
 
-    def _move(self, first: int, drawn: Drawn) -> Samples:
+    def _move(self, first: int, drawn: Drawn[np.ndarray]) -> Samples:
         """Move every sample by HMC; its weight stays."""
-        weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
+        weights = drawn.log_weights(measure_configurations(self.action, drawn.fields)["action"])
         lattice = Lattice(self.drawer.shape)
         key = jax.random.fold_in(self.key, _HMC_STREAM)
         cfgs, acceptance, tuned = [], [], self.tuned
