@@ -14,7 +14,7 @@ from lattice_ml.actions import conventions
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import sections
 from lattice_ml.jobs.sections import ChainSection, OutputSection
-from lattice_ml.models.sections import KINDS
+from lattice_ml.models.kinds import DEFAULT, KINDS
 from lattice_ml.runtime.arguments import (
     ConfigError,
     Fields,
@@ -142,13 +142,19 @@ def training_names(arguments: Sequence[str]) -> tuple[str, ...]:
     return (*TRAINING, *(name for name in _AGREEING if name in given))
 
 
-def sampling_names(kind: str = "Diffusion") -> Names:
+def sampling_names(kind: str = DEFAULT) -> Names:
     """The sections of `sample` for a kind of model."""
-    return ("seed", "lattice", "action", ("sampling", KINDS[kind]["sampling"]), "output")
+    return (
+        "seed",
+        "lattice",
+        "action",
+        ("sampling", KINDS[kind].sections.SamplingSection),
+        "output",
+    )
 
 
 def parse_sampling(
-    arguments: Sequence[str], *, kind: str = "Diffusion", options: type | None = None
+    arguments: Sequence[str], *, kind: str = DEFAULT, options: type | None = None
 ) -> SamplingJob:
     """Build a job of `sample` for a kind of model, as `parse` does for `generate`."""
     parsed = parse_sections(arguments, sampling_names(kind), options=options)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lattice_ml.actions import conventions
-from lattice_ml.models.sections import KINDS, model_fields
+from lattice_ml.models.kinds import chosen_kind
 from lattice_ml.runtime.arguments import (
     WORD,
     ConfigError,
@@ -130,11 +130,12 @@ def section_type(name: str, arguments: Sequence[str]) -> type:
     Raises:
         ConfigError: a kind, convention or denoiser that does not exist.
     """
-    build = {"action": _action, "sampler": _sampler, "model": model_fields}
+    build = {"action": _action, "sampler": _sampler, "model": _model}
     if name in _FIXED:
         return _FIXED[name]
     if name in ("training", "sampling"):
-        return chosen("model.kind", "Diffusion", KINDS, arguments)[1][name]
+        kind = chosen_kind(arguments).sections
+        return kind.TrainingSection if name == "training" else kind.SamplingSection
     fields = [
         (key, kind, dataclasses.field() if default is ... else dataclasses.field(default=default))
         for key, kind, default in build[name](arguments)
@@ -178,6 +179,11 @@ def _action(arguments: Sequence[str]) -> Fields:
     name, convention = chosen("action.convention", "kappa", conventions.CONVENTIONS, arguments)
     couplings: Fields = [(key, float, ...) for key in convention.keys]
     return [("kind", str, kind), ("convention", str, name), *couplings]
+
+
+def _model(arguments: Sequence[str]) -> Fields:
+    """The settings of the kind of model, and of its network."""
+    return chosen_kind(arguments).sections.model_fields(arguments)
 
 
 def _sampler(arguments: Sequence[str]) -> Fields:

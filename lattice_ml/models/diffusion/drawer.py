@@ -15,10 +15,10 @@ from lattice_ml.models.diffusion import networks
 from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.drawing import Drawing, draw, draw_film, step_error
 from lattice_ml.models.diffusion.flow import Flow
+from lattice_ml.models.diffusion.sections import SamplingSection
 from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.diffusion.transfer import theory_at
 from lattice_ml.models.drawer import Drawer, Drawn, Film
-from lattice_ml.models.sections import SamplingSection
 
 __all__ = ["SETTINGS", "DiffusionDrawer"]
 

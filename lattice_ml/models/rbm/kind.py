@@ -1,0 +1,87 @@
+"""Gaussian RBMs as a kind: one distribution on one lattice, its data known by their moments."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.model import Arrays, Model, Probing, Stage, Table
+from lattice_ml.models.rbm.gaussian import GaussianRBM
+from lattice_ml.models.rbm.moments import Moments, measure_moments
+from lattice_ml.models.training import Data, Phase, Task, Trial
+
+__all__ = ["MODEL", "RBMModel"]
+
+
+class RBMModel(Model):
+    """A Gaussian RBM, and the moments of its data; its history is the spectrum of its kernel."""
+
+    network: GaussianRBM
+    stages: tuple[Stage[Moments], ...]
+
+    kind: ClassVar[str] = "GaussianRBM"
+    pooled: ClassVar[bool] = True
+    free_keys: ClassVar[tuple[str, ...]] = ("train_mu", "train_eta", "initial")
+
+    def drawer(
+        self,
+        shape: tuple[int, ...],
+        action: Any,
+        sampling: Any,
+        key: jax.Array,
+        dtype: str = "float32",
+    ) -> Drawer:
+        """Independent samples, or the ends of Gibbs chains; on its own lattice only."""
+        raise NotImplementedError
+
+    def spectrum(self, probing: Probing) -> Table:
+        """The eigenvalues of the kernel, in closed form."""
+        raise NotImplementedError
+
+    @classmethod
+    def theory(cls, shape: tuple[int, ...], arrays: Arrays) -> Moments:
+        volume = (math.prod(shape),)
+        found = arrays["mean"].shape if "mean" in arrays else ()
+        if found != volume:
+            raise TypeError(f"of {volume}, but of {found}")
+        return Moments(**arrays)
+
+    @classmethod
+    def arrays(cls, theory: Moments) -> Arrays:
+        return vars(theory)
+
+    @classmethod
+    def build(cls, section: Mapping[str, Any], ndim: int, weights: Arrays) -> GaussianRBM:
+        return GaussianRBM(**weights)
+
+    @classmethod
+    def weights(cls, network: GaussianRBM) -> Arrays:
+        return {name: np.asarray(value) for name, value in vars(network).items()}
+
+    @classmethod
+    def check(cls, task: Task) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def measure(cls, task: Task, data: Data) -> tuple[Moments, ...]:
+        """The moments of all fields to train on, averaged over symmetries where that is asked."""
+        found = measure_moments(part for source in data.sources for part in source.training())
+        return (found.symmetrised(data.shape) if task.training.augment else found,)
+
+    @classmethod
+    def plan(cls, task: Task) -> Sequence[Phase[Any]]:
+        raise NotImplementedError
+
+    @classmethod
+    def trials(cls, task: Task, network: GaussianRBM) -> Sequence[Trial]:
+        raise NotImplementedError
+
+    @classmethod
+    def about(cls, task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]]) -> Table:
+        raise NotImplementedError
+
+
+MODEL = RBMModel
