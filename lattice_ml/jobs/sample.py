@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,11 +16,11 @@ import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.jobs.config import SamplingJob
+from lattice_ml.jobs.film import write_film
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
-from lattice_ml.models.drawer import Drawer, Film
+from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.rbm.drawer import RBMDrawer
-from lattice_ml.report.film import write_film
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
@@ -89,8 +88,11 @@ def sample(
                     f"command goes on from there"
                 )
         run.finish()
-        if film := units.drawer.film():
-            _keep_film(film, job, run.directory, n_samples)
+        film = units.drawer.film()
+        if film is not None and job.action is not None:
+            with replacing(run.directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
+                np.save(file, film.frames[:, :n_samples])
+            write_film(film.frames, film.variances, job.action, run.directory, seed=job.seed)
     return open_ensemble(out)
 
 
@@ -269,13 +271,6 @@ def _sampler_settings(run: Run) -> dict[str, float]:
     """What the sampler that corrects has fixed, as the run recorded it."""
     names = ("trajectory_length", "n_steps", "step_size")
     return {name: run.tuned[name] for name in names if name in run.tuned}
-
-
-def _keep_film(film: Film, job: SamplingJob, directory: Path, n_samples: int) -> None:
-    """Keep the first samples on their way from noise, and draw them beside Langevin time."""
-    with replacing(directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
-        np.save(file, film.frames[:, :n_samples])
-    write_film(film.frames, film.variances, job.action, directory, seed=job.seed)
 
 
 def _step_error(units: Units) -> dict[str, float]:
