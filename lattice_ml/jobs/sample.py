@@ -18,9 +18,6 @@ from lattice_ml.actions import conventions
 from lattice_ml.jobs.config import SamplingJob
 from lattice_ml.jobs.film import write_film
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
-from lattice_ml.models.diffusion.drawer import DiffusionDrawer
-from lattice_ml.models.drawer import Drawer
-from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
@@ -145,7 +142,8 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
     if correct not in CORRECTIONS:
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
     key = jax.random.key(job.seed)
-    drawer = _drawer(model, job, key)
+    shape, dtype = job.lattice.shape, job.output.dtype
+    drawer = model.drawer(shape, job.action, job.sampling, key, dtype)
     if correct != "none" and job.action is None:
         raise ValueError(
             f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
@@ -156,20 +154,6 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
             f"--correct none"
         )
     return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
-
-
-def _drawer(model: Model, job: SamplingJob, key: jax.Array) -> Drawer:
-    dtype = job.output.dtype
-    if model.kind == "GaussianRBM":
-        shape = model.stages[-1].shape
-        if job.lattice.shape != shape:
-            raise ValueError(
-                f"this RBM has one weight per site of {list(shape)} and cannot sample "
-                f"lattice.shape = {list(job.lattice.shape)}"
-            )
-        return RBMDrawer.choose(model.network, shape, key, job.sampling, dtype)
-    of = model.network, model.theories, job.lattice.shape, job.action, job.sampling, key
-    return DiffusionDrawer.choose(*of, dtype)
 
 
 def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dict[str, Any]:

@@ -33,6 +33,11 @@ from flax import nnx
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion import networks
 from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.kinds import KINDS
+from lattice_ml.models.model import Model as KindOfModel
+from lattice_ml.models.model import Probing
+from lattice_ml.models.model import Stage as KindOfStage
 from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.storage import files, intact, model_schema, seals
@@ -88,6 +93,18 @@ class Model:
     manifest: dict[str, Any] = field(repr=False)
     network: Any = field(repr=False)
     stages: tuple[Stage, ...] = field(repr=False)
+
+    def drawer(self, *asked: Any) -> Drawer:
+        """What draws samples, see `models.model.Model`."""
+        return self._of_kind().drawer(*asked)
+
+    def spectrum(self, probing: Probing) -> dict[str, Any]:
+        """What it has learned, see `models.model.Model`."""
+        return self._of_kind().spectrum(probing)
+
+    def _of_kind(self) -> KindOfModel:
+        stages = tuple(KindOfStage(s.shape, s.actions, s.theories) for s in self.stages)
+        return KINDS[self.kind].model(self, stages, self.network)
 
     @property
     def config(self) -> dict[str, Any]:

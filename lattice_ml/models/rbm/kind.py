@@ -7,10 +7,14 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from lattice_ml.actions import Action
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, Table
+from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments, measure_moments
+from lattice_ml.models.rbm.sections import SamplingSection
+from lattice_ml.models.rbm.spectrum import of_rbm
 from lattice_ml.models.training import Data, Phase, Task, Trial
 
 __all__ = ["MODEL", "RBMModel"]
@@ -29,17 +33,27 @@ class RBMModel(Model):
     def drawer(
         self,
         shape: tuple[int, ...],
-        action: Any,
-        sampling: Any,
+        action: Action | None,
+        sampling: SamplingSection,
         key: jax.Array,
         dtype: str = "float32",
     ) -> Drawer:
         """Independent samples, or the ends of Gibbs chains; on its own lattice only."""
-        raise NotImplementedError
+        own = self.stages[-1].shape
+        if shape != own:
+            raise ValueError(
+                f"this RBM has one weight per site of {list(own)} and cannot sample lattice.shape "
+                f"= {list(shape)}"
+            )
+        return RBMDrawer.choose(self.network, shape, key, sampling, dtype)
 
     def spectrum(self, probing: Probing) -> Table:
         """The eigenvalues of the kernel, in closed form."""
-        raise NotImplementedError
+        if probing.fields is not None:
+            raise ValueError(
+                f"only a diffusion model is probed at given fields, {self.directory} is none"
+            )
+        return of_rbm(self)
 
     @classmethod
     def theory(cls, shape: tuple[int, ...], arrays: Arrays) -> Moments:
