@@ -7,9 +7,8 @@ its files are the same wherever it was interrupted.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,11 +16,12 @@ import numpy as np
 from lattice_ml.actions import conventions
 from lattice_ml.jobs.config import SamplingJob
 from lattice_ml.jobs.film import write_film
-from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
+from lattice_ml.jobs.units import CORRECTIONS, Samples, Units, known_weights
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
-from lattice_ml.statistics import kish, log_weights, reweight
+from lattice_ml.statistics import kish, reweight
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import Ensemble, open_ensemble
 from lattice_ml.storage.model import Model
@@ -73,8 +73,8 @@ def sample(
     run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
     with run, watching(time_limit) as watch:
         write_config(run.directory, config)
-        if "log_prob_error" not in run.tuned:
-            run.record(**_step_error(units))
+        if "log_prob_error" not in run.tuned and (change := _step_error(units)):
+            run.record(**change)
         for part in _parts(units, run, n_samples):
             _append(run, part, save_configs=job.output.save_configs)
             on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
@@ -97,7 +97,7 @@ def summary(ensemble: Ensemble) -> list[str]:
     """Lines on what sampled configurations are worth, with warnings where they are due."""
     lines = []
     action = ensemble.series("action") if "action" in ensemble.history else None
-    weights = _log_weights(ensemble.log_weight, ensemble.log_prob, action)
+    weights = known_weights(ensemble.log_weight, ensemble.log_prob, action)
     log_z_error = math.inf
     if weights is not None:
         worth = reweight(weights)
@@ -141,9 +141,8 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if correct not in CORRECTIONS:
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
-    key = jax.random.key(job.seed)
-    shape, dtype = job.lattice.shape, job.output.dtype
-    drawer = model.drawer(shape, job.action, job.sampling, key, dtype)
+    asked = job.lattice.shape, job.action, job.sampling
+    drawer = model.drawer(*asked, jax.random.key(job.seed), job.output.dtype)
     if correct != "none" and job.action is None:
         raise ValueError(
             f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
@@ -156,7 +155,7 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
     return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
 
 
-def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dict[str, Any]:
+def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> JsonTable:
     """The resolved config of the ensemble."""
     section = model.config["model"]
     return {
@@ -171,7 +170,7 @@ def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dic
     }
 
 
-def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
+def _labels(job: SamplingJob, model: Model, units: Units) -> JsonTable:
     """Where the samples come from, and what they are not."""
     known = [(s.shape, _couplings(a, len(s.shape))) for s in model.stages for a in s.actions]
     couplings = _couplings(job.config["action"], job.lattice.ndim)
@@ -188,7 +187,7 @@ def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
     }
 
 
-def _couplings(section: Mapping[str, Any], ndim: int) -> list[float]:
+def _couplings(section: Section, ndim: int) -> list[float]:
     """(h, a, b) of an `[action]` section; nothing where it is not known."""
     action = conventions.from_config(section, ndim)
     return [] if action is None else [float(c) for c in action.couplings()]
@@ -207,19 +206,7 @@ def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
         made = units.make(first, n, run.state() or {})
         whole = n_samples >= (first + n) * units.size
         stop = None if whole else n_samples - first * units.size
-        yield _cut(made, slice(skip, stop), made.states[-1 if whole else -2])
-
-
-def _cut(made: Samples, part: slice, state: dict[str, np.ndarray]) -> Samples:
-    """Some of the samples, with the state that the unit after or around their end begins with."""
-    return Samples(
-        made.cfgs[part],
-        {name: values[part] for name, values in made.history.items()},
-        None if made.log_prob is None else made.log_prob[part],
-        None if made.log_weight is None else made.log_weight[part],
-        [state],
-        made.tuned,
-    )
+        yield made.cut(slice(skip, stop), made.states[-1 if whole else -2])
 
 
 def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
@@ -243,7 +230,7 @@ def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
 def _quality(part: Samples) -> dict[str, float]:
     """What a block of samples is worth."""
     found = {}
-    weights = _log_weights(part.log_weight, part.log_prob, part.history.get("action"))
+    weights = known_weights(part.log_weight, part.log_prob, part.history.get("action"))
     if weights is not None:
         found["ess"] = kish(weights) / len(weights)
     if "acceptance" in part.history:
@@ -267,12 +254,3 @@ def _step_error(units: Units) -> dict[str, float]:
         "log_prob_error": float(np.sqrt(np.mean(change**2))),
         "log_prob_change": float(np.mean(change)),
     }
-
-
-def _log_weights(
-    log_weight: np.ndarray | None, log_prob: np.ndarray | None, action: np.ndarray | None
-) -> np.ndarray | None:
-    """Log weights of samples, their own or those that their density gives; None without both."""
-    if log_weight is not None or log_prob is None or action is None:
-        return log_weight
-    return log_weights(action, log_prob)

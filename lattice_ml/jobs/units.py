@@ -12,20 +12,22 @@ How many units a shard holds follows from the job, never from the clock: equal j
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from lattice_ml.actions import Action
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import correction
 from lattice_ml.models.drawer import Drawer, Drawn
 from lattice_ml.observables import measure_configurations
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.samplers import HMC
+from lattice_ml.statistics import log_weights
 
-__all__ = ["CORRECTIONS", "Samples", "Units"]
+__all__ = ["CORRECTIONS", "Samples", "Units", "known_weights"]
 
 CORRECTIONS = ("none", "reweight", "metropolis", "hmc")
 
@@ -45,7 +47,18 @@ class Samples(NamedTuple):
     log_prob: np.ndarray | None  # (n,)
     log_weight: np.ndarray | None  # (n,)
     states: list[State]  # before the first unit, after it, after the second, ...
-    tuned: dict[str, Any]  # what the sampler that corrects has fixed
+    tuned: JsonTable  # what the sampler that corrects has fixed
+
+    def cut(self, part: slice, state: State) -> "Samples":
+        """Some of them, with the state that the unit after or around their end begins with."""
+        return Samples(
+            self.cfgs[part],
+            {name: values[part] for name, values in self.history.items()},
+            None if self.log_prob is None else self.log_prob[part],
+            None if self.log_weight is None else self.log_weight[part],
+            [state],
+            self.tuned,
+        )
 
 
 @dataclass(frozen=True)
@@ -62,11 +75,11 @@ class Units:
     """
 
     drawer: Drawer
-    action: Any | None
+    action: Action | None
     correct: str
     n_updates: int
     seed: int
-    tuned: Mapping[str, Any]
+    tuned: Section
 
     @property
     def batches(self) -> int:
@@ -111,7 +124,7 @@ class Units:
         log_weight = None
         if self.correct == "reweight":
             log_weight = drawn.log_weights(history["action"])
-        log_prob = _wide(drawn.log_prob)
+        log_prob = None if drawn.log_prob is None else np.asarray(drawn.log_prob, np.float64)
         return Samples(drawn.fields, history, log_prob, log_weight, [{}] * (n + 1), {})
 
     def _walk(self, first: int, drawn: Drawn[np.ndarray], state: State) -> Samples:
@@ -157,5 +170,10 @@ class Units:
         return Samples(moved, history, None, weights, [{}] * (len(cfgs) + 1), dict(tuned))
 
 
-def _wide(values: np.ndarray | None) -> np.ndarray | None:
-    return None if values is None else np.asarray(values, np.float64)
+def known_weights(
+    log_weight: np.ndarray | None, log_prob: np.ndarray | None, action: np.ndarray | None
+) -> np.ndarray | None:
+    """Log weights of samples, their own or those that their density gives; None without both."""
+    if log_weight is not None or log_prob is None or action is None:
+        return log_weight
+    return log_weights(action, log_prob)

@@ -20,9 +20,8 @@ from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.diffusion.transfer import theory_at
 from lattice_ml.models.drawer import Drawer, Drawn, Film
 
-__all__ = ["SETTINGS", "DiffusionDrawer"]
+__all__ = ["DiffusionDrawer"]
 
-SETTINGS = ("method", "n_steps", "scheme", "schedule", "batch_size", "n_probes")
 _SMALL_NETWORK = 1 << 15  # weights: a U-Net of six times as many is seven times as slow per site
 
 
@@ -61,8 +60,16 @@ class DiffusionDrawer(Drawer):
         """
         if action is None:
             raise ValueError("a diffusion model needs an action, got action.kind = none")
-        settings = {name: getattr(sampling, name) for name in SETTINGS}
-        drawing = Drawing.choose(network, shape, **settings)
+        drawing = Drawing.choose(
+            network,
+            shape,
+            sampling.method,
+            sampling.n_steps,
+            sampling.scheme,
+            sampling.batch_size,
+            sampling.n_probes,
+            sampling.schedule,
+        )
         frames = sampling.snapshots
         if frames and not 2 <= frames <= drawing.n_steps + 1:
             raise ValueError(
@@ -111,7 +118,7 @@ class DiffusionDrawer(Drawer):
 
     @property
     def settings(self) -> Mapping[str, int | str]:
-        return {name: getattr(self.drawing, name) for name in SETTINGS}
+        return {name: value for name, value in vars(self.drawing).items() if name != "density"}
 
     def draw(self, first: int, count: int) -> Drawn[np.ndarray]:
         return draw(self.network, self.theory, self.drawing, self.key, first, count)
