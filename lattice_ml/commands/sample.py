@@ -35,12 +35,13 @@ def sample_command(arguments: list[str]) -> int:
     keep_freed_memory()
     configure_jax()
     from lattice_ml.jobs import config, sample
+    from lattice_ml.models.kinds import DEFAULT
     from lattice_ml.runtime import arguments as words
     from lattice_ml.runtime import progress, session
     from lattice_ml.storage import model as model_files
 
     named = bool(arguments) and not arguments[0].startswith("-")
-    kind = model_files.kind_of(arguments[0]) if named else "Diffusion"
+    kind = model_files.kind_of(arguments[0]) if named else DEFAULT
     names = config.sampling_names(kind)
     path, given = config.split_file(arguments, "sample", SampleOptions, names, is_config=False)
     model = model_files.open_model(path)

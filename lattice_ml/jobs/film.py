@@ -75,11 +75,18 @@ def write_film(
     h, a, b = action.couplings()
     return film.write_film(
         directory,
-        film.Rows(shown, sigmas, np.asarray(quantised)[:, 0], step_size * ends, len(before)),
-        [
+        shown,
+        sigmas,
+        np.asarray(quantised)[:, 0],
+        step_size * ends,
+        n_before=len(before),
+        summary=[
             ("lattice", " x ".join(map(str, shape))),
             ("couplings", f"h = {h:.6g}, a = {a:.6g}, b = {b:.6g}"),
-            ("diffusion model", f"{len(fields)} frames of noise {_range(np.sqrt(noise))}"),
+            (
+                "diffusion model",
+                f"{len(fields)} frames of noise {sigmas[len(before)]:.3g} to {sigmas[-1]:.3g}",
+            ),
             ("Langevin process", f"{_STEPS:,} Euler steps of {step_size:.3g} from a hot start"),
         ],
     )
@@ -128,10 +135,6 @@ def langevin(
     first = jnp.concatenate([jnp.zeros_like(last[:1]), last[:-1]])
     _, kept = lax.scan(frame, jnp.moveaxis(phi, 0, -1), (first, last))
     return jnp.moveaxis(kept, -1, 1)
-
-
-def _range(values: Floats) -> str:
-    return f"{values[0]:.3g} to {values[-1]:.3g}"
 
 
 def _noisier(rng: np.random.Generator, fields: Floats, variances: Floats) -> tuple[Floats, Floats]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,46 +21,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Rows", "film_figure", "write_film"]
+__all__ = ["film_figure", "write_film"]
 
 _RANGE = 2.0  # of colours, in units of a frame's root mean square
 _UNIT = r"$\phi\,/\,\mathrm{rms}$"
 
 
-class Rows(NamedTuple):
-    """The two rows of a film, of equal length.
-
-    Attributes:
-        frames: the sample, `(n, *L)`.
-        sigmas: standard deviation of its noise, falling, `(n,)`.
-        quantised: the Langevin process, `(n, *L)`.
-        times: its times, rising, `(n,)`.
-        n_before: of the first frames, those that are no sampler's but have white noise added.
-    """
-
-    frames: Floats
-    sigmas: Floats
-    quantised: np.ndarray
-    times: np.ndarray
-    n_before: int
-
-
 def write_film(
-    directory: str | os.PathLike[str], rows: Rows, summary: Sequence[tuple[str, str]]
+    directory: str | os.PathLike[str],
+    frames: ArrayLike,
+    sigmas: ArrayLike,
+    quantised: ArrayLike,
+    times: ArrayLike,
+    *,
+    n_before: int,
+    summary: Sequence[tuple[str, str]],
 ) -> Path:
     """Write `film.html`, a self-contained page, and `film.png`; returns the page's path.
+
+    Args:
+        directory: made if it does not exist.
+        frames, sigmas, quantised, times: as in `film_figure`.
+        n_before: of the first frames, those that are no sampler's but have white noise added.
+        summary: names and values on top of the page.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     page = Path(directory) / "film.html"
-    figure, caption = film_figure(*rows[:4]), _caption(rows.n_before, rows.frames.ndim - 1)
+    figure = film_figure(frames, sigmas, quantised, times)
     report.write_page(
         page,
         title="From noise to a field",
         ours=True,
         summary=summary,
-        figures=[("film", figure, caption)],
+        figures=[("film", figure, _caption(n_before, np.ndim(frames) - 1))],
     )
     return page
 
