@@ -28,9 +28,10 @@ import jax
 import numpy as np
 
 from lattice_ml import HMC, Lattice, action, generate, run, sample, train
-from lattice_ml.jobs import config, correction
+from lattice_ml.jobs import config
 from lattice_ml.models.diffusion.drawing import Drawing, step_error
 from lattice_ml.runtime.arguments import as_arguments
+from lattice_ml.statistics import log_weights, reweight
 
 LAM = 0.022
 CRITICAL, BROKEN, SYMMETRIC = (0.2705,), (0.5,), (0.21,)
@@ -178,8 +179,8 @@ def measure(name: str, row: Row, seed: int, folder: Path, toy: bool) -> list[dic
         begin = time.perf_counter()
         drawn = sample(job, model, out / f"samples-{kappa}", n_samples=row.n_samples)
         wall = time.perf_counter() - begin
-        log_w = -drawn.series("action") - drawn.log_prob
-        worth = correction.reweight(log_w)
+        log_w = log_weights(drawn.series("action"), drawn.log_prob)
+        worth = reweight(log_w)
         doubled = doubling(model, job, shape)
         exact, exact_error = independent_log_z(row, kappa, folder, toy)
         judged = model.report["theories"][-1] if not row.targets else {}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lattice_ml import HMC, FreeField, Lattice
-from lattice_ml.jobs.correction import forward_ess, metropolis, missed_mode, refine, reweight
-from lattice_ml.statistics import estimate
+from lattice_ml.jobs.correction import metropolis, refine
+from lattice_ml.statistics import estimate, forward_ess, missed_mode, reweight
 
 MODES = 6
 

@@ -12,11 +12,13 @@ import pytest
 from numpy.testing import assert_allclose
 from theories import free_theory
 
+from lattice_ml import jobs, report
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs.film import langevin, langevin_step_size, write_film
 from lattice_ml.models.diffusion.denoiser import Zero
 from lattice_ml.models.diffusion.drawing import Drawing, draw_film
-from lattice_ml.report.film import film_figure, langevin, langevin_step_size, write_film
+from lattice_ml.report.film import film_figure
 
 pytestmark = pytest.mark.unoptimised
 
@@ -36,16 +38,14 @@ def noised(shape=(8, 8), n=3, magnetisation=0.0):
 @pytest.fixture
 def drawn(monkeypatch):
     """What a short `write_film` gives to `film_figure`: frames, sigmas, fields, Langevin times."""
-    from lattice_ml.report import film
-
     seen = []
 
     def spy(*arguments):
         seen.extend(np.asarray(argument) for argument in arguments)
         return film_figure(*(argument[:1] for argument in arguments))
 
-    monkeypatch.setattr(film, "_STEPS", 200)
-    monkeypatch.setattr(film, "film_figure", spy)
+    monkeypatch.setattr(jobs.film, "_STEPS", 200)
+    monkeypatch.setattr(report.film, "film_figure", spy)
     return seen
 
 
@@ -54,8 +54,7 @@ def test_frames_of_a_free_field_have_the_variance_of_their_noise(method, toleran
     """Exactly C + t for a path; the other samplers have an error of their steps."""
     theory = free_theory((4, 4))
     drawing = Drawing(method, n_steps=48, batch_size=2000)
-    variances = drawing.noise_variances(theory, 5)
-    frames = draw_film(Zero(), theory, drawing, jax.random.key(2), 5)
+    frames, variances = draw_film(Zero(), theory, drawing, jax.random.key(2), 5)
     found = np.mean(np.asarray(theory.modes.forward(jnp.asarray(frames))) ** 2, axis=1)
     noised = theory.propagator + np.reshape(variances, (5, 1, 1))
     statistical = 4.5 * np.sqrt(2 / 2000)

@@ -13,8 +13,8 @@ from markov_fields import normal, random_field, sample, series
 from lattice_ml import HMC, Lattice, actions, run, statistics
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.fields.layout import Layout
-from lattice_ml.jobs.correction import reweight
 from lattice_ml.models.markov_field import COUPLINGS, MarkovField, kl_divergence, log_weights
+from lattice_ml.statistics import reweight
 
 SHAPES = [(5,), (4, 2), (3, 2, 4)]  # an extent of 2 has two links between the same pair
 REFERENCE = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())

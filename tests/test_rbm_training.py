@@ -12,10 +12,10 @@ from trained_models import make_ensemble, metrics
 from trained_rbms import FREE, sample, train
 
 from lattice_ml import cli, measure
-from lattice_ml.jobs import correction
 from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.rbm import fit
 from lattice_ml.runtime import session
+from lattice_ml.statistics import reweight
 from lattice_ml.storage.files import StorageError
 
 pytestmark = pytest.mark.unoptimised
@@ -91,7 +91,7 @@ def test_samples_are_an_ensemble_with_their_density(model, tmp_path, method, cor
     if correct == "reweight":
         weights = -made.series("action") - made.log_prob
         assert np.array_equal(made.log_weight, weights)
-        worth = correction.reweight(weights)
+        worth = reweight(weights)
         exact = 0.5 * (10 * np.log(2 * np.pi) - np.sum(np.log(EXACT)))
         assert abs(worth.log_z - exact) < 4.5 * worth.log_z_error
 

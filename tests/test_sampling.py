@@ -12,7 +12,7 @@ import pytest
 from trained_models import as_words, make_ensemble
 
 from lattice_ml import cli
-from lattice_ml.jobs import config, correction, train, units
+from lattice_ml.jobs import config, train, units
 from lattice_ml.jobs import sample as sampling
 from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.diffusion import drawing
@@ -20,6 +20,7 @@ from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.observables import measure_configurations
 from lattice_ml.runtime import session
 from lattice_ml.runtime.arguments import as_arguments
+from lattice_ml.statistics import reweight
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.files import StorageError
 
@@ -78,7 +79,7 @@ def test_reweighted_samples_carry_minus_action_minus_log_prob(model, tmp_path):
     made = sample(model, tmp_path, correct="reweight", n_samples=2000)
     expected = -made.series("action") - made.log_prob
     assert np.array_equal(made.log_weight, expected)
-    assert correction.reweight(made.log_weight).ess > 0.5
+    assert reweight(made.log_weight).ess > 0.5
     mean = np.average(made.series("schwinger_dyson"), weights=np.exp(made.log_weight + 30))
     raw = made.series("schwinger_dyson").mean()
     assert abs(mean - 1) < 0.05 < abs(raw - 1) + 0.05
@@ -116,7 +117,7 @@ def test_path_weights_are_kept_where_asked_for(model, tmp_path):
     assert made.log_prob is None
     assert "log_prob_error" not in made.manifest["tuned"]
     flow = sample(model, tmp_path / "flow", correct="reweight", n_samples=400)
-    path, ode = (correction.reweight(e.log_weight) for e in (made, flow))
+    path, ode = (reweight(e.log_weight) for e in (made, flow))
     error = np.hypot(path.log_z_error, ode.log_z_error)
     assert abs(path.log_z - ode.log_z) < 4.5 * error
 

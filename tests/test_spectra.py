@@ -14,6 +14,7 @@ from trained_models import make_ensemble
 
 from lattice_ml import HMC, Lattice, run
 from lattice_ml.analysis.probes import plane_waves
+from lattice_ml.analysis.spectrum import per_shell
 from lattice_ml.commands import spectrum as command
 from lattice_ml.jobs import spectrum
 from lattice_ml.models.diffusion import fitting
@@ -22,6 +23,7 @@ from lattice_ml.models.diffusion.networks import Shallow, UNet, Zero
 from lattice_ml.models.diffusion.spectrum import of_diffusion, score_of
 from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments
+from lattice_ml.models.rbm.spectrum import of_rbm
 from lattice_ml.storage.files import StorageError
 
 pytestmark = pytest.mark.unoptimised
@@ -119,7 +121,7 @@ def test_a_free_score_has_the_exact_kernel_at_every_level_of_noise():
 
 
 def test_a_machine_at_its_fixed_point_has_the_regulated_spectrum():
-    found = spectrum.of_machine(machine())
+    found = of_rbm(machine())
     exact = np.sort(np.repeat(0.5 + Lattice((4, 4)).shells[0], [1, 4, 6, 4, 1]))
     np.testing.assert_allclose(found["exact"], exact)
     np.testing.assert_allclose(found["regulated"], np.minimum(exact, 6.0))
@@ -136,7 +138,7 @@ def test_a_machine_at_its_fixed_point_has_the_regulated_spectrum():
 
 
 def test_hidden_fields_lower_as_many_modes_as_there_are_of_them():
-    found = spectrum.of_machine(machine(n_hidden=3))
+    found = of_rbm(machine(n_hidden=3))
     np.testing.assert_allclose(found["regulated"], [0.5, 2.5, 2.5, *[6.0] * 13])
     np.testing.assert_allclose(found["eigenvalues"], found["regulated"])
     np.testing.assert_allclose(found["shells"]["regulated"][:3], [0.5, (2 * 2.5 + 2 * 6) / 4, 6.0])
@@ -146,22 +148,22 @@ def test_hidden_fields_lower_as_many_modes_as_there_are_of_them():
 def test_images_have_the_spectrum_of_their_second_moment():
     model = machine(section={"kind": "none"})
     moments = model.stages[0].theories[0]
-    found = spectrum.of_machine(model)
+    found = of_rbm(model)
     np.testing.assert_allclose(found["exact"], 1 / np.linalg.eigvalsh(moments.second)[::-1])
     assert found["shells"] is None
     assert np.any(np.isclose(found["exact"], 8.5))  # the highest mode of the data, above mu^2
     moved = Moments(np.full(16, 2.0), moments.second + 4.0, 1000.0)
     model.stages[0].theories = (moved,)  # the raw second moment, where the centre is 0
     lifted = 1 / np.linalg.eigvalsh(moved.second)[::-1]
-    np.testing.assert_allclose(spectrum.of_machine(model)["exact"], lifted)
+    np.testing.assert_allclose(of_rbm(model)["exact"], lifted)
     shifted = Moments(np.full(16, 2.0), moments.second + 4.0, 1000.0)
     model.stages[0].theories = (shifted,)
     model.network = GaussianRBM.of(model.network.w, 6.0, centre=np.full(16, 2.0))
-    np.testing.assert_allclose(spectrum.of_machine(model)["exact"], found["exact"])
+    np.testing.assert_allclose(of_rbm(model)["exact"], found["exact"])
 
 
 def test_data_of_an_interacting_theory_are_their_own_target():
-    found = spectrum.of_machine(machine(section=KAPPA))
+    found = of_rbm(machine(section=KAPPA))
     np.testing.assert_allclose(found["shells"]["exact"], 0.5 + Lattice((4, 4)).shells[0])
 
 
@@ -275,9 +277,9 @@ def test_a_unet_is_analysed_like_any_other_at_the_fields_of_an_ensemble(interact
 def test_the_json_has_lists_of_equal_length_and_no_nan(make, interacting, tmp_path):
     models = {
         "ensemble": lambda: spectrum.of_ensemble(spectrum.open_ensemble(interacting)),
-        "machine": lambda: spectrum.of_machine(machine()),
-        "images": lambda: spectrum.of_machine(_singular()),
-        "per_site": lambda: spectrum.of_machine(_per_site()),
+        "machine": lambda: of_rbm(machine()),
+        "images": lambda: of_rbm(_singular()),
+        "per_site": lambda: of_rbm(_per_site()),
     }
     found = spectrum.write({"source": f"runs/{make}"} | models[make](), tmp_path)
     assert is_page(tmp_path) == found
@@ -298,6 +300,15 @@ def test_the_json_has_lists_of_equal_length_and_no_nan(make, interacting, tmp_pa
         assert found["exact"][-1] is None and found["regulated"][-1] == 6.0
     if make == "per_site":
         assert found["deviation"] is None and set(found["regulated"]) == {None}
+
+
+def test_a_kind_with_the_common_keys_alone_gets_a_page(tmp_path):
+    lattice = Lattice((4, 4))
+    exact = 0.5 + lattice.shells[0]
+    rows = per_shell(lattice, exact, 0.1 * exact, exact)
+    about = {"source": "a/new", "kind": "New", "what": "kernel", "shape": [4, 4], "action": FREE}
+    found = spectrum.write(about | rows | {"history": []}, tmp_path)
+    assert is_page(tmp_path) == found and "a/new: kernel" in command.lines(found)[0]
 
 
 def _singular():

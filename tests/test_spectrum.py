@@ -30,7 +30,7 @@ from lattice_ml.analysis.two_point import TwoPoint
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.diffusion.networks import Shallow, UNet
 from lattice_ml.models.diffusion.spectrum import score_of
-from lattice_ml.report import spectrum
+from lattice_ml.report import spectrum_figures as spectrum
 
 pytestmark = pytest.mark.unoptimised
 

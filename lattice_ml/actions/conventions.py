@@ -184,12 +184,8 @@ def section(action: Action | None, ndim: int) -> dict[str, Any]:
         )
     action.check(ndim)
     if not isinstance(action, Phi4):
-        own = (
-            [key.name for key in fields(action) if key.name != "ndim"]
-            if is_dataclass(action)
-            else []
-        )
-        return {"kind": kind, **{name: float(vars(action)[name]) for name in own}}
+        own = {name: float(value) for name, value in vars(action).items() if name != "ndim"}
+        return {"kind": kind, **own}
     if written := vars(action).get("written"):
         return dict(written)
     for convention, known in CONVENTIONS.items():

@@ -18,7 +18,7 @@ from lattice_ml.observables import (
 )
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.statistics import Estimate, estimate, kish, pareto_k
+from lattice_ml.statistics import Estimate, estimate, kish, log_weights, pareto_k
 
 __all__ = [
     *("OF_WEIGHTS", "describe_weights", "estimate_derived", "estimate_weights", "explain"),
@@ -111,7 +111,7 @@ def _normalised(ensemble: Ensemble) -> bool:
     log_prob, log_weight = ensemble.log_prob, ensemble.log_weight
     if log_prob is None or log_weight is None or "action" not in ensemble.history:
         return False
-    expected = -np.asarray(ensemble.series("action")) - log_prob
+    expected = log_weights(ensemble.series("action"), log_prob)
     return bool(np.allclose(log_weight, expected, rtol=1e-6, atol=1e-3))
 
 

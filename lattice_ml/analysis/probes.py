@@ -17,12 +17,12 @@ a score that is no gradient has an antisymmetric part, the curl of what was lear
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from lattice_ml.analysis.terms import gradients
 from lattice_ml.fields.lattice import Lattice, group_means
@@ -86,14 +86,14 @@ class ProbedKernel:
         whole = self._norm_squared(self.symmetric) or 1.0
         return float(np.sqrt(max(0.0, 1 - self._norm_squared(self.values**2) / whole)))
 
-    def _norm_squared(self, squares: np.ndarray) -> Any:
+    def _norm_squared(self, squares: np.ndarray) -> float:
         return np.sum(self.lattice.shell_sizes * squares.mean(axis=0))
 
 
 def kernel_by_probes(
     score: Score,
-    fields: Any,
-    *arguments: Any,
+    fields: ArrayLike,
+    *arguments: ArrayLike,
     n_probes: int | None = 1,
     seed: int = 0,
     batch_size: int = 64,
@@ -141,7 +141,7 @@ def kernel_by_probes(
     return ProbedKernel(lattice, values, symmetric, antisymmetric)
 
 
-def regression(scores: Any, fields: Any) -> tuple[np.ndarray, np.ndarray]:
+def regression(scores: ArrayLike, fields: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Regress -s on phi per shell, <-s phi*>/<|phi|^2>: values and errors, `(n_shells,)` each.
 
     For an exact score it is 1/G(p), because <-s phi*> = V.
@@ -161,7 +161,9 @@ def regression(scores: Any, fields: Any) -> tuple[np.ndarray, np.ndarray]:
     return value, spread / below.mean(axis=0) / np.sqrt(len(phi))
 
 
-def projection(scores: Any, noised: Any, fields: Any) -> dict[str, tuple[float, float]]:
+def projection(
+    scores: ArrayLike, noised: ArrayLike, fields: ArrayLike
+) -> dict[str, tuple[float, float]]:
     """Project a score onto the quartic action's force: h, a, b and bare_mass_squared with errors.
 
     The score of x = phi + noise is -E[dS/dphi | x], at any noise.  With the fields
@@ -192,7 +194,7 @@ def projection(scores: Any, noised: Any, fields: Any) -> dict[str, tuple[float, 
     return {k: (float(v), float(e)) for k, v, e in zip(names, both[0][0], error, strict=True)}
 
 
-def without_noise(j: Any, error: Any, t: float) -> tuple[np.ndarray, np.ndarray]:
+def without_noise(j: ArrayLike, error: ArrayLike, t: float) -> tuple[np.ndarray, np.ndarray]:
     """Undo noise of variance t: 1/(1/J - t) = J/(1 - t J), and its error.
 
     Exact for a Gaussian.  Otherwise <J> misses t Var(S''), to first order in t.

@@ -12,21 +12,25 @@ Eigenvalues are compared as sets, one set per shell of equal p_hat^2: whatever s
 has no order of its own, and noise splits it.
 """
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from lattice_ml.actions import quadratic_form
+from lattice_ml.actions import Action, Quartic, quadratic_form
 from lattice_ml.analysis.probes import plane_waves
 from lattice_ml.analysis.two_point import TwoPoint
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Floats, Scalar
+from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import jackknife_error
 
 __all__ = [
     "InversePropagator",
     "Line",
     "bare_form",
+    "bare_form_of",
     "couplings",
     "data_kernel",
     "fit_line",
@@ -55,7 +59,7 @@ class Line(NamedTuple):
     residual: float
 
 
-def fit_line(x: Any, y: Any, weights: Any, *, correlated: bool = False) -> Line:
+def fit_line(x: ArrayLike, y: ArrayLike, weights: ArrayLike, *, correlated: bool = False) -> Line:
     """Fit a line by weighted least squares; the errors come from the residuals' own spread.
 
     Args:
@@ -73,7 +77,10 @@ def fit_line(x: Any, y: Any, weights: Any, *, correlated: bool = False) -> Line:
 
 
 def couplings(
-    lattice: Lattice, kernel: Any, by_field: Any = None, squares: Any = None
+    lattice: Lattice,
+    kernel: ArrayLike,
+    by_field: np.ndarray | None = None,
+    squares: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Read (h, a, b) off a kernel 2a - 2dh + h p_hat^2 + 12 b phi^2, each with its error.
 
@@ -92,10 +99,10 @@ def couplings(
     sizes, ndim = lattice.shell_sizes, lattice.ndim
     line = fit_line(lattice.shells[0], kernel, sizes, correlated=True)
     constant, shift, b = line.constant, 0.0, None
-    if by_field is not None:
+    if by_field is not None and squares is not None:
         square = np.mean(squares)
-        change = np.asarray(squares) - square
-        slopes = change @ np.asarray(by_field) / np.sum(change**2)
+        change = squares - square
+        slopes = change @ by_field / np.sum(change**2)
         slope = np.average(slopes, weights=sizes)
         spread = np.sqrt(np.average((slopes - slope) ** 2, weights=sizes))
         constant, shift = constant - slope * square, spread * square
@@ -160,7 +167,7 @@ def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropaga
     return InversePropagator(value, error, (z, dz), (mass_squared, dm), len(moving))
 
 
-def data_kernel(second: Any) -> np.ndarray:
+def data_kernel(second: ArrayLike) -> np.ndarray:
     """Eigenvalues that a Gaussian's kernel needs to have this second moment, `(N_v,)`, ascending.
 
     1 over the eigenvalues of `second`; infinite where it is singular to rounding, as for pixels
@@ -172,7 +179,7 @@ def data_kernel(second: Any) -> np.ndarray:
     return np.where(moments > floor, 1 / safe, np.inf)
 
 
-def regulated(exact: Any, mu_squared: float, n_hidden: int) -> np.ndarray:
+def regulated(exact: ArrayLike, mu_squared: float, n_hidden: int) -> np.ndarray:
     """What a Gaussian RBM can learn of a spectrum (ascending): min(exact, mu^2), `(N_v,)`.
 
     N_h hidden fields lower the N_h lowest modes; the rest stays at mu^2 (arXiv:2309.15002).
@@ -182,12 +189,14 @@ def regulated(exact: Any, mu_squared: float, n_hidden: int) -> np.ndarray:
     return learned
 
 
-def learned_singular_values(target: Any, mu_squared: float, sigma: float) -> np.ndarray:
+def learned_singular_values(target: ArrayLike, mu_squared: float, sigma: float) -> np.ndarray:
     """Singular values of w that give a regulated spectrum: sqrt(mu^2 - kappa)/sigma, falling."""
     return np.sqrt(np.maximum(mu_squared - np.asarray(target), 0)) / sigma
 
 
-def largest_deviation(eigenvalues: Any, target: Any, exact: Any, mu_squared: float) -> float | None:
+def largest_deviation(
+    eigenvalues: ArrayLike, target: ArrayLike, exact: ArrayLike, mu_squared: float
+) -> float | None:
     """Largest |eigenvalue/target - 1| over modes with exact < 0.9 mu^2; None without any."""
     learned = np.asarray(exact) < 0.9 * mu_squared
     if not learned.any():
@@ -195,7 +204,7 @@ def largest_deviation(eigenvalues: Any, target: Any, exact: Any, mu_squared: flo
     return float(np.max(np.abs(np.asarray(eigenvalues) / np.asarray(target) - 1)[learned]))
 
 
-def shell_sets(kernel: Any, lattice: Lattice) -> list[np.ndarray]:
+def shell_sets(kernel: ArrayLike, lattice: Lattice) -> list[np.ndarray]:
     """Eigenvalues of each shell's block of a symmetric kernel `(V, V)`, ascending.
 
     A set belongs to one exact value: its mean is the shell's mean of <p|K|p>, and its spread shows
@@ -208,15 +217,15 @@ def shell_sets(kernel: Any, lattice: Lattice) -> list[np.ndarray]:
 
 
 def machine(
-    w: Any,
-    mu_squared: Any,
+    w: ArrayLike,
+    mu_squared: ArrayLike,
     sigma: float,
-    second: Any,
-    errors: Any,
+    second: ArrayLike,
+    errors: ArrayLike,
     *,
     lattice: Lattice | None = None,
-    free: Any = None,
-) -> dict[str, Any]:
+    free: np.ndarray | None = None,
+) -> JsonTable:
     """The kernel K = mu^2 - sigma^2 w w^T of a Gaussian RBM against what it can learn.
 
     Args:
@@ -237,9 +246,6 @@ def machine(
     n_visible, n_hidden = w.shape
     kernel = np.diag(np.broadcast_to(mass, n_visible)) - sigma**2 * w @ w.T
     eigenvalues, vectors = np.linalg.eigh(kernel)
-    targets = free
-    if lattice is not None and free is None:
-        targets = 1 / np.array([s.mean() for s in shell_sets(second, lattice)])
     exact = data_kernel(second)
     if lattice is not None and free is not None:
         exact = np.sort(np.repeat(free, lattice.shell_sizes))
@@ -248,7 +254,7 @@ def machine(
         unknown = mass.ndim > 0
         return spectrum * np.nan if unknown else regulated(spectrum, float(mass), n_hidden)
 
-    found: dict[str, Any] = {
+    found: JsonTable = {
         "eigenvalues": eigenvalues,
         "errors": errors,
         "exact": exact,
@@ -264,6 +270,9 @@ def machine(
         found["deviation"] = largest_deviation(eigenvalues, found["regulated"], exact, float(mass))
     if lattice is not None:
         sets, sizes = shell_sets(kernel, lattice), lattice.shell_sizes
+        targets = free
+        if targets is None:
+            targets = 1 / np.array([s.mean() for s in shell_sets(second, lattice)])
         modes = np.repeat(targets, sizes)
         order = np.argsort(modes, kind="stable")
         modes[order] = target(modes[order])
@@ -283,8 +292,12 @@ def machine(
 
 
 def per_shell(
-    lattice: Lattice, learned: Any, error: Any, exact: Any, **columns: Any
-) -> dict[str, Any]:
+    lattice: Lattice,
+    learned: np.ndarray,
+    error: np.ndarray,
+    exact: np.ndarray,
+    **columns: np.ndarray,
+) -> JsonTable:
     """The lists of `spectrum.json` where they have one entry per shell, and the table `shells`.
 
     The table's columns are of equal length; `ratio` is learned/exact if it is not given.
@@ -299,6 +312,14 @@ def per_shell(
 def bare_form(h: Scalar, a: Scalar, lattice: Lattice) -> Floats:
     """The quadratic form of every shell, exact without phi^4."""
     return quadratic_form(float(h), float(a), lattice.ndim, lattice.shells[0])
+
+
+def bare_form_of(action: Action | None, lattice: Lattice) -> tuple[np.ndarray, float]:
+    """The bare form of an action, NaN if it is not known, and the coefficient b of phi^4."""
+    if not isinstance(action, Quartic):
+        return np.full(len(lattice.shells[0]), np.nan), math.nan
+    h, a, b = action.couplings()
+    return bare_form(h, a, lattice), float(b)
 
 
 def _shell_errors(vectors: np.ndarray, errors: np.ndarray, lattice: Lattice) -> np.ndarray:

@@ -15,6 +15,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import jackknife_error
+from lattice_ml.statistics.series import as_weights
 from lattice_ml.storage.ensemble import rows_in
 
 __all__ = ["TwoPoint", "bin_numbers", "two_point"]
@@ -112,11 +113,7 @@ def two_point(ensemble: Ensemble, *, n_bins: int | None = None, weights: bool = 
             f"configurations in {number}"
         )
     log_weight = ensemble.log_weight if weights else None
-    weight = np.ones((n_chains, n_configs))
-    if log_weight is not None:
-        weight = np.exp(log_weight - log_weight.max())
-        weight /= weight.mean()
-    sample_weights = weight.T.reshape(-1)
+    sample_weights = as_weights(log_weight, (n_chains, n_configs)).T.reshape(-1)
     sums = np.zeros((number, *lattice.shape))
     for start, block in ensemble.blocks():
         rows = rows_in(_PIECE_BYTES, lattice.shape, block.dtype)

@@ -5,30 +5,31 @@ in a folder that is thrown away.  Counted as training are the seconds of the HMC
 included, and of the gradient steps; compilation and the report on the trained model are not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.actions import Quartic
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, compiled_apart, timed_draws
 from lattice_ml.fields.lattice import Lattice
-from lattice_ml.jobs import config, correction
+from lattice_ml.jobs import config
 from lattice_ml.jobs.generate import generate
 from lattice_ml.jobs.train import train
-from lattice_ml.models.diffusion.drawing import Drawing
-from lattice_ml.models.drawers import DiffusionDrawer, Drawer, RBMDrawer
+from lattice_ml.models.kinds import KINDS
 from lattice_ml.runtime.arguments import as_arguments
-from lattice_ml.statistics import estimate
+from lattice_ml.runtime.json import Section
+from lattice_ml.statistics import estimate, reweight, weights_of
 
-__all__ = ["MODELS", "Learned", "ModelSettings", "Workshop", "effective_share"]
+__all__ = ["MODELS", "Learned", "ModelMaker", "ModelSettings", "Recipe", "effective_share"]
 
 _DOUBLED = 64  # samples whose steps are doubled
+_DOUBLING = 2**32 - 2  # the stream of their key
 _CHAINS = 64
 
 
@@ -75,14 +76,30 @@ class Learned(NamedTuple):
     log_w_change: float | None
 
 
+class Recipe(NamedTuple):
+    """How a model is made.
+
+    Attributes:
+        extents: of the lattices that it is trained on, one after the other.
+        table: of the config of its training.
+        n_samples: drawn of it.
+        sampling: what its `[sampling]` section says; the rest are the kind's defaults.
+    """
+
+    extents: Sequence[int]
+    table: Section
+    n_samples: int
+    sampling: Section = MappingProxyType({})
+
+
 @dataclass(frozen=True)
-class Workshop:
-    """Where the models of one lattice are made.
+class ModelMaker:
+    """Makes the models of one lattice.
 
     Args:
         folder: for ensembles and models.
-        action: of the theory, and its `[action]` section.
-        section: the couplings in a config.
+        action: of the theory.
+        section: the same in a config.
         lattice: of the league.
         seed: of data, training and samples.
         settings: of the models.
@@ -90,7 +107,7 @@ class Workshop:
 
     folder: Path
     action: Quartic
-    section: Mapping[str, Any]
+    section: Section
     lattice: Lattice
     seed: int
     settings: ModelSettings
@@ -116,75 +133,57 @@ class Workshop:
             self._data[extent] = path, seconds
         return self._data[extent]
 
-    def train(self, name: str, extents: list[int], table: Mapping[str, Any]) -> tuple[Any, float]:
-        """A model trained on lattices of these extents, and the seconds of data and training."""
-        made = [self.data(extent) for extent in extents]
-        job = config.parse_training(as_arguments({"seed": self.seed, **table}))
+    def make(self, name: str) -> Learned:
+        """Train a model by its name in `MODELS`; time and judge its samples."""
+        recipe = MODELS[name](self.settings, self.lattice.shape[0])
+        made = [self.data(extent) for extent in recipe.extents]
+        job = config.parse_training(as_arguments({"seed": self.seed, **recipe.table}))
         model = train(job, self.folder / name, data=[path for path, _ in made])
-        return model, sum(s for _, s in made) + float(model.seconds or 0.0)
-
-    def sell(self, drawer: Drawer, seconds: float, n_samples: int) -> Learned:
-        """Samples of a trained model, timed and judged."""
-        change = None
-        if isinstance(drawer, DiffusionDrawer) and drawer.density:
-            key = jax.random.fold_in(drawer.key, 2**32 - 2)
-            found = drawer.step_error(self.action, key, _DOUBLED)
-            change = float(np.sqrt(np.mean(found**2)))
-        return Learned(timed_draws(drawer, self.action, n_samples), seconds, change)
-
-    @property
-    def extent(self) -> int:
-        return self.lattice.shape[0]
-
-    @property
-    def key(self) -> jax.Array:
-        return jax.random.key(self.seed)
+        sampling = KINDS[model.kind].sections.SamplingSection(**recipe.sampling)
+        key = jax.random.key(self.seed)
+        drawer = model.drawer(self.lattice.shape, self.action, sampling, key)
+        change = drawer.step_error(self.action, jax.random.fold_in(key, _DOUBLING), _DOUBLED)
+        return Learned(
+            timed_draws(drawer, self.action, recipe.n_samples),
+            sum(seconds for _, seconds in made) + float(model.seconds or 0.0),
+            None if change is None else float(np.sqrt(np.mean(change**2))),
+        )
 
 
-def _rbm(shop: Workshop) -> Learned:
-    table = {
-        "model": {"kind": "GaussianRBM"},
-        "training": {"n_steps": shop.settings.rbm_steps, "augment": True, "snapshots": 0},
-    }
-    model, seconds = shop.train("rbm", [shop.extent], table)
-    drawer = RBMDrawer.choose(model.network, shop.lattice.shape, shop.key)
-    return shop.sell(drawer, seconds, shop.settings.n_samples)
+def _rbm(settings: ModelSettings, extent: int) -> Recipe:
+    training = {"n_steps": settings.rbm_steps, "augment": True, "snapshots": 0}
+    table = {"model": {"kind": "GaussianRBM"}, "training": training}
+    return Recipe([extent], table, settings.n_samples)
 
 
-def _zero(shop: Workshop) -> Learned:
-    model, seconds = shop.train("zero", [shop.extent], {"model": {"denoiser": "zero"}})
-    return shop.sell(_diffusion(shop, model), seconds, shop.settings.n_samples)
+def _zero(settings: ModelSettings, extent: int) -> Recipe:
+    return Recipe([extent], {"model": {"denoiser": "zero"}}, settings.n_samples)
 
 
-def _shallow(shop: Workshop) -> Learned:
+def _shallow(settings: ModelSettings, extent: int) -> Recipe:
     """Learned on small lattices first: the weights do not know the volume."""
-    extents = [shop.extent]
+    extents = [extent]
     while extents[0] % 2 == 0 and extents[0] >= 16:
         extents.insert(0, extents[0] // 2)
-    settings = shop.settings
     steps = [settings.first_steps, *[settings.next_steps] * (len(extents) - 1)]
-    training: dict[str, Any] = {"n_steps": steps}
-    if settings.fine_tune_steps:
-        training |= {"fine_tune": True, "fine_tune_steps": settings.fine_tune_steps}
+    fine_tuning = {"fine_tune": True, "fine_tune_steps": settings.fine_tune_steps}
+    training = {"n_steps": steps} | (fine_tuning if settings.fine_tune_steps else {})
     table = {"model": {"denoiser": "shallow"}, "training": training}
-    model, seconds = shop.train("shallow", extents, table)
-    return shop.sell(_diffusion(shop, model), seconds, settings.n_samples)
+    return Recipe(extents, table, settings.n_samples)
 
 
-def _unet(shop: Workshop) -> Learned:
-    settings = shop.settings
-    table = {
-        "model": {"denoiser": "unet", "target": "data", "channels": list(settings.channels)},
-        "training": {"n_steps": settings.unet_steps, "batch_size": 64, "learning_rate": 2e-3},
-    }
-    model, seconds = shop.train("unet", [shop.extent], table)
-    drawer = _diffusion(
-        shop, model, method="sde", schedule="exploding", n_steps=settings.unet_sampling_steps
+def _unet(settings: ModelSettings, extent: int) -> Recipe:
+    model = {"denoiser": "unet", "target": "data", "channels": list(settings.channels)}
+    training = {"n_steps": settings.unet_steps, "batch_size": 64, "learning_rate": 2e-3}
+    return Recipe(
+        [extent],
+        {"model": model, "training": training},
+        settings.unet_samples,
+        {"method": "sde", "schedule": "exploding", "n_steps": settings.unet_sampling_steps},
     )
-    return shop.sell(drawer, seconds, settings.unet_samples)
 
 
-MODELS: dict[str, Callable[[Workshop], Learned]] = {
+MODELS: dict[str, Callable[[ModelSettings, int], Recipe]] = {
     "rbm": _rbm,
     "diffusion_zero": _zero,
     "diffusion_shallow": _shallow,
@@ -192,16 +191,9 @@ MODELS: dict[str, Callable[[Workshop], Learned]] = {
 }
 
 
-def _diffusion(shop: Workshop, model: Any, **choices: Any) -> DiffusionDrawer:
-    """A drawer at the theory that a model was trained on last."""
-    theory = model.stages[-1].theories[-1].astype(jnp.float32)
-    drawing = Drawing.choose(model.network, shop.lattice.shape, **choices)
-    return DiffusionDrawer(model.network, theory, drawing, shop.key)
-
-
 def effective_share(samples: Samples) -> Number:
     """Kish's effective share <w>^2 / <w^2> of weighted independent draws, with its error."""
     logs = np.asarray(samples.log_weights)
-    w = np.exp(logs - logs.max())
+    w = weights_of(logs)
     found = estimate(np.stack([w, w * w]), lambda means: means[0] ** 2 / means[1])
-    return Number(correction.reweight(logs).ess, found.error)
+    return Number(reweight(logs).ess, found.error)

@@ -149,8 +149,8 @@ def _model(chains: chain.Chains, settings: Settings, seed: int) -> tuple[np.ndar
     scale = float(np.abs(chains.cfgs).max())
     fields = chains.cfgs / scale
     theory = measure_theory(chains.action, [(fields, None)]).astype(jnp.float32)
-    chosen = isinstance(settings.base, str)
-    schedule = unet.noise_schedule(theory) if chosen else VarianceExploding(settings.base)
+    base, chosen = settings.base, unet.noise_schedule(theory)
+    schedule = chosen if isinstance(base, str) else VarianceExploding(base)
     network = UNet(
         channels=settings.channels,
         preconditioning=settings.preconditioning,

@@ -22,7 +22,7 @@ import jax
 from lattice_ml.actions import conventions
 from lattice_ml.benches import classical
 from lattice_ml.benches.classical import CLASSICAL
-from lattice_ml.benches.learned import MODELS, ModelSettings, Workshop, effective_share
+from lattice_ml.benches.learned import MODELS, ModelMaker, ModelSettings, effective_share
 from lattice_ml.benches.record import Column, Number, Result, Row
 from lattice_ml.benches.style import BLUE, GREY, ORANGE, colours, empty
 from lattice_ml.benches.timing import Samples
@@ -129,9 +129,9 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
         tuned = dict(samples.tuned or {})
         rows.append(row(name, samples) | {"tau_int": tau, "rate": rate, "tuned": tuned})
     section = {"kind": "Phi4", "convention": "kappa", **couplings}
-    shop = Workshop(folder, action, section, lattice, seed, settings)
+    maker = ModelMaker(folder, action, section, lattice, seed, settings)
     for name in (name for name in MODELS if name in settings.rows):
-        learned = MODELS[name](shop)
+        learned = maker.make(name)
         raw, seconds = learned.samples, learned.training_seconds
         entries: list[tuple[str, bool, Number | None]] = [(f"{name}, raw", False, None)]
         if raw.log_weights is not None:

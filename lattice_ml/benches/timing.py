@@ -17,8 +17,7 @@ from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.benches.record import Number
 from lattice_ml.chains import run
 from lattice_ml.fields.lattice import Lattice
-from lattice_ml.models.diffusion.drawing import log_weights
-from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawer import Drawer
 from lattice_ml.observables import DERIVED, measure_configurations
 from lattice_ml.runtime.session import compile_times
 from lattice_ml.statistics import Estimate
@@ -137,7 +136,7 @@ def timed_draws(drawer: Drawer, action: Action, n_samples: int) -> Samples:
         rates.append(count * drawer.batch_size / (time.perf_counter() - begin))
     whole = jax.tree.map(lambda *parts: np.concatenate(parts), *drawn)
     series = measure_configurations(action, whole.fields)
-    logs = log_weights(whole, series["action"])[None] if drawer.weighted else None
+    logs = None if drawer.unweighted else whole.log_weights(series["action"])[None]
     return Samples(
         Lattice(drawer.shape),
         {name: values[None] for name, values in series.items()},

@@ -21,7 +21,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Flags, Floats, Integers
 from lattice_ml.observables import DERIVED
 from lattice_ml.observables.ensemble import Ensemble
-from lattice_ml.statistics import Estimate, doubt_of, estimate
+from lattice_ml.statistics import Estimate, doubt_of, estimate, weights_of
 from lattice_ml.statistics.series import as_weights
 from lattice_ml.storage.ensemble import rows_in
 
@@ -42,7 +42,7 @@ class Fields(NamedTuple):
     def weights(self) -> Floats | None:
         """`(n,)`, the largest of them 1; None where all count alike."""
         logs = self.log_weights
-        return None if logs is None else np.asarray(np.exp(logs - logs.max()))
+        return None if logs is None else weights_of(logs)
 
     def of(self, stretches: Flags) -> "Fields":
         """The configurations of those stretches that are True in `(n_stretches,)`."""

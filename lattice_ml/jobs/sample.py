@@ -7,27 +7,22 @@ its files are the same wherever it was interrupted.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from lattice_ml.actions import Action, Quartic, conventions, quartic
-from lattice_ml.jobs import correction
+from lattice_ml.actions import Quartic, conventions
 from lattice_ml.jobs.config import SamplingJob
-from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
-from lattice_ml.models.diffusion.drawing import Drawing, draw_film
-from lattice_ml.models.diffusion.transfer import theory_at
-from lattice_ml.models.drawers import DiffusionDrawer, RBMDrawer
+from lattice_ml.jobs.film import write_film
+from lattice_ml.jobs.units import CORRECTIONS, Samples, Units, known_weights
 from lattice_ml.models.model import Model
-from lattice_ml.report.film import write_film
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
-from lattice_ml.statistics import kish
+from lattice_ml.statistics import kish, reweight
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.run import Run, open_run
@@ -58,7 +53,7 @@ def sample(
         model: from `open_model`.
         out: a new or empty directory, or one that an equal call began; `n_samples` may grow.
         n_samples: in all.
-        correct: "none", "reweight", "metropolis" or "hmc"; see `sampling_units`.
+        correct: "none", "reweight", "metropolis" or "hmc"; see `units`.
         time_limit: seconds after which no new block is started.
         on_progress: called after every block.
 
@@ -78,9 +73,8 @@ def sample(
     run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
     with run, watching(time_limit) as watch:
         write_config(run.directory, config)
-        flow = units.drawer if isinstance(units.drawer, DiffusionDrawer) else None
-        if flow and flow.density and "log_prob_error" not in run.tuned:
-            run.record(**_step_error(flow, _theory(job)))
+        if "log_prob_error" not in run.tuned and (change := _step_error(units)):
+            run.record(**change)
         for part in _parts(units, run, n_samples):
             _append(run, part, save_configs=job.output.save_configs)
             on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
@@ -91,20 +85,22 @@ def sample(
                     f"command goes on from there"
                 )
         run.finish()
-        if flow and job.sampling.snapshots:
-            _film(flow, job, run.directory, n_samples)
+        film = units.drawer.film()
+        if film is not None and isinstance(job.action, Quartic):
+            with replacing(run.directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
+                np.save(file, film.frames[:, :n_samples])
+            write_film(film.frames, film.variances, job.action, run.directory, seed=job.seed)
     return open_ensemble(out)
 
 
 def summary(ensemble: EnsembleOnDisk) -> list[str]:
     """Lines on what sampled configurations are worth, with warnings where they are due."""
     lines = []
-    weights = ensemble.log_weight
-    if weights is None and ensemble.log_prob is not None and "action" in ensemble.history:
-        weights = -ensemble.series("action") - ensemble.log_prob
+    action = ensemble.series("action") if "action" in ensemble.history else None
+    weights = known_weights(ensemble.log_weight, ensemble.log_prob, action)
     log_z_error = math.inf
     if weights is not None:
-        worth = correction.reweight(weights)
+        worth = reweight(weights)
         log_z_error = worth.log_z_error
         lines.append(str(worth))
     if "acceptance" in ensemble.history:
@@ -145,55 +141,21 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if correct not in CORRECTIONS:
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
-    key = jax.random.key(job.seed)
-    drawer = _rbm(job, model, key) if model.kind == "GaussianRBM" else _diffusion(job, model, key)
+    asked = job.lattice.shape, job.action, job.sampling
+    drawer = model.drawer(*asked, jax.random.key(job.seed), job.output.dtype)
     if correct != "none" and job.action is None:
         raise ValueError(
             f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
         )
-    if correct != "none" and not drawer.weighted:
-        method = drawer.settings["method"]
-        why = (
-            f"a {model.config['model']['denoiser']} network has no affordable density on "
-            f"{job.lattice.volume} sites"
-            if method == "ode"
-            else f"samples of the method {method} have no density"
-        )
+    if correct != "none" and drawer.unweighted:
         raise ValueError(
-            f"cannot correct by {correct}: {why}; use --sampling.method path, or --correct none"
+            f"cannot correct by {correct}: {drawer.unweighted}; use --sampling.method path, or "
+            f"--correct none"
         )
     return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
 
 
-def _diffusion(job: SamplingJob, model: Model, key: jax.Array) -> DiffusionDrawer:
-    """A diffusion model at the lattice and the couplings that are asked for."""
-    if job.action is None:
-        raise ValueError("a diffusion model needs an action, got action.kind = none")
-    settings = {name: getattr(job.sampling, name) for name in DiffusionDrawer.SETTINGS}
-    drawing = Drawing.choose(model.network, job.lattice.shape, **settings)
-    frames = job.sampling.snapshots
-    if frames and not 2 <= frames <= drawing.n_steps + 1:
-        raise ValueError(
-            f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
-            f"sampling.n_steps = {drawing.n_steps}, got {frames}"
-        )
-    theory = theory_at(model.theories, _theory(job), job.lattice.shape).astype(job.output.dtype)
-    return DiffusionDrawer(model.network, theory, drawing, key)
-
-
-def _rbm(job: SamplingJob, model: Model, key: jax.Array) -> RBMDrawer:
-    """An RBM, which lives on one lattice."""
-    shape = model.stages[-1].shape
-    if job.lattice.shape != shape:
-        raise ValueError(
-            f"this RBM has one weight per site of {list(shape)} and cannot sample lattice.shape = "
-            f"{list(job.lattice.shape)}"
-        )
-    settings = {name: getattr(job.sampling, name) for name in RBMDrawer.SETTINGS}
-    return RBMDrawer.choose(model.network, shape, key, dtype=job.output.dtype, **settings)
-
-
-def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dict[str, Any]:
+def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> JsonTable:
     """The resolved config of the ensemble."""
     section = model.config["model"]
     return {
@@ -208,7 +170,7 @@ def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> dic
     }
 
 
-def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
+def _labels(job: SamplingJob, model: Model, units: Units) -> JsonTable:
     """Where the samples come from, and what they are not."""
     known = [(s.shape, _couplings(a, len(s.shape))) for s in model.stages for a in s.actions]
     couplings = _couplings(job.config["action"], job.lattice.ndim)
@@ -218,16 +180,15 @@ def _labels(job: SamplingJob, model: Model, units: Units) -> dict[str, Any]:
             len(c) == len(couplings) and np.allclose(c, couplings, rtol=1e-12) for _, c in known
         ),
     }
-    drawing = getattr(units.drawer, "drawing", None)
     return {
         "model": str(model.directory),
         "extrapolated": [name for name, is_other in extrapolated.items() if is_other],
-        "approximate": bool(drawing and drawing.n_probes and drawing.density),
+        "approximate": units.drawer.approximate,
     }
 
 
-def _couplings(section: Mapping[str, Any], ndim: int) -> list[float]:
-    """(h, a, b) of an `[action]` section; nothing where it is not known."""
+def _couplings(section: Section, ndim: int) -> list[float]:
+    """(h, a, b) of an `[action]` section; nothing where it has none."""
     action = conventions.from_config(section, ndim)
     return [float(c) for c in action.couplings()] if isinstance(action, Quartic) else []
 
@@ -245,19 +206,7 @@ def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
         made = units.make(first, n, run.state() or {})
         whole = n_samples >= (first + n) * units.size
         stop = None if whole else n_samples - first * units.size
-        yield _cut(made, slice(skip, stop), made.states[-1 if whole else -2])
-
-
-def _cut(made: Samples, part: slice, state: dict[str, np.ndarray]) -> Samples:
-    """Some of the samples, with the state that the unit after or around their end begins with."""
-    return Samples(
-        made.cfgs[part],
-        {name: values[part] for name, values in made.history.items()},
-        None if made.log_prob is None else made.log_prob[part],
-        None if made.log_weight is None else made.log_weight[part],
-        [state],
-        made.tuned,
-    )
+        yield made.cut(slice(skip, stop), made.states[-1 if whole else -2])
 
 
 def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
@@ -281,9 +230,7 @@ def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
 def _quality(part: Samples) -> dict[str, float]:
     """What a block of samples is worth."""
     found = {}
-    weights = part.log_weight
-    if weights is None and part.log_prob is not None and "action" in part.history:
-        weights = -part.history["action"] - part.log_prob
+    weights = known_weights(part.log_weight, part.log_prob, part.history.get("action"))
     if weights is not None:
         found["ess"] = kish(weights) / len(weights)
     if "acceptance" in part.history:
@@ -297,24 +244,12 @@ def _sampler_settings(run: Run) -> dict[str, float]:
     return {name: run.tuned[name] for name in names if name in run.tuned}
 
 
-def _film(drawer: DiffusionDrawer, job: SamplingJob, directory: Path, n_samples: int) -> None:
-    """Keep the first samples on their way from noise, and draw them beside Langevin time."""
-    n = job.sampling.snapshots
-    frames = draw_film(drawer.network, drawer.theory, drawer.drawing, drawer.key, n)
-    with replacing(directory / _SNAPSHOTS) as temporary, temporary.open("wb") as file:
-        np.save(file, frames[:, :n_samples])
-    variances = drawer.drawing.noise_variances(drawer.theory, n)
-    write_film(frames, variances, _theory(job), directory, seed=job.seed)
-
-
-def _theory(job: SamplingJob) -> Quartic:
-    return quartic(job.action, "diffusion models are")
-
-
-def _step_error(drawer: DiffusionDrawer, action: Action) -> dict[str, float]:
-    """Change of log w under step doubling: its rms and its mean."""
-    key = jax.random.fold_in(drawer.key, _DOUBLING_STREAM)
-    change = drawer.step_error(action, key, _DOUBLED)
+def _step_error(units: Units) -> dict[str, float]:
+    """Change of log w under step doubling: its rms and its mean, where there are steps."""
+    key = jax.random.fold_in(units.key, _DOUBLING_STREAM)
+    change = None if units.action is None else units.drawer.step_error(units.action, key, _DOUBLED)
+    if change is None:
+        return {}
     return {
         "log_prob_error": float(np.sqrt(np.mean(change**2))),
         "log_prob_change": float(np.mean(change)),

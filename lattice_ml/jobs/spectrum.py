@@ -1,8 +1,8 @@
 r"""`spectrum()`: what an ensemble shows, or a model has learned, momentum by momentum.
 
-An ensemble has its inverse propagator 1/G(p), a Gaussian RBM the eigenvalues of its kernel K
-(`analysis/spectrum.py`), and a diffusion model the curvature of its learned score
-(`models/diffusion/spectrum.py`).  Each stands beside what it should be, where that is known: a
+An ensemble has its inverse propagator 1/G(p), a model what its kind says of it
+(`models/X/spectrum.py`): a Gaussian RBM the eigenvalues of its kernel K, a diffusion model the
+curvature of its learned score.  Each stands beside what it should be, where that is known: a
 free action's 2a - 2dh + h p_hat^2, the inverse of the data's second moment, the averaged Hessian
 of the action.
 
@@ -10,20 +10,17 @@ All is returned as a table of JSON values (docs/spectrum.md lists the keys) and 
 `spectrum.json`, with a page of plots beside it.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lattice_ml.actions import Action, Quartic, conventions
 from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs.open_model import open_model
-from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
+from lattice_ml.models.model import Probing
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.report import spectrum as spectrum_figures
 from lattice_ml.runtime.jax_modes import ordinary
@@ -34,9 +31,7 @@ from lattice_ml.statistics import doubt_of
 from lattice_ml.storage import model as model_files
 from lattice_ml.storage.ensemble import open_ensemble
 
-__all__ = ["check", "of_ensemble", "of_machine", "spectrum", "write"]
-
-Found = JsonTable
+__all__ = ["check", "of_ensemble", "spectrum", "write"]
 
 _TABLE = "spectrum.json"
 _FIGURES = (
@@ -53,11 +48,11 @@ def spectrum(
     *,
     fields: str | os.PathLike[str] | None = None,
     n_fields: int | None = None,
-    noise: Sequence[float] = NOISE,
+    noise: Sequence[float] | None = None,
     weights: bool = True,
     seed: int = 0,
     verify: bool = True,
-) -> Found:
+) -> JsonTable:
     """Write `spectrum.json` and a page of plots of a model or an ensemble to `out`.
 
     Args:
@@ -67,7 +62,7 @@ def spectrum(
             by default.
         n_fields: how many; 256 by default, 64 of networks that are slow to sample.
         noise: variances of the noise under a diffusion model's score, in units of C_min; the first
-            is the one that the table shows.
+            is the one that the table shows.  By default those of the kind.
         weights: use an ensemble's `log_weight` where it has one.
         seed: of samples, noise and probes.
         verify: compare the sha256 of an ensemble's shards before they are read.
@@ -81,26 +76,22 @@ def spectrum(
         ValueError: settings that make no sense.
     """
     check(out)
-    if not noise or min(noise) <= 0 or not np.all(np.isfinite(noise)):
+    if noise is not None and not (noise and min(noise) > 0 and np.all(np.isfinite(noise))):
         raise ValueError(f"noise must be positive variances in units of C_min, got {tuple(noise)}")
     if n_fields is not None and n_fields < 2:
         raise ValueError(f"errors need n_fields >= 2, got {n_fields}")
     directory = Path(path)
-    model = open_model(path) if (directory / model_files.MANIFEST).exists() else None
-    diffusion = model is not None and model.config["model"]["kind"] == "Diffusion"
-    if fields is not None and not diffusion:
-        raise ValueError(f"only a diffusion model is probed at given fields, {directory} is none")
-    if model is None:
-        found = of_ensemble(open_ensemble(path, verify=verify), weights=weights)
-    elif not diffusion:
-        found = of_machine(model)
-    else:
+    if (directory / model_files.MANIFEST).exists():
         source = None if fields is None else open_ensemble(fields, verify=verify)
-        found = of_diffusion(model, source, n_fields=n_fields, noise=noise, seed=seed)
+        found = open_model(path).spectrum(Probing(source, n_fields, noise, seed))
+    elif fields is None:
+        found = of_ensemble(open_ensemble(path, verify=verify), weights=weights)
+    else:
+        raise ValueError(f"only a diffusion model is probed at given fields, {directory} is none")
     return write({"source": str(directory)} | found, out)
 
 
-def write(found: Found, out: str | os.PathLike[str]) -> Found:
+def write(found: JsonTable, out: str | os.PathLike[str]) -> JsonTable:
     """Write what was found; return it as JSON values, null in the place of NaN and infinity."""
     table = plain_table(found)
     check(out)
@@ -116,10 +107,10 @@ def check(out: str | os.PathLike[str]) -> None:
     check_page(Path(out) / "index.html", "spectrum", _FIGURES)
 
 
-def of_ensemble(ensemble: Ensemble, *, weights: bool = True) -> Found:
+def of_ensemble(ensemble: Ensemble, *, weights: bool = True) -> JsonTable:
     """The inverse propagator of an ensemble, see `analysis.spectrum.inverse_propagator`."""
     lattice = Lattice(ensemble.shape)
-    bare, b = _bare(ensemble.action, lattice)
+    bare, b = spectral.bare_form_of(ensemble.action, lattice)
     inverse = spectral.inverse_propagator(two_point(ensemble, weights=weights))
     exact = bare if b == 0 else np.full(len(bare), np.nan)
     return {
@@ -139,58 +130,3 @@ def of_ensemble(ensemble: Ensemble, *, weights: bool = True) -> Found:
         "weighted": weights and ensemble.log_weight is not None,
         "doubt": doubt_of(ensemble.log_weight) if weights else None,
     }
-
-
-def of_machine(model: Any) -> Found:
-    """The eigenvalues of a Gaussian RBM's kernel, see `models.rbm` and `analysis.spectrum`."""
-    stage, machine = model.stages[-1], model.network
-    section, moments = stage.actions[-1], stage.theories[-1]
-    mean, centre = np.asarray(moments.mean, np.float64), np.asarray(machine.centre, np.float64)
-    # hidden means give the machine a mean of its own: K^-1 is then the covariance
-    origin = mean if np.any(np.asarray(machine.eta)) else centre
-    second = np.asarray(moments.second, np.float64) - np.outer(mean, mean)
-    second += np.outer(mean - origin, mean - origin)
-    action = conventions.from_config(section, len(stage.shape))
-    lattice = None if action is None else Lattice(stage.shape)
-    free = None
-    if lattice is not None:
-        bare, b = _bare(action, lattice)
-        free = bare if b == 0 else None
-    mass, sigma = np.asarray(machine.mu_squared, np.float64), float(machine.sigma)
-    found = spectral.machine(
-        machine.w,
-        mass,
-        sigma,
-        second,
-        model.report["eigenvalue_errors"],
-        lattice=lattice,
-        free=free,
-    )
-    history = model.history
-    return {
-        "kind": "GaussianRBM",
-        "what": "eigenvalues of the kernel K",
-        "shape": list(stage.shape),
-        "action": dict(section),
-        **found,
-        "multiplicity": [1] * len(mean),
-        "p_hat_squared": None,
-        "history": [
-            {"step": int(step), "eigenvalues": values, "log_likelihood": worth}
-            for step, values, worth in zip(
-                history["step"], history["eigenvalues"], history["log_likelihood"], strict=True
-            )
-        ],
-        "mu_squared": mass,
-        "sigma": sigma,
-        "n_hidden": machine.w.shape[1],
-        "n_data": moments.n,
-    }
-
-
-def _bare(action: Action | None, lattice: Lattice) -> tuple[np.ndarray, float]:
-    """The bare form of an action, NaN if it is not known, and the coefficient b of phi^4."""
-    if not isinstance(action, Quartic):
-        return np.full(len(lattice.shells[0]), np.nan), math.nan
-    h, a, b = action.couplings()
-    return spectral.bare_form(h, a, lattice), float(b)

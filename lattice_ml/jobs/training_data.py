@@ -18,7 +18,7 @@ import numpy as np
 from lattice_ml.actions import conventions
 from lattice_ml.chains.run import Chains
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.statistics import doubt_of, kish
+from lattice_ml.statistics import doubt_of, kish, weights_of
 from lattice_ml.storage.ensemble import BLOCK_BYTES, EnsembleOnDisk, rows_in
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.model import digest
@@ -80,7 +80,7 @@ class Source:
     def weights(self) -> np.ndarray | None:
         """Of all configurations, `(n_configs, n_chains)`, the largest 1; None without weights."""
         log_weight = self.ensemble.log_weight
-        return None if log_weight is None else np.exp(log_weight - log_weight.max()).T
+        return None if log_weight is None else weights_of(log_weight).T
 
     @property
     def doubt(self) -> str | None:

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 
 from lattice_ml.actions import Action
-from lattice_ml.jobs import correction
-from lattice_ml.models.diffusion.drawing import log_weights
-from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.training import Phase, Source
 from lattice_ml.observables import measure_configurations
 from lattice_ml.runtime.json import JsonTable
-from lattice_ml.statistics import doubt, estimate
+from lattice_ml.statistics import doubt, estimate, forward_ess, log_weights, missed_mode, reweight
 
 __all__ = ["UNDECIDED", "judge", "seconds", "verdict"]
 
@@ -55,7 +53,7 @@ def verdict(theories: Sequence[JsonTable]) -> str:
     """Say in one sentence whether a model is worth something, from what was found of its theories.
 
     Returns:
-        "passed"; a sentence that begins with "useless: ", or that of `correction.missed_mode`; or
+        "passed"; a sentence that begins with "useless: ", or that of `missed_mode`; or
         one that begins with "undecided: " and says what cannot be relied on.
     """
     found = [reason for entry in theories for reason in (*_against(entry), *_open(entry))]
@@ -145,7 +143,7 @@ def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int)
     if source is not None and (reason := source.doubt):
         found["data_doubt"] = reason
     with np.errstate(invalid="ignore"):  # infinity minus infinity is counted below
-        weights = log_weights(drawn, series["action"]) if drawer.density else None
+        weights = drawn.log_weights(series["action"]) if drawer.density else None
         judged = series["schwinger_dyson"] + (0 if weights is None else weights)
     if bad := int(np.count_nonzero(~np.isfinite(judged))):
         return found | {"n_not_finite": bad}
@@ -153,7 +151,7 @@ def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int)
     found["schwinger_dyson"] = {"value": raw.value, "error": raw.error}
     if weights is None:
         return found
-    found |= vars(correction.reweight(weights))
+    found |= vars(reweight(weights))
     fields = None if source is None else source.held_out(_REFERENCE)
     if fields is not None:
         # and their negatives, in the same chains
@@ -161,9 +159,9 @@ def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int)
         flat = both.reshape(-1, *drawer.shape)
         if len(flat) < _FEWEST:  # few data tell nothing
             return found
-        logs = -measure_configurations(action, flat)["action"] - drawer.log_prob(flat)
+        logs = log_weights(measure_configurations(action, flat)["action"], drawer.log_prob(flat))
         reference = logs.reshape(both.shape[:2])
-        forward = correction.forward_ess(reference)
+        forward = forward_ess(reference)
         found["forward_ess"] = {"value": forward.value, "error": forward.error}
-        found["missed_mode"] = correction.missed_mode(weights, reference)
+        found["missed_mode"] = missed_mode(weights, reference)
     return found

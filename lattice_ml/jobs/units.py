@@ -12,9 +12,8 @@ How many units a shard holds follows from the job, never from the clock: equal j
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,12 +21,13 @@ import numpy as np
 from lattice_ml.actions import Action, as_action
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import correction
-from lattice_ml.models.diffusion.drawing import Drawn, log_weights
-from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawer import Drawer, Drawn
 from lattice_ml.observables import measure_configurations
+from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.samplers import HMC
+from lattice_ml.statistics import log_weights
 
-__all__ = ["CORRECTIONS", "Samples", "Units"]
+__all__ = ["CORRECTIONS", "Samples", "Units", "known_weights"]
 
 CORRECTIONS = ("none", "reweight", "metropolis", "hmc")
 
@@ -47,7 +47,18 @@ class Samples(NamedTuple):
     log_prob: np.ndarray | None  # (n,)
     log_weight: np.ndarray | None  # (n,)
     states: list[State]  # before the first unit, after it, after the second, ...
-    tuned: dict[str, Any]  # what the sampler that corrects has fixed
+    tuned: JsonTable  # what the sampler that corrects has fixed
+
+    def cut(self, part: slice, state: State) -> "Samples":
+        """Some of them, with the state that the unit after or around their end begins with."""
+        return Samples(
+            self.cfgs[part],
+            {name: values[part] for name, values in self.history.items()},
+            None if self.log_prob is None else self.log_prob[part],
+            None if self.log_weight is None else self.log_weight[part],
+            [state],
+            self.tuned,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Units:
     correct: str
     n_updates: int
     seed: int
-    tuned: Mapping[str, Any]
+    tuned: Section
 
     @property
     def batches(self) -> int:
@@ -112,13 +123,13 @@ class Units:
         history = measure_configurations(self.action, drawn.fields)
         log_weight = None
         if self.correct == "reweight":
-            log_weight = log_weights(drawn, history["action"])
-        log_prob = _wide(drawn.log_prob)
+            log_weight = drawn.log_weights(history["action"])
+        log_prob = None if drawn.log_prob is None else np.asarray(drawn.log_prob, np.float64)
         return Samples(drawn.fields, history, log_prob, log_weight, [{}] * (n + 1), {})
 
-    def _walk(self, first: int, drawn: Drawn, state: State) -> Samples:
+    def _walk(self, first: int, drawn: Drawn[np.ndarray], state: State) -> Samples:
         """Independence Metropolis, unit by unit, each from where the one before it ended."""
-        weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
+        weights = drawn.log_weights(measure_configurations(self.action, drawn.fields)["action"])
         states, kept, moves = [state], [], []
         for i in range(len(weights) // self.size):
             part = slice(i * self.size, (i + 1) * self.size)
@@ -135,9 +146,9 @@ class Units:
         history["acceptance"] = np.concatenate(moves).astype(np.float64)
         return Samples(cfgs, history, None, None, states, {})
 
-    def _move(self, first: int, drawn: Drawn) -> Samples:
+    def _move(self, first: int, drawn: Drawn[np.ndarray]) -> Samples:
         """Move every sample by HMC; its weight stays."""
-        weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
+        weights = drawn.log_weights(measure_configurations(self.action, drawn.fields)["action"])
         lattice = Lattice(self.drawer.shape)
         key = jax.random.fold_in(self.key, _HMC_STREAM)
         cfgs, acceptance, tuned = [], [], self.tuned
@@ -159,5 +170,10 @@ class Units:
         return Samples(moved, history, None, weights, [{}] * (len(cfgs) + 1), dict(tuned))
 
 
-def _wide(values: np.ndarray | None) -> np.ndarray | None:
-    return None if values is None else np.asarray(values, np.float64)
+def known_weights(
+    log_weight: np.ndarray | None, log_prob: np.ndarray | None, action: np.ndarray | None
+) -> np.ndarray | None:
+    """Log weights of samples, their own or those that their density gives; None without both."""
+    if log_weight is not None or log_prob is None or action is None:
+        return log_weight
+    return log_weights(action, log_prob)

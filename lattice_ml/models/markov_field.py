@@ -207,7 +207,7 @@ def _first(bad: Flags) -> tuple[int, ...]:
 def log_weights(field: Action, target: Action, cfgs: npt.ArrayLike) -> Floats:
     """Return log w = -(S_target - S_field) of configurations of `field`, `(n,)`.
 
-    Weighted averages are those of `target` (arXiv:2102.09449, reweighting): `correction.reweight`
+    Weighted averages are those of `target` (arXiv:2102.09449, reweighting): `reweight`
     judges the weights, and its log Z is log(Z_target / Z_field).
 
     Args:

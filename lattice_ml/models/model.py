@@ -21,7 +21,7 @@ import numpy as np
 from lattice_ml.runtime.json import JsonTable, Section
 
 if TYPE_CHECKING:
-    from lattice_ml.models.drawers import Drawer
+    from lattice_ml.models.drawer import Drawer
     from lattice_ml.models.training import Data, Judge, Phase, Plan, Task
 
 __all__ = ["Arrays", "Kept", "Model", "Probing", "Record", "Stage", "host"]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.model import Arrays, Model, Stage
 from lattice_ml.runtime.json import JsonTable, Section
 

@@ -1,202 +1,40 @@
-"""Figures and the page of a spectrum, drawn from what `spectrum.json` holds.
+"""The page of a spectrum, drawn from what `spectrum.json` holds: null is what is not known.
 
-The functions take plain arrays and return a `matplotlib.figure.Figure`; their look is that of
-`figures.py`: what was found is blue, what it should be orange, the regulator dashed.  `write` takes
-the whole table, null for what is not known, and leaves out what there is nothing to draw of.
+What there is nothing to draw of is left out, so any kind of model whose table has the common keys
+gets a page.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lattice_ml.report import page
-from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
-from lattice_ml.report.page import INK, style
+from lattice_ml.report.spectrum_figures import (
+    along_training,
+    kernel,
+    noise_levels,
+    ranks,
+    singular_values,
+)
+from lattice_ml.runtime.json import Section
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["along_training", "kernel", "noise_levels", "ranks", "singular_values", "write"]
+__all__ = ["write"]
 
 Drawn = list[tuple[str, "Figure", str]]
 
-_P_HAT = r"$\hat p^2$"
-_LINES = 64  # eigenvalues that are followed along the training
 _MANY_ROWS = 40  # of the page's table
 
 
-@style()
-def kernel(
-    p_hat_squared: ArrayLike,
-    value: ArrayLike,
-    error: ArrayLike,
-    target: ArrayLike,
-    *,
-    name: str,
-    target_name: str,
-    bare: ArrayLike | None = None,
-    ceiling: float | None = None,
-    difference: bool = False,
-) -> Figure:
-    """Draw a kernel against p_hat^2 over what it should be, and below their ratio.
-
-    Args:
-        p_hat_squared: of every shell, increasing, `(n_shells,)`.
-        value, error: of the kernel; errors that are not known are NaN.
-        target: what it should be.
-        name: of the kernel, for instance `"$1/G(p)$"`.
-        target_name: of the target, for the legend.
-        bare: a reference line, the bare quadratic form.
-        ceiling: the regulator mu^2.
-        difference: draw value - target below, where the target may vanish.
-    """
-    x, y, dy, exact = (np.asarray(a, np.float64) for a in (p_hat_squared, value, error, target))
-    figure = _figure(4.6)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
-    if bare is not None:
-        top.plot(x, bare, color=INK, linewidth=0.8, linestyle=":", label="bare quadratic form")
-    if ceiling is not None:
-        _regulator(top, ceiling)
-    top.plot(x, exact, color=ORANGE, label=target_name, zorder=1)
-    _points(top, x, y, dy)
-    top.set(ylabel=name, title=f"{name} against {target_name}")
-    top.legend(loc="best")
-    scale = np.ones_like(exact) if difference else exact
-    shown = y - exact if difference else y / exact
-    bottom.axhline(0 if difference else 1, color=ORANGE, zorder=1)
-    _points(bottom, x, shown, dy / np.abs(scale))
-    if len(x) > 3 and x[0] == 0:
-        _zoom(bottom, shown)
-    bottom.set(xlabel=_P_HAT, ylabel="difference" if difference else "ratio")
-    bottom.ticklabel_format(useOffset=False)
-    return figure
-
-
-@style()
-def noise_levels(
-    p_hat_squared: ArrayLike, levels: Sequence[float], values: ArrayLike, target: ArrayLike
-) -> Figure:
-    """Draw kernels read at several levels of noise, which was undone, over their target.
-
-    Args:
-        p_hat_squared: `(n_shells,)`.
-        levels: t/C_min, `(n,)`.
-        values: `(n, n_shells)`.
-        target: `(n_shells,)`.
-    """
-    figure = _figure(3.2)
-    axis = figure.subplots()
-    axis.axhline(1, color=ORANGE, zorder=1)
-    ratios = np.asarray(values) / np.asarray(target)
-    for level, ratio, depth in zip(levels, ratios, np.linspace(1, 0.25, len(levels)), strict=True):
-        label = rf"$t = {level:g}\,C_{{\min}}$"
-        axis.plot(np.asarray(p_hat_squared), ratio, "o-", color=(BLUE, depth), label=label)
-    axis.set(xlabel=_P_HAT, ylabel="ratio", title=r"$\langle J\rangle$ at several levels of noise")
-    axis.legend(loc="best", ncols=2)
-    return figure
-
-
-@style()
-def along_training(
-    steps: ArrayLike, eigenvalues: ArrayLike, target: ArrayLike, *, ceiling: float | None = None
-) -> Figure:
-    """Draw eigenvalues along the training, and where they belong at the right.
-
-    Args:
-        steps: `(n,)`, from 0.
-        eigenvalues: `(n, N_v)` in increasing order; at most 64 of them are shown.
-        target: `(N_v,)`, NaN where not known.
-        ceiling: the regulator mu^2.
-    """
-    x, lines = np.asarray(steps, np.float64), np.asarray(eigenvalues, np.float64)
-    shown = np.unique(np.linspace(0, lines.shape[1] - 1, _LINES).astype(int))
-    figure = _figure(3.8)
-    axis = figure.subplots()
-    if ceiling is not None:
-        _regulator(axis, ceiling)
-    axis.plot(x, lines[:, shown], color=BLUE, linewidth=0.6)
-    ends = np.asarray(target, np.float64)[shown]
-    first = max(1.0, float(x[x > 0].min())) if (x > 0).any() else 1.0
-    axis.set_xscale("symlog", linthresh=first, linscale=0.4)
-    right = 1.15 * max(float(x.max()), 1.0)
-    axis.plot(np.full(len(ends), right), ends, "_", color=ORANGE, markersize=9, label="target")
-    if lines.min() > 0 and lines.max() > 30 * lines.min():
-        axis.set_yscale("log")
-    axis.set(xlabel="step", ylabel="eigenvalue of $K$", title="The spectrum along the training")
-    axis.set_xlim(0, 1.25 * right)
-    axis.legend(loc="best")
-    return figure
-
-
-@style()
-def ranks(
-    eigenvalues: ArrayLike, errors: ArrayLike, target: ArrayLike, *, ceiling: float | None = None
-) -> Figure:
-    """Draw eigenvalues in increasing order over what they should be, and their histogram.
-
-    Args:
-        eigenvalues, errors: `(n,)`.
-        target: `(n,)`, NaN where not known.
-        ceiling: the regulator mu^2.
-    """
-    y, dy, exact = (np.asarray(a, np.float64) for a in (eigenvalues, errors, target))
-    figure = _figure(3.6)
-    axis, side = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    if ceiling is not None:
-        _regulator(axis, ceiling)
-        side.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--")
-    rank = np.arange(1, len(y) + 1)
-    axis.plot(rank, exact, color=ORANGE, drawstyle="steps-mid", label="target", zorder=1)
-    _points(axis, rank, y, dy)
-    logarithmic = bool(y.min() > 0 and y.max() > 30 * y.min())
-    bins = min(40, max(8, len(y) // 6))
-    low, high = (y.min(), y.max()) if y.max() > y.min() else (y.min() - 0.5, y.max() + 0.5)
-    edges = (np.geomspace if logarithmic else np.linspace)(low, high, bins + 1)
-    for numbers, colour, filled in ((y, BLUE, True), (exact[np.isfinite(exact)], ORANGE, False)):
-        counts, _ = np.histogram(np.clip(numbers, edges[0], edges[-1]), edges)
-        face = (colour, 0.3) if filled else "none"
-        side.stairs(
-            counts, edges, orientation="horizontal", fill=filled, facecolor=face, edgecolor=colour
-        )
-    if logarithmic:
-        axis.set_yscale("log")
-    axis.set(xlabel="rank", ylabel="eigenvalue of $K$", title="Eigenvalues")
-    axis.legend(loc="best")
-    side.set(xlabel="number", title="Histogram")
-    return figure
-
-
-@style()
-def singular_values(found: ArrayLike, target: ArrayLike | None = None) -> Figure:
-    """Draw the singular values of w, falling, over those of the regulated spectrum.
-
-    Args:
-        found: `(n,)`.
-        target: `(n,)`, or None.
-    """
-    y = np.asarray(found, np.float64)
-    figure = _figure(2.8)
-    axis = figure.subplots()
-    rank = np.arange(1, len(y) + 1)
-    if target is not None:
-        axis.plot(rank, target, color=ORANGE, drawstyle="steps-mid", label="target", zorder=1)
-    axis.plot(rank, y, "o", color=BLUE, label="found")
-    axis.set(xlabel="rank", ylabel="singular value of $w$", ylim=(0, None))
-    axis.set_title("Singular values of the weights")
-    axis.legend(loc="best")
-    return figure
-
-
-def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
+def write(found: Section, folder: str | os.PathLike[str]) -> Path:
     """Write `index.html` and PNG files of the table of `spectrum.json`; returns the page's path."""
-    draw = {"ensemble": _of_ensemble, "GaussianRBM": _of_machine, "Diffusion": _of_diffusion}
     path, name = Path(folder) / "index.html", Path(found["source"]).resolve().name
     page.write_page(
         path,
@@ -204,12 +42,23 @@ def write(found: Mapping[str, Any], folder: str | os.PathLike[str]) -> Path:
         title=f"Spectrum of {name}",
         summary=_summary(found),
         tables=_tables(found),
-        figures=draw[found["kind"]](found),
+        figures=_drawn(found),
     )
     return path
 
 
-def _of_ensemble(found: Mapping[str, Any]) -> Drawn:
+def _drawn(found: Section) -> Drawn:
+    """The figures that a table has the numbers for, whatever it is of."""
+    own = {"renormalised": _propagator, "singular_values": _machine, "zero_field": _score}
+    for key, draw in own.items():
+        if key in found:
+            return draw(found)
+    parts = (_array(found[k]) for k in ("p_hat_squared", "eigenvalues", "errors", "exact"))
+    figure = kernel(*parts, name=found["what"], target_name="the exact form")
+    return [("kernel", figure, found["what"])]
+
+
+def _propagator(found: Section) -> Drawn:
     x, value, error = (_array(found[k]) for k in ("p_hat_squared", "eigenvalues", "errors"))
     exact, bare, fit = _array(found["exact"]), _array(found["bare"]), found["renormalised"]
     if np.all(np.isfinite(exact)):
@@ -225,7 +74,7 @@ def _of_ensemble(found: Mapping[str, Any]) -> Drawn:
     return [("kernel", figure, caption)]
 
 
-def _of_machine(found: Mapping[str, Any]) -> Drawn:
+def _machine(found: Section) -> Drawn:
     ceiling = found["mu_squared"] if isinstance(found["mu_squared"], float) else None
     values, errors = _array(found["eigenvalues"]), _array(found["errors"])
     target = _array(found["regulated"] if ceiling is not None else found["exact"])
@@ -254,7 +103,7 @@ def _of_machine(found: Mapping[str, Any]) -> Drawn:
     return drawn
 
 
-def _of_diffusion(found: Mapping[str, Any]) -> Drawn:
+def _score(found: Section) -> Drawn:
     x = _array(found["p_hat_squared"])
     parts = [
         ("kernel", found, r"$\langle J\rangle$", r"$\langle S''\rangle$", False),
@@ -279,7 +128,7 @@ def _of_diffusion(found: Mapping[str, Any]) -> Drawn:
     return [*drawn, ("noise", figure, caption)]
 
 
-def _summary(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _summary(found: Section) -> list[tuple[str, str]]:
     couplings = {k: v for k, v in found["action"].items() if k != "kind"}
     action = ", ".join(f"{key} = {value}" for key, value in couplings.items())
     entries = [
@@ -292,7 +141,7 @@ def _summary(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     return entries + [(name, f"{value:.4g}") for name, value in known if value is not None]
 
 
-def _tables(found: Mapping[str, Any]) -> list[page.Table]:
+def _tables(found: Section) -> list[page.Table]:
     columns = found["shells"] or {
         key: found[key] for key in ("eigenvalues", "errors", "exact", "regulated")
     }
@@ -317,34 +166,6 @@ def _tables(found: Mapping[str, Any]) -> list[page.Table]:
     return tables
 
 
-def _array(values: Any) -> np.ndarray:
+def _array(values: ArrayLike) -> np.ndarray:
     """Numbers, NaN for null."""
     return np.array(values, np.float64)
-
-
-def _points(axis: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray) -> None:
-    """Draw points, with bars where an error is known; as pixels where there are many."""
-    bars = np.where(np.isfinite(error), error, 0.0)
-    points = axis.errorbar(x, y, bars, fmt="o", color=BLUE, elinewidth=0.8, zorder=2)
-    for artist in points.get_children():
-        artist.set_rasterized(x.size > 400)
-
-
-def _zoom(axis: Axes, y: np.ndarray) -> None:
-    """Fit the axis to all momenta but zero; say where the zero mode is if that leaves it out."""
-    centre, reach = np.median(y[1:]), 2.5 * np.ptp(y[1:]) + 1e-3
-    if abs(y[0] - centre) > reach:
-        low, high = axis.get_ylim()
-        axis.set_ylim(max(low, centre - reach), min(high, centre + reach))
-        words = rf"$\hat p^2 = 0$: {y[0]:.3g}"
-        axis.text(0.02, 0.9, words, transform=axis.transAxes, va="top", fontsize=9)
-
-
-def _regulator(axis: Axes, ceiling: float) -> None:
-    axis.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--", label=r"regulator $\mu^2$")
-
-
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), layout="constrained")

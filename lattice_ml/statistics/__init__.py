@@ -37,8 +37,9 @@ from lattice_ml.statistics.resampling import (
     jackknife_error,
     jackknife_variance,
 )
+from lattice_ml.statistics.reweighting import Reweighting, forward_ess, missed_mode, reweight
 from lattice_ml.statistics.roc import Area, Curve, Scores, auc, roc_curve
-from lattice_ml.statistics.series import MIN_CONFIGS
+from lattice_ml.statistics.series import MIN_CONFIGS, weights_of
 from lattice_ml.statistics.weights import (
     MIN_DRAWS,
     LogMean,
@@ -46,6 +47,7 @@ from lattice_ml.statistics.weights import (
     doubt_of,
     kish,
     log_mean,
+    log_weights,
     pareto_k,
 )
 
@@ -59,6 +61,7 @@ __all__ = [
     "Estimate",
     "LogMean",
     "Resampled",
+    "Reweighting",
     "Scores",
     "auc",
     "autocorrelation",
@@ -68,12 +71,17 @@ __all__ = [
     "doubt_of",
     "effective_sample_size",
     "estimate",
+    "forward_ess",
     "jackknife",
     "jackknife_error",
     "jackknife_variance",
     "kish",
     "log_mean",
+    "log_weights",
+    "missed_mode",
     "pareto_k",
     "r_hat",
+    "reweight",
     "roc_curve",
+    "weights_of",
 ]

@@ -104,8 +104,14 @@ def as_weights(log_weights: npt.ArrayLike | None, shape: tuple[int, ...]) -> Arr
             f"log_weights must have the shape {shape} of the chains, got {log_w.shape}"
         )
     require_finite("log_weights", log_w)
-    weights: Array = np.exp(log_w - log_w.max())
+    weights = weights_of(log_w)
     weights /= weights.mean()
+    return weights
+
+
+def weights_of(log_weights: Array) -> Array:
+    """Return weights in units of the largest, exp(log w - max log w), of any shape."""
+    weights: Array = np.exp(log_weights - log_weights.max())
     return weights
 
 

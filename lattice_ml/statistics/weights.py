@@ -17,9 +17,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.statistics.series import Array, as_numbers
+from lattice_ml.statistics.series import Array, as_numbers, weights_of
 
-__all__ = ["MIN_DRAWS", "LogMean", "doubt", "doubt_of", "kish", "log_mean", "pareto_k"]
+__all__ = [
+    "MIN_DRAWS",
+    "LogMean",
+    "doubt",
+    "doubt_of",
+    "kish",
+    "log_mean",
+    "log_weights",
+    "pareto_k",
+]
 
 MIN_DRAWS = 25  # a fifth of them is the shortest tail to fit
 _RELIABLE_K = 0.7  # arXiv:1507.02646
@@ -36,6 +45,11 @@ class LogMean(NamedTuple):
     error: float
 
 
+def log_weights(action: npt.ArrayLike, log_prob: npt.ArrayLike) -> Array:
+    """Return log w = -S - log q of draws with the action S and the log density log q."""
+    return -np.asarray(action, np.float64) - np.asarray(log_prob, np.float64)
+
+
 def kish(log_weights: npt.ArrayLike) -> float:
     """Return (sum w)^2 / sum w^2, the effective number of independent samples of any shape.
 
@@ -43,7 +57,7 @@ def kish(log_weights: npt.ArrayLike) -> float:
         ValueError: There are none, or not all are finite.
     """
     log_w = _flat(log_weights)
-    weights = np.exp(log_w - log_w.max())
+    weights = weights_of(log_w)
     return float(weights.sum() ** 2 / np.sum(weights**2))
 
 
@@ -95,7 +109,7 @@ def log_mean(log_weights: npt.ArrayLike) -> LogMean:
         ValueError: There are none, or not all are finite.
     """
     log_w = _flat(log_weights)
-    weights = np.exp(log_w - log_w.max())
+    weights = weights_of(log_w)
     mean = float(weights.mean())
     spread = float(weights.std(ddof=1)) if log_w.size > 1 else math.nan
     return LogMean(float(log_w.max()) + math.log(mean), spread / (mean * math.sqrt(log_w.size)))
@@ -145,7 +159,7 @@ def _pareto_shape(log_excess: Array) -> float:
     theta[theta == 0] = np.finfo(np.float64).eps  # for the limit k = 0
     k = np.mean(np.log1p(-theta[:, None] * x), axis=1)
     log_likelihood = n * (np.log(-theta / k) - k - 1)
-    share = np.exp(log_likelihood - log_likelihood.max())
+    share = weights_of(log_likelihood)
     return float(np.mean(np.log1p(-np.sum(share * theta) / np.sum(share) * x)))
 
 

@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from lattice_ml import HMC, Lattice, action, run
-from lattice_ml.jobs.correction import reweight
 from lattice_ml.models.diffusion import fitting
 from lattice_ml.models.diffusion.flow import Flow, draw_prior
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import Shallow
+from lattice_ml.statistics import reweight
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data/phi4_reference.json").read_text())
 DENOISE = fitting.Settings(total=300)

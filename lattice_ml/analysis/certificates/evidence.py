@@ -22,6 +22,7 @@ from lattice_ml.fields.layout import single
 from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.observables import measure_configurations, require_powers
 from lattice_ml.observables.ensemble import Ensemble
+from lattice_ml.statistics import weights_of
 from lattice_ml.storage.ensemble import rows_in
 
 __all__ = [
@@ -91,7 +92,7 @@ class Evidence:
         """Weights of mean one."""
         if self.log_weights is None:
             return 1.0
-        weights: Floats = np.exp(self.log_weights - self.log_weights.max())
+        weights = weights_of(self.log_weights)
         return weights / weights.mean()
 
     def history(self, name: str) -> Floats:

@@ -40,7 +40,7 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     worth = statistics.kish(evidence.log_weights)
     value = f"{n} samples are worth {worth:.4g}, Pareto k {tail:.2f}"
     if evidence.log_prob is not None:
-        expected = -evidence.primary("action") - evidence.log_prob
+        expected = statistics.log_weights(evidence.primary("action"), evidence.log_prob)
         off = np.abs(evidence.log_weights - expected) > 1e-3 + 1e-5 * np.abs(expected)
         if off.any():
             return f"{value}; {np.sum(off)} of them differ from -S - log q", 0.0

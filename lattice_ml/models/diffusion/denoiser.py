@@ -10,7 +10,7 @@ the `Theory` as an argument, so the same weights serve every volume and coupling
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = ["TARGETS", "Denoiser", "Weights", "Zero", "slope_of"]
 
+Weights = nnx.State[str, nnx.Variable[jax.Array]]  # what `nnx.split` parts from a network
 TARGETS = ("action", "data")
-Weights = nnx.State[Hashable, object]
 
 
 class Denoiser(nnx.Module):

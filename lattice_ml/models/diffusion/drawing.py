@@ -11,7 +11,6 @@ numbers of a batch depend on the key and the number of the batch alone.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +20,16 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from lattice_ml.actions import Action
+from lattice_ml.fields.types import Floats
 from lattice_ml.models.diffusion import reverse
+from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.flow import Flow, draw_prior
 from lattice_ml.models.diffusion.noise import KINDS, Schedule
 from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.drawer import Drawn, Film
 from lattice_ml.observables import measure_configurations
 
-__all__ = [
-    "METHODS",
-    "Drawing",
-    "Drawn",
-    "draw",
-    "draw_film",
-    "flow_steps",
-    "log_weights",
-    "step_error",
-]
+__all__ = ["METHODS", "Drawing", "draw", "draw_film", "flow_steps", "step_error"]
 
 METHODS = ("ode", "path", "sde", "pc")
 
@@ -46,14 +39,6 @@ _BATCH_SITES = {"cpu": 1 << 12}  # sites per batch: what keeps its intermediates
 _MANY_SITES = 1 << 20  # on a GPU or TPU
 _SNR = 0.05  # of a corrector step; its bias is relative, of order snr^2
 _STEPS = {"ode": 100, "path": 64, "sde": 500, "pc": 250}  # an ode without density is Heun's
-
-
-class Drawn(NamedTuple):
-    """Samples, with what the method knows of their density."""
-
-    fields: Any  # (n, *L)
-    log_prob: Any  # (n,), or None
-    log_weight: Any  # (n,) of a path, or None
 
 
 @dataclass(frozen=True)
@@ -90,7 +75,7 @@ class Drawing:
     @classmethod
     def choose(
         cls,
-        network: Any,
+        network: Denoiser,
         shape: tuple[int, ...],
         method: str = "ode",
         n_steps: int | str = "auto",
@@ -139,20 +124,23 @@ class Drawing:
             return self.flow.n_evaluations
         return self.n_steps * (2 if self.method in ("ode", "pc") else 1)
 
-    def batch(self, network: Any, theory: Theory, key: jax.Array) -> Drawn:
-        """Draw one batch."""
+    def batch(
+        self, network: Denoiser, theory: Theory, key: jax.Array, n_steps: jax.Array
+    ) -> Drawn[jax.Array]:
+        """Draw one batch; the steps of an ode with a density are `n_steps`, which may be traced."""
         modes = theory.modes
         if self.method == "path":
             grid = reverse.path_grid(theory, self.n_steps)
             path = reverse.path_weights(key, network, theory, self.batch_size, grid)
             return Drawn(modes.inverse(path.x), None, path.log_weight)
         if self.density:
-            x, log_prob = self.flow.sample(network, theory, key, self.batch_size)
+            flow = Flow(n_steps, self.scheme, self.n_probes)
+            x, log_prob = flow.sample(network, theory, key, self.batch_size)
             return Drawn(modes.inverse(x), log_prob, None)
         x, _ = self._march(network, theory, key, 0)
         return Drawn(modes.inverse(x), None, None)
 
-    def film(self, network: Any, theory: Theory, key: jax.Array, n_frames: int) -> jax.Array:
+    def film(self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int) -> jax.Array:
         """Frames of one batch on its way from noise, in sites: `(n_frames, batch_size, *L)`."""
         if self.method == "path":
             grid = reverse.path_grid(theory, self.n_steps)
@@ -177,7 +165,7 @@ class Drawing:
         return KINDS[self.schedule].between(low, high)
 
     def _march(
-        self, network: Any, theory: Theory, key: jax.Array, n_frames: int
+        self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int
     ) -> tuple[jax.Array, jax.Array]:
         """The generic samplers: samples and frames in modes."""
         start, steps = jax.random.split(key)
@@ -195,8 +183,8 @@ class Drawing:
 
 
 def draw(
-    network: Any, theory: Theory, drawing: Drawing, key: jax.Array, first: int, count: int
-) -> Drawn:
+    network: Denoiser, theory: Theory, drawing: Drawing, key: jax.Array, first: int, count: int
+) -> Drawn[np.ndarray]:
     """Draw `count` consecutive batches from number `first` on, spread over all devices.
 
     Args:
@@ -236,31 +224,35 @@ def _gather(x: jax.Array, *, room: int, share: int, n: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames=("graph", "drawing", "mesh"))
 def _draw(
-    state: Any,
+    state: Weights,
     theory: Theory,
     key: jax.Array,
     numbers: jax.Array,
     n: jax.Array,
     n_steps: jax.Array,
     *,
-    graph: Any,
+    graph: nnx.GraphDef[Denoiser],
     drawing: Drawing,
     mesh: Mesh,
-) -> Drawn:
+) -> Drawn[jax.Array]:
     """The first `n` batches of every device's share of `numbers`, `(batches, batch_size, ...)`."""
 
     def share(
-        state: Any, theory: Theory, key: jax.Array, numbers: jax.Array, n: jax.Array, n_steps: Any
-    ) -> Drawn:
-        how = replace(drawing, n_steps=n_steps) if drawing.density else drawing
-
-        def batch(number: jax.Array) -> Drawn:
-            return how.batch(nnx.merge(graph, state), theory, jax.random.fold_in(key, number))
+        state: Weights,
+        theory: Theory,
+        key: jax.Array,
+        numbers: jax.Array,
+        n: jax.Array,
+        n_steps: jax.Array,
+    ) -> Drawn[jax.Array]:
+        def batch(number: jax.Array) -> Drawn[jax.Array]:
+            own = jax.random.fold_in(key, number)
+            return drawing.batch(nnx.merge(graph, state), theory, own, n_steps)
 
         one = jax.eval_shape(batch, numbers[0])
         room = jax.tree.map(lambda x: jnp.zeros((len(numbers), *x.shape), x.dtype), one)
 
-        def fill(i: jax.Array, drawn: Drawn) -> Drawn:
+        def fill(i: jax.Array, drawn: Drawn[jax.Array]) -> Drawn[jax.Array]:
             new = batch(numbers[i])
             return jax.tree.map(lambda whole, part: whole.at[i].set(part), drawn, new)
 
@@ -277,28 +269,21 @@ def _draw(
 
 
 def draw_film(
-    network: Any, theory: Theory, drawing: Drawing, key: jax.Array, n_frames: int
-) -> np.ndarray:
-    """Frames of the first batch that `draw` makes with this key: `(n_frames, batch_size, *L)`."""
+    network: Denoiser, theory: Theory, drawing: Drawing, key: jax.Array, n_frames: int
+) -> Film:
+    """Frames of the first batch that `draw` makes with this key."""
     graph, state = nnx.split(network)
 
     @jax.jit
-    def film(state: Any, key: jax.Array) -> jax.Array:
+    def film(state: Weights, key: jax.Array) -> jax.Array:
         return drawing.film(nnx.merge(graph, state), theory, jax.random.fold_in(key, 0), n_frames)
 
-    return np.asarray(film(state, key))
-
-
-def log_weights(drawn: Drawn, action: np.ndarray) -> np.ndarray:
-    """log w of samples whose action is known, `(n,)` in float64: -S - log_prob, or a path's."""
-    if drawn.log_weight is not None:
-        return np.asarray(drawn.log_weight, np.float64)
-    return -action - np.asarray(drawn.log_prob, np.float64)
+    return Film(np.asarray(film(state, key)), drawing.noise_variances(theory, n_frames))
 
 
 def step_error(
-    network: Any, theory: Theory, action: Action, drawing: Drawing, key: jax.Array, count: int
-) -> np.ndarray:
+    network: Denoiser, theory: Theory, action: Action, drawing: Drawing, key: jax.Array, count: int
+) -> Floats:
     """Change of log w of `count` batches of an ode when its steps are doubled: `(n,)`.
 
     Both runs start from the same draws, so the change is that of the integrator alone.
@@ -306,9 +291,8 @@ def step_error(
     found = []
     for n_steps in (drawing.n_steps, 2 * drawing.n_steps):
         drawn = draw(network, theory, replace(drawing, n_steps=n_steps), key, 0, count)
-        found.append(log_weights(drawn, measure_configurations(action, drawn.fields)["action"]))
-    change: np.ndarray = found[1] - found[0]
-    return change
+        found.append(drawn.log_weights(measure_configurations(action, drawn.fields)["action"]))
+    return found[1] - found[0]
 
 
 def flow_steps(extent: int) -> int:

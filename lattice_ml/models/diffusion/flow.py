@@ -14,7 +14,6 @@ effective sample size nor the tail of the weights shows it.  `step_error` does, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +52,7 @@ class Flow:
         ValueError: there is no such scheme, or n_steps < 1.
     """
 
-    n_steps: int = 8
+    n_steps: int | jax.Array = 8
     scheme: str = "rk3"
     n_probes: int = 0
 
@@ -66,7 +65,7 @@ class Flow:
     @property
     def n_evaluations(self) -> int:
         """Evaluations of the network per sample."""
-        return self.n_steps * len(SCHEMES[self.scheme][0])
+        return int(self.n_steps) * len(SCHEMES[self.scheme][0])
 
     def sample(
         self, network: Denoiser, theory: Theory, key: jax.Array, n: int
@@ -133,7 +132,9 @@ class Flow:
         slope = jax.checkpoint(slope)  # fine-tuning differentiates through all steps
 
         def step(i: jax.Array, state: State) -> State:
-            def stage(carry: tuple[State, jax.Array], inputs: Any) -> tuple[Any, None]:
+            def stage(
+                carry: tuple[State, jax.Array], inputs: State
+            ) -> tuple[tuple[State, jax.Array], None]:
                 (u, change), rate = carry
                 node, weight = inputs
                 rate, growth = slope(

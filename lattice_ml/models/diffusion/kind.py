@@ -1,18 +1,22 @@
 """Diffusion models as a kind: denoisers beside a `Theory` of every lattice and coupling."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
 from flax import nnx
 
+from lattice_ml.actions import Action
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion import phases, report
 from lattice_ml.models.diffusion.denoiser import Denoiser
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import initial_network
+from lattice_ml.models.diffusion.sections import SamplingSection
+from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.drawers import Drawer
+from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
 from lattice_ml.models.training import Data, Task, WeightsError
 from lattice_ml.runtime.json import JsonTable, Section
@@ -35,17 +39,24 @@ class DiffusionModel(Model):
     def drawer(
         self,
         shape: tuple[int, ...],
-        action: Any,
-        sampling: Any,
+        action: Action | None,
+        sampling: SamplingSection,
         key: jax.Array,
         dtype: str = "float32",
     ) -> Drawer:
         """By the probability flow or a reverse diffusion; see `drawing`."""
-        raise NotImplementedError
+        chosen = shape, action, sampling, key, dtype
+        return DiffusionDrawer.choose(self.network, self.theories, *chosen)
 
     def spectrum(self, probing: Probing) -> JsonTable:
         """The curvature of the learned score, for the last theory of the last stage."""
-        raise NotImplementedError
+        return of_diffusion(
+            self,
+            probing.fields,
+            n_fields=probing.n_fields,
+            noise=probing.noise or NOISE,
+            seed=probing.seed,
+        )
 
     @staticmethod
     def measure(task: Task, data: Data) -> tuple[Theory, ...]:

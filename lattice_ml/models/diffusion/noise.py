@@ -11,12 +11,13 @@ fields, which the zero mode sets: sqrt(V) |M| between the wells of a broken phas
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from lattice_ml._pytree import pytree
+from lattice_ml.fields.types import Scalar
 
 __all__ = [
     "KINDS",
@@ -56,7 +57,7 @@ class Schedule(ABC):
 
     @classmethod
     @abstractmethod
-    def between(cls, low: Any, high: Any) -> "Schedule":
+    def between(cls, low: Scalar, high: Scalar) -> "Schedule":
         """The schedule of this kind whose sigma ends at `high`, and begins at `low` if it can."""
 
     def check(self) -> None:
@@ -81,10 +82,10 @@ class VarianceExploding(Schedule):
         base: 25 gives sigma(1) = 9.85.
     """
 
-    base: Any = 25.0
+    base: Scalar = 25.0
 
     @classmethod
-    def between(cls, low: Any, high: Any) -> "VarianceExploding":
+    def between(cls, low: Scalar, high: Scalar) -> "VarianceExploding":
         """Begins without noise; rate = 2 log base solves (e^rate - 1) / rate = high^2 > 1."""
         square = jnp.maximum(jnp.square(high), 1.01)
         rate = jax.lax.fori_loop(
@@ -105,11 +106,11 @@ class Geometric(Schedule):
         sigma_min, sigma_max: at s = 0 and 1; noise of sigma_min is left in the samples.
     """
 
-    sigma_min: Any = 0.01
-    sigma_max: Any = 50.0
+    sigma_min: Scalar = 0.01
+    sigma_max: Scalar = 50.0
 
     @classmethod
-    def between(cls, low: Any, high: Any) -> "Geometric":
+    def between(cls, low: Scalar, high: Scalar) -> "Geometric":
         return cls(low, high)
 
     def variance(self, s: jax.Array) -> jax.Array:
@@ -125,12 +126,12 @@ class PowerLaw(Schedule):
         rho: larger values take smaller steps where there is little noise.
     """
 
-    sigma_min: Any = 0.002
-    sigma_max: Any = 80.0
-    rho: Any = 7.0
+    sigma_min: Scalar = 0.002
+    sigma_max: Scalar = 80.0
+    rho: Scalar = 7.0
 
     @classmethod
-    def between(cls, low: Any, high: Any) -> "PowerLaw":
+    def between(cls, low: Scalar, high: Scalar) -> "PowerLaw":
         return cls(low, high)
 
     def variance(self, s: jax.Array) -> jax.Array:
@@ -152,11 +153,11 @@ class VariancePreserving(Schedule):
         beta_min, beta_max: beta at s = 0 and 1; their mean is log(1 + sigma(1)^2).
     """
 
-    beta_min: Any = 0.1
-    beta_max: Any = 20.0
+    beta_min: Scalar = 0.1
+    beta_max: Scalar = 20.0
 
     @classmethod
-    def between(cls, low: Any, high: Any) -> "VariancePreserving":
+    def between(cls, low: Scalar, high: Scalar) -> "VariancePreserving":
         """Begins without noise, with beta = 0.1 there."""
         return cls(0.1, 2 * jnp.log1p(jnp.square(high)) - 0.1)
 
@@ -179,7 +180,7 @@ KINDS: dict[str, type[Schedule]] = {
 }
 
 
-def _slope(function: Any, s: jax.Array) -> jax.Array:
+def _slope(function: Callable[[jax.Array], jax.Array], s: jax.Array) -> jax.Array:
     """Derivative of an elementwise function."""
     s = jnp.asarray(s)
     slope: jax.Array = jax.jvp(function, (s,), (jnp.ones_like(s),))[1]

@@ -12,8 +12,8 @@ from flax import nnx
 from lattice_ml.actions import conventions, quartic
 from lattice_ml.models.diffusion import equivariance
 from lattice_ml.models.diffusion.denoiser import Denoiser
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
-from lattice_ml.models.drawers import DiffusionDrawer
 from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Source, Task
 from lattice_ml.runtime.json import JsonTable, Section
 
@@ -66,8 +66,8 @@ def _judged(
     n_samples = max(4 * drawer.batch_size, min(JUDGED_SAMPLES, JUDGED_SITES // per_sample))
     action = quartic(conventions.from_config(section, modes.ndim), "diffusion models are")
     found = judge(drawer, action, source, n_samples) | {"n_steps": drawer.drawing.n_steps}
-    if drawer.density:
-        change = drawer.step_error(action, drawer.key, _DOUBLED)
+    change = drawer.step_error(action, drawer.key, _DOUBLED)
+    if change is not None:
         found["log_weight_change"] = {
             "rms": float(np.sqrt(np.mean(change**2))),
             "mean": float(np.mean(change)),

@@ -22,12 +22,13 @@ which has the mean Z for any network and any number of steps, and is constant fo
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from lattice_ml.fields.layout import widest
 from lattice_ml.models.diffusion.denoiser import Denoiser, Zero
@@ -46,9 +47,11 @@ __all__ = [
     "uniform_grid",
 ]
 
+Grid = np.ndarray | jax.Array  # falling times
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
 State = tuple[jax.Array, jax.Array]  # fields, and the logarithms of their weights so far
-Step = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+Tree = TypeVar("Tree", jax.Array, State)
+Step = Callable[[Tree, jax.Array, jax.Array, jax.Array], Tree]
 
 
 class Path(NamedTuple):
@@ -76,7 +79,9 @@ def frame_steps(n_steps: int, n_frames: int) -> np.ndarray:
     return steps
 
 
-def draw_noise(key: jax.Array, schedule: Schedule, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def draw_noise(
+    key: jax.Array, schedule: Schedule, shape: tuple[int, ...], dtype: DTypeLike
+) -> jax.Array:
     """Draw where the reverse process starts: N(0, scale^2 sigma^2) at s = 1, of `shape`.
 
     What is missing is scale times the field itself: a bias that falls as 1 / sigma(1)^2.
@@ -90,7 +95,7 @@ def euler_maruyama(
     denoise: Denoise,
     schedule: Schedule,
     x: jax.Array,
-    grid: Any,
+    grid: Grid,
     *,
     snapshots: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
@@ -125,7 +130,7 @@ def predictor_corrector(
     denoise: Denoise,
     schedule: Schedule,
     x: jax.Array,
-    grid: Any,
+    grid: Grid,
     *,
     snr: float = 0.16,
     n_corrections: int = 1,
@@ -158,7 +163,7 @@ def predictor_corrector(
 
 
 def heun(
-    denoise: Denoise, schedule: Schedule, x: jax.Array, grid: Any, *, snapshots: int = 0
+    denoise: Denoise, schedule: Schedule, x: jax.Array, grid: Grid, *, snapshots: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Step the probability flow by Heun's scheme; order 2 (arXiv:2206.00364 alg. 1).
 
@@ -187,7 +192,7 @@ def path_grid(theory: Theory, n_steps: int) -> jax.Array:
 
 
 def path_weights(
-    key: jax.Array, network: Denoiser, theory: Theory, n: int, grid: Any, *, snapshots: int = 0
+    key: jax.Array, network: Denoiser, theory: Theory, n: int, grid: Grid, *, snapshots: int = 0
 ) -> Path:
     """Draw fields by stochastic steps whose kernels are known, with their weights.
 
@@ -254,7 +259,7 @@ def _normal(key: jax.Array, x: jax.Array) -> jax.Array:
     return jax.random.normal(key, x.shape, x.dtype)
 
 
-def _march(step: Step, state: Any, grid: Any, snapshots: int) -> tuple[Any, Any]:
+def _march(step: Step[Tree], state: Tree, grid: Grid, snapshots: int) -> tuple[Tree, Tree]:
     """Take `state` along the grid; keep some states, evenly spread up to the last one.
 
     Args:
@@ -276,10 +281,10 @@ def _march(step: Step, state: Any, grid: Any, snapshots: int) -> tuple[Any, Any]
     places[frame_steps(n_steps, snapshots)] = np.arange(snapshots)
     frames = jax.tree.map(lambda x: jnp.zeros((snapshots + 1, *x.shape), x.dtype), state)
 
-    def keep(frames: Any, state: Any, place: Any) -> Any:
+    def keep(frames: Tree, state: Tree, place: int | jax.Array) -> Tree:
         return jax.tree.map(lambda frame, x: frame.at[place].set(x), frames, state)
 
-    def body(carry: Any, inputs: Any) -> Any:
+    def body(carry: tuple[Tree, Tree], inputs: State) -> tuple[tuple[Tree, Tree], None]:
         (state, frames), (i, place) = carry, inputs
         new = step(state, i, grid[i], grid[i + 1])
         new = jax.tree.map(lambda x, old: x.astype(old.dtype), new, state)
@@ -293,7 +298,7 @@ def _march(step: Step, state: Any, grid: Any, snapshots: int) -> tuple[Any, Any]
 # ------------------------------------------------------ p_ref: Gaussian modes, a mixture at p = 0
 
 
-def _back(prior: Any, t: jax.Array, t_next: jax.Array) -> tuple[Any, Any]:
+def _back(prior: jax.Array, t: jax.Array, t_next: jax.Array) -> State:
     """Mean over x, and variance, of x_next | x in a Gaussian whose variance without noise is known.
 
     Two noisy views of one field: x_next ~ N(0, prior + t_next), x | x_next ~ N(x_next, t - t_next).

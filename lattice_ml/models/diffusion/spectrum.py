@@ -17,7 +17,6 @@ the model knows best: its identity needs neither derivatives nor small noise.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +35,10 @@ from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawing import Drawing, draw
 from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.model import Model
 from lattice_ml.observables.ensemble import Ensemble
-from lattice_ml.statistics import doubt_of
+from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.statistics import doubt_of, weights_of
 
 __all__ = ["NOISE", "of_diffusion", "score_of"]
 
@@ -47,18 +48,17 @@ _ZERO_FIELDS = 16  # copies of the zero field, each with probes of its own
 _PROJECTED = 0.3  # noise at which couplings are projected out, in units of C_min
 _RARE = 0.1  # density of the zero mode at 0 over its largest, below which wells are separate
 
-Found = dict[str, Any]
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def of_diffusion(
-    model: Any,
+    model: Model,
     source: Ensemble | None = None,
     *,
     n_fields: int | None = None,
     noise: Sequence[float] = NOISE,
     seed: int = 0,
-) -> Found:
+) -> JsonTable:
     """The curvature of a diffusion model's score, for the last theory of its last stage.
 
     Args:
@@ -128,7 +128,7 @@ def of_diffusion(
     }
 
 
-def score_of(network: Any, theory: Theory) -> Score:
+def score_of(network: Denoiser, theory: Theory) -> Score:
     """The score of noised fields on sites, `(n, *L)`, and variances `(n,)`.
 
     Where the network gives F, s = -(x + C F)/(C + t) does not cancel at small t as (D - x)/t does.
@@ -146,7 +146,7 @@ def score_of(network: Any, theory: Theory) -> Score:
     return score
 
 
-def _level(probed: ProbedKernel, t: float, exact: np.ndarray) -> Found:
+def _level(probed: ProbedKernel, t: float, exact: np.ndarray) -> JsonTable:
     """What one level of noise shows, with the noise undone."""
     learned, error = without_noise(*probed.mean(), t)
     return {
@@ -166,7 +166,7 @@ def _by_field(probed: ProbedKernel, t: float) -> np.ndarray:
     return np.asarray(at_mean + (probed.values - mean) * slope)
 
 
-def _at_zero(probed: ProbedKernel, t: float, bare: np.ndarray, section: Mapping[str, Any]) -> Found:
+def _at_zero(probed: ProbedKernel, t: float, bare: np.ndarray, section: Section) -> JsonTable:
     """The kernel where the field is zero, and the couplings in it."""
     lattice = probed.lattice
     values, spread = without_noise(*probed.mean(), t)
@@ -183,7 +183,7 @@ def _noised(phi: np.ndarray, t: float, random: np.random.Generator) -> np.ndarra
     return np.asarray(phi + np.sqrt(t) * random.normal(size=phi.shape))
 
 
-def _samples(network: Any, theory: Theory, n: int, seed: int) -> np.ndarray:
+def _samples(network: Denoiser, theory: Theory, n: int, seed: int) -> np.ndarray:
     """Samples of a model, `(n, *L)`; without a density where that would be costly."""
     drawing = Drawing.choose(network, theory.modes.shape)
     if not network.exact_trace:
@@ -203,7 +203,7 @@ def _chosen(source: Ensemble, lattice: Lattice, n: int) -> np.ndarray:
     rows = np.unique(np.linspace(0, total - 1, n).astype(int))
     if source.log_weight is not None:
         logs = source.log_weight.T.ravel()
-        share = np.exp(logs - logs.max())
+        share = weights_of(logs)
         rows = np.random.default_rng(0).choice(total, len(rows), p=share / share.sum())
     return np.asarray(source.cfgs[rows], np.float64)
 
@@ -213,7 +213,7 @@ def _evaluated(score: Score, x: np.ndarray, t: np.ndarray) -> np.ndarray:
     pairs = jnp.asarray(x), jnp.asarray(t)
 
     @jax.jit
-    def every(pairs: Any) -> jax.Array:
+    def every(pairs: tuple[jax.Array, jax.Array]) -> jax.Array:
         return jax.lax.map(
             lambda pair: score(pair[0][None], pair[1][None])[0], pairs, batch_size=64
         )
@@ -235,7 +235,7 @@ def _propagator(theory: Theory) -> np.ndarray:
     return group_means(np.asarray(theory.propagator).ravel(), index)
 
 
-def _named(read: Mapping[str, tuple[float, float]], section: Mapping[str, Any], ndim: int) -> Found:
+def _named(read: Mapping[str, tuple[float, float]], section: Section, ndim: int) -> JsonTable:
     """Couplings that were read off, with errors and true values, in (h, a, b) and as named.
 
     Errors of the convention's own names are propagated from h, a and b as if independent.
@@ -261,5 +261,5 @@ def _named(read: Mapping[str, tuple[float, float]], section: Mapping[str, Any], 
     return table
 
 
-def _value(value: float, error: float) -> Found:
+def _value(value: float, error: float) -> JsonTable:
     return {"value": float(value), "error": float(error)}

@@ -1,16 +1,20 @@
 """Gaussian RBMs as a kind: one distribution on one lattice, its data known by their moments."""
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import numpy as np
 
-from lattice_ml.models.drawers import Drawer
+from lattice_ml.actions import Action
+from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
 from lattice_ml.models.rbm import phases, report
+from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments, measure_moments
+from lattice_ml.models.rbm.sections import SamplingSection
+from lattice_ml.models.rbm.spectrum import of_rbm
 from lattice_ml.models.training import Data, Task
 from lattice_ml.runtime.json import JsonTable, Section
 
@@ -33,17 +37,27 @@ class RBMModel(Model):
     def drawer(
         self,
         shape: tuple[int, ...],
-        action: Any,
-        sampling: Any,
+        action: Action | None,
+        sampling: SamplingSection,
         key: jax.Array,
         dtype: str = "float32",
     ) -> Drawer:
         """Independent samples, or the ends of Gibbs chains; on its own lattice only."""
-        raise NotImplementedError
+        own = self.stages[-1].shape
+        if shape != own:
+            raise ValueError(
+                f"this RBM has one weight per site of {list(own)} and cannot sample lattice.shape "
+                f"= {list(shape)}"
+            )
+        return RBMDrawer.choose(self.network, shape, key, sampling, dtype)
 
     def spectrum(self, probing: Probing) -> JsonTable:
         """The eigenvalues of the kernel, in closed form."""
-        raise NotImplementedError
+        if probing.fields is not None:
+            raise ValueError(
+                f"only a diffusion model is probed at given fields, {self.directory} is none"
+            )
+        return of_rbm(self)
 
     @staticmethod
     def measure(task: Task, data: Data) -> tuple[Moments, ...]:

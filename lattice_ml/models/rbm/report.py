@@ -10,14 +10,13 @@ import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.analysis.two_point import bin_numbers
-from lattice_ml.models.drawers import RBMDrawer
+from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.models.rbm.fit import log_likelihood
 from lattice_ml.models.rbm.gaussian import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.phases import moments_of
 from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Source, Task
 from lattice_ml.runtime.json import JsonTable
-from lattice_ml.statistics import jackknife_error
 
 __all__ = ["eigenvalue_errors", "report"]
 
@@ -89,7 +88,8 @@ def eigenvalue_errors(rbm: GaussianRBM, sources: Sequence[Source]) -> np.ndarray
         weights.append(weight)
     parts, shares = np.concatenate(sums), np.concatenate(weights)
     left_out = (parts.sum(0) - parts) / (shares.sum() - shares)[:, None]
-    spread = jackknife_error(left_out)
+    n = len(parts)
+    spread = np.sqrt((n - 1) * np.mean((left_out - left_out.mean(0)) ** 2, axis=0))
     mean = parts.sum(0) / shares.sum()
     relative = np.divide(spread, mean, out=np.zeros_like(mean), where=mean > 0)
     regulator = np.asarray(rbm.mass, np.float64) @ vectors**2
