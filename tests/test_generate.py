@@ -18,6 +18,7 @@ from lattice_ml import cli
 from lattice_ml.chains import run as chain
 from lattice_ml.chains.failures import Doubt
 from lattice_ml.jobs import config, generate
+from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage import ensemble
 from lattice_ml.storage.run import StorageError
 
@@ -36,9 +37,9 @@ SETTINGS = {
 
 def as_words(**changes):
     """Command-line words of SETTINGS and changes such as chain_thin=2."""
-    settings = SETTINGS | {key.replace("_", ".", 1): value for key, value in changes.items()}
-    listed = {key: v if isinstance(v, list) else [v] for key, v in settings.items()}
-    return [word for key, values in listed.items() for word in (f"--{key}", *map(str, values))]
+    return as_arguments(
+        SETTINGS | {key.replace("_", ".", 1): value for key, value in changes.items()}
+    )
 
 
 def run(out, block_configs=1, time_limit=None, **changes):
@@ -253,7 +254,7 @@ def test_a_run_cannot_be_shortened(reference):
 
 def test_the_config_beside_the_output_is_the_same_job(reference):
     file = reference.directory / "config.toml"
-    again = config.parse(config.read_arguments(file), file=file)
+    again = config.read_job(file)
     assert again.config == config.parse(as_words()).config
     assert again.config == json.loads((reference.directory / "manifest.json").read_text())["config"]
 

@@ -14,14 +14,14 @@ log Z' = log Z - V log s and log_prob' = log_prob + V log s.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lattice_ml.actions import FreeField, Phi4, check_dimension, hopping_scale, number
 
 __all__ = [
     *("CONVENTIONS", "KINDS", "NONE", "Convention", "Parameter"),
-    *("action", "convert", "coupling", "describe", "from_config", "parameters"),
+    *("action", "convert", "coupling", "describe", "from_config", "parameters", "section"),
 ]
 
 
@@ -124,6 +124,8 @@ def action(convention: str, ndim: int, **values: float) -> Phi4:
     h, a, b = map(float, CONVENTIONS[convention].couplings(ndim, p, q))
     phi4 = Phi4(h, a, b, ndim=ndim)
     phi4.check(ndim)
+    written = {"kind": "Phi4", "convention": convention, keys[0]: p, keys[1]: q}
+    object.__setattr__(phi4, "written", written)  # of this object: see `section`
     return phi4
 
 
@@ -144,6 +146,46 @@ def from_config(section: Mapping[str, Any], ndim: int) -> Any:
     built = KINDS[kind](**values, ndim=ndim)
     built.check(ndim)
     return built
+
+
+def section(action: Any, ndim: int) -> dict[str, Any]:
+    """The `[action]` section that describes an action; `from_config` is the inverse.
+
+    What `action` made has the couplings that it was made of.  Of a `Phi4` in (h, a, b) it has those
+    with the fewest figures that give (h, a, b), in the first convention whose normalisation it has.
+
+    Raises:
+        ValueError: an action that no config can name.
+    """
+    if action is None:
+        return {"kind": NONE}
+    kind = type(action).__name__
+    if KINDS.get(kind) is not type(action):
+        raise ValueError(
+            f"a directory holds ensembles of the actions {', '.join(KINDS)}, which can be read "
+            f"without your source, got {kind}: `run` keeps its chains in memory"
+        )
+    action.check(ndim)
+    if not isinstance(action, Phi4):
+        own = {field.name: vars(action)[field.name] for field in fields(action)}
+        return {"kind": kind, **{key: float(v) for key, v in own.items() if key != "ndim"}}
+    if written := vars(action).get("written"):
+        return dict(written)
+    for convention, known in CONVENTIONS.items():
+        try:
+            values = parameters(action, convention, ndim)
+        except ValueError:
+            continue
+        couplings = tuple(map(float, action.couplings()))
+        for figures in range(1, 18):
+            p, q = (float(f"{value:.{figures}g}") for value in values.values())
+            if known.couplings(ndim, p, q) == couplings:
+                break
+        return {"kind": kind, "convention": convention, known.keys[0]: p, known.keys[1]: q}
+    raise ValueError(
+        f"{action} is not normalised as any convention of a config; convert(action, 'kappa', "
+        f"{ndim}) gives one that is, and the scale of its field"
+    )
 
 
 def coupling(section: Mapping[str, Any], name: str, ndim: int) -> Parameter | str:

@@ -43,16 +43,17 @@ class ImportOptions:
 def import_command(arguments: list[str]) -> int:
     """Make an ensemble of an array in a file."""
     from lattice_ml.jobs import config, exchange
+    from lattice_ml.runtime.values import table
 
     names = ("action",)
     file, words = config.split_file(arguments, "import", ImportOptions, names, is_config=False)
-    options = config.options(words, ImportOptions, names=names)
-    sections = config.parse_sections(words, names, options=ImportOptions)
+    parsed = config.parse_sections(words, names, options=ImportOptions)
+    options = config.options_of(parsed, ImportOptions)
     ensemble = exchange.import_array(
         file,
         options.out,
         config={
-            "action": dataclasses.asdict(sections.action),
+            "action": table("action", parsed.action),
             "lattice": {"shape": list(options.shape) or None},
         },
         dataset=options.dataset,

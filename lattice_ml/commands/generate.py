@@ -43,7 +43,7 @@ class GenerateOptions:
     sweep: tuple[str, ...] = ()
     time_limit: str | None = None
     split: int = 1
-    devices: bool | None = None
+    distributed: bool | None = None
     heartbeat: str = "30s"
     dry_run: bool = False
     json: str | None = None
@@ -62,12 +62,16 @@ def generate_command(arguments: list[str]) -> int:
     from lattice_ml.runtime.arguments import seconds
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
-    options = config.options(words, GenerateOptions, file)
+    parsed = config.parse_sections(words, config.SECTIONS, file=file, options=GenerateOptions)
+    options = config.options_of(parsed, GenerateOptions)
     left = None if options.time_limit is None else seconds(options.time_limit)
     team, lost = processes.join(options.distributed, seconds(options.heartbeat, "--heartbeat")), ""
     find_devices()
     out = Path(options.out or Path("runs") / Path(file).stem)
-    jobs = _sweep(words, options.sweep, file, out)
+    if options.sweep:
+        jobs = _sweep(words, options.sweep, file, out)
+    else:
+        jobs = [(config.job_of(parsed), out)]
     if options.json and not options.dry_run:
         raise ValueError("--json FILE of generate is for --dry-run; measure has one for results")
     doubts = dict.fromkeys(failures.doubt(job.sampler) for job, _ in jobs)
@@ -116,11 +120,9 @@ def _lost(team: Any, directory: Path, heartbeat: str) -> str:
 
 
 def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list[tuple[Any, Path]]:
-    """The jobs of a sweep, or the one job; all are checked before the first runs."""
+    """The jobs of a sweep; all are checked before the first runs."""
     from lattice_ml.jobs import config
 
-    if not sweep:
-        return [(config.parse(words, file=file, options=GenerateOptions), out)]
     key, *values = sweep
     if key.partition(".")[0] not in config.SECTIONS:
         raise ValueError(f"--sweep needs a key of the config, got {key}")
@@ -129,7 +131,8 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
     jobs: dict[int, tuple[Any, Path]] = {}
     for value in values:
         given = [*words, f"--{key}", *value.split(",")]
-        job = _own_seed(config.parse(given, file=file, options=GenerateOptions), key)
+        parsed = config.parse_sections(given, config.SECTIONS, file=file, options=GenerateOptions)
+        job = _own_seed(config.job_of(parsed), key)
         directory = out / f"{key}={value}".replace("/", "_")
         if job.seed in jobs:
             raise ValueError(
@@ -154,7 +157,7 @@ def _own_seed(job: Any, key: str) -> Any:
     section, _, field = name.partition(".")
     text = json.dumps([job.seed, name, job.config[section][field]])
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
-    return dataclasses.replace(job, seed=seed, config=job.config | {"seed": seed})
+    return dataclasses.replace(job, seed=seed)
 
 
 _SUMMARY = {  # what is said of the histories that there are

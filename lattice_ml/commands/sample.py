@@ -45,8 +45,8 @@ def sample_command(arguments: list[str]) -> int:
     path, given = config.split_file(arguments, "sample", SampleOptions, names, is_config=False)
     model = model_files.open_model(path)
     given = [*words.as_arguments(model.defaults), *given]
-    options = config.options(given, SampleOptions, names=names)
-    job = config.parse_sampling(given, kind=kind, options=SampleOptions)
+    parsed = config.parse_sections(given, names, options=SampleOptions)
+    options, job = config.options_of(parsed, SampleOptions), config.sampling_job_of(parsed)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
     begin = time.monotonic()
     try:

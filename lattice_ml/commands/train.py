@@ -42,8 +42,9 @@ def train_command(arguments: list[str]) -> int:
     from lattice_ml.runtime import progress, session
 
     file, given = _split(arguments)
-    options = config.options(given, TrainOptions, file, config.training_names(given))
-    job = config.parse_training(given, file=file, options=TrainOptions)
+    names = config.training_names(given)
+    parsed = config.parse_sections(given, names, file=file, options=TrainOptions)
+    options, job = config.options_of(parsed, TrainOptions), config.training_job_of(parsed)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
     try:
         with progress.Reporter(options.out) as reporter:

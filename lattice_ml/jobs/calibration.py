@@ -27,8 +27,8 @@ from lattice_ml.chains import run
 from lattice_ml.chains.engine import Engine, Program
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
-from lattice_ml.jobs.config import Job
 from lattice_ml.jobs.generate import starting_fields
+from lattice_ml.jobs.job import Job
 from lattice_ml.runtime.devices import return_freed_memory
 from lattice_ml.storage import files
 

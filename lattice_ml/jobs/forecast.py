@@ -20,7 +20,7 @@ import numpy as np
 
 from lattice_ml.chains import run
 from lattice_ml.jobs.calibration import Calibration, calibrate
-from lattice_ml.jobs.config import Job
+from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
 from lattice_ml.runtime.session import provenance
 from lattice_ml.storage import files, seals, shards

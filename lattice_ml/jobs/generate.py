@@ -13,7 +13,7 @@ import numpy as np
 from lattice_ml.chains import run as chain
 from lattice_ml.chains.engine import BLOCK_BYTES
 from lattice_ml.chains.failures import voice_doubt
-from lattice_ml.jobs.config import Job
+from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.processes import Team, team

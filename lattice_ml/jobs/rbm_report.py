@@ -9,7 +9,7 @@ import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.analysis.two_point import bin_numbers
-from lattice_ml.jobs.config import TrainingJob
+from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.training_data import Data, Source
 from lattice_ml.jobs.training_report import SAMPLES, SITES, judge, verdict
 from lattice_ml.models.drawers import RBMDrawer

@@ -17,7 +17,7 @@ import numpy as np
 
 from lattice_ml.fields.layout import widest
 from lattice_ml.jobs import rbm_report
-from lattice_ml.jobs.config import TrainingJob
+from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.training_data import Data, check_agreement, identify, open_data
 from lattice_ml.jobs.training_phases import ServedPools, TrainingError
 from lattice_ml.models.rbm import GaussianRBM

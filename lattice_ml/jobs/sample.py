@@ -17,7 +17,7 @@ import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.jobs import correction
-from lattice_ml.jobs.config import SamplingJob
+from lattice_ml.jobs.job import SamplingJob
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units
 from lattice_ml.models.diffusion.drawing import Drawing, draw_film
 from lattice_ml.models.diffusion.transfer import theory_at

@@ -30,7 +30,7 @@ __all__ = [
     "NAMES",
     "ChainSection",
     "LatticeSection",
-    "OutputSection",
+    "OutputSettings",
     "check_values",
     "section_type",
 ]
@@ -72,7 +72,7 @@ class ChainSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class OutputSection:
+class OutputSettings:
     """What is written.
 
     Args:
@@ -87,7 +87,7 @@ class OutputSection:
 _FIXED = {
     "lattice": LatticeSection,
     "chain": ChainSection,
-    "output": OutputSection,
+    "output": OutputSettings,
 }
 
 _AT_LEAST = {

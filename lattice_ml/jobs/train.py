@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lattice_ml.jobs import rbm_training, training_report
-from lattice_ml.jobs.config import TrainingJob
+from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.training_data import Data, check_agreement, identify, open_data
 from lattice_ml.jobs.training_phases import Block, Phase, TrainingError, blocks, plan
 from lattice_ml.models.diffusion import fitting

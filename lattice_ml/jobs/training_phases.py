@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from lattice_ml.jobs.config import TrainingJob
+from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.training_data import Data
 from lattice_ml.models.diffusion import fitting
 from lattice_ml.models.diffusion.drawing import flow_steps

@@ -18,7 +18,7 @@ from flax import nnx
 
 from lattice_ml.actions import conventions
 from lattice_ml.jobs import correction
-from lattice_ml.jobs.config import TrainingJob
+from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.training_data import Data, Source
 from lattice_ml.jobs.training_phases import Phase
 from lattice_ml.models.diffusion import equivariance

@@ -17,9 +17,12 @@ import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import tyro
+
+from lattice_ml.runtime.values import ConfigError, describe
 
 __all__ = [
     "WORD",
@@ -29,6 +32,7 @@ __all__ = [
     "check_keys",
     "chosen",
     "given_keys",
+    "of_file",
     "parameters",
     "print_help",
     "read_file",
@@ -46,10 +50,6 @@ Fields = list[tuple[str, Any, Any]]
 _TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False; see `_complete`
 _END = "--"  # of the values of a key
 _LONGEST = 10**9  # seconds, some thirty years
-
-
-class ConfigError(ValueError):
-    """The config or the command line asks for something that does not exist or cannot be."""
 
 
 def read_file(file: str | Path, skip: Collection[str] = ()) -> list[str]:
@@ -110,7 +110,7 @@ def as_arguments(table: Mapping[str, Any]) -> list[str]:
     return [*_spelt({key: _words(value) for key, value in flat}), *[_END] * bool(flat)]
 
 
-def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
+def type_arguments(fields: Fields, arguments: Sequence[str]) -> SimpleNamespace:
     """Type the arguments: an object with one attribute per field of the schema.
 
     Raises:
@@ -129,7 +129,7 @@ def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
     for name, value in _numbers(dataclasses.asdict(typed)):
         if not -WORD <= value < WORD:
             raise ConfigError(f"{name} must be below 2^63 in size, got {value}")
-    return typed
+    return SimpleNamespace(**vars(typed))
 
 
 def print_help(fields: Fields, prog: str) -> None:
@@ -157,6 +157,11 @@ def check_keys(fields: Fields, arguments: Sequence[str], where: str) -> None:
 def given_keys(arguments: Sequence[str]) -> list[str]:
     """The dotted keys that the arguments set, e.g. `lattice.shape`."""
     return list(_group(arguments))
+
+
+def of_file(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a table, which come first and end with `--`."""
+    return list(arguments[: list(arguments).index(_END)]) if _END in arguments else []
 
 
 def seconds(text: str, key: str = "--time-limit") -> float:
@@ -263,7 +268,7 @@ def _explain(schema: Any, arguments: Sequence[str]) -> str:
         try:
             _parse(one, ["--value", *_switched(kind, words)])
         except SystemExit:
-            return f"{name} must be {_describe(kind)}, got {' '.join(words) or 'nothing'}"
+            return f"{name} must be {describe(kind)}, got {' '.join(words) or 'nothing'}"
     return f"cannot understand {' '.join(arguments)}"
 
 
@@ -276,16 +281,6 @@ def _leaves(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
         else:
             leaves[prefix + field.name] = field
     return leaves
-
-
-def _describe(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    if kind in (tuple[int, ...], tuple[float, ...]):
-        return "whole numbers" if kind == tuple[int, ...] else "numbers"
-    if kind in names:
-        return names[kind]
-    parts = [part for part in getattr(kind, "__args__", ()) if part is not type(None)]
-    return " or ".join(p if isinstance(p, str) else _describe(p) for p in parts)
 
 
 def _group(arguments: Sequence[str]) -> dict[str, list[str]]:
