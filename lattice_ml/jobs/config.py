@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lattice_ml.actions import conventions
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import sections
-from lattice_ml.jobs.sections import ChainSection, OutputSection
+from lattice_ml.jobs.sections import OutputSection
 from lattice_ml.models.sections import KINDS
 from lattice_ml.runtime.arguments import (
     ConfigError,
@@ -58,7 +59,7 @@ class Job:
     config: dict[str, Any]
     lattice: Lattice
     sampler: Any
-    chain: ChainSection
+    chain: ChainSettings
     output: OutputSection
     seed: int
 
