@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.chains import run as chain
+from lattice_ml.chains.failures import RunError
 from lattice_ml.jobs import generate
 from lattice_ml.storage import run as storage
 from lattice_ml.storage.ensemble import open_ensemble
@@ -126,7 +126,7 @@ def test_an_unknown_verb_names_the_nearest(capsys):
     [
         (storage.StorageError("changed"), 2),
         (ValueError("wrong"), 2),
-        (chain.RunError("diverged"), 3),
+        (RunError("diverged"), 3),
         (OSError(28, "No space left on device"), 3),
         (generate.Interrupted("time is up", None), 0),
         (generate.Interrupted("SIGINT", signal.SIGINT), 130),

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.chains import run as chain
-from lattice_ml.chains.failures import Doubt
+from lattice_ml.chains.failures import Doubt, RunError
 from lattice_ml.jobs import config, generate
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage import ensemble
@@ -333,6 +332,6 @@ def test_wells_that_hmc_does_not_leave_are_doubted_in_one_line(tmp_path, capsys,
 
 
 def test_diverging_dynamics_stop_and_say_what_to_change(tmp_path):
-    with pytest.raises(chain.RunError, match=r"\|dH\| > 1000 .* make sampler\.step_size smaller"):
+    with pytest.raises(RunError, match=r"\|dH\| > 1000 .* make sampler\.step_size smaller"):
         run(tmp_path, sampler_n_steps=10, sampler_step_size=2.0, chain_start="cold")
     assert shards(tmp_path) == []

@@ -19,10 +19,10 @@ from lattice_ml import (
     open_ensemble,
 )
 from lattice_ml.actions import conventions
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.jobs import config
 from lattice_ml.jobs.generate import generate
 from lattice_ml.jobs.job import Job, SamplingJob, TrainingJob
-from lattice_ml.jobs.sections import ChainSection as ChainSettings
 from lattice_ml.jobs.sections import OutputSettings
 from lattice_ml.models.sections import RBMTrainingSection, SamplingSection, TrainingSection
 from lattice_ml.runtime.arguments import as_arguments

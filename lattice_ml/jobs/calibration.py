@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import programs, restored, warming
 from lattice_ml.chains.engine import Engine, Program
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
@@ -155,8 +155,7 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
     """What was measured of a part, for the whole job."""
     wanted, save = job.chain, job.output.save_configs
     engine = _Outline(job.lattice, wanted.n_chains, job.output.dtype, split)
-    sizes = wanted.n_configs, wanted.n_thermalise, wanted.thin
-    program, _ = run.programs(engine, *sizes, save)
+    program, _ = programs(engine, wanted, save_configs=save)
     small = found.program.engine
     sites, measured = (len(e.slots) * e.lattice.volume for e in (engine, small))
     ratio = sites / measured
@@ -204,14 +203,12 @@ def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
     wanted, begin = job.chain, time.monotonic()
     key = jax.random.key(job.seed)
     engine = Engine(key, job.lattice, wanted.n_chains, job.output.dtype, split)
-    program, warm = run.programs(
-        engine, wanted.n_configs, wanted.n_thermalise, wanted.thin, job.output.save_configs
-    )
+    program, warm = programs(engine, wanted, save_configs=job.output.save_configs)
     if begun is None:
         sampler = job.sampler.tuner(job.lattice, wanted.n_thermalise).sampler
         state = engine.start(job.sampler, starting_fields(wanted.start))
     else:
-        sampler = run.restored(job.sampler, begun[1])
+        sampler = restored(job.sampler, begun[1])
         state = engine.load(sampler, begun[0]) if begun[0] else engine.start(sampler, "hot")
     needs = [p.memory(sampler, state) for p in ((program,) if warm is program else (program, warm))]
     setup = time.monotonic() - begin
@@ -271,7 +268,7 @@ def _tune(job: Job, warm: Program, sampler: Any, state: Any) -> Tuning:
 
     begin = time.monotonic()
     steps = []  # (trajectories done, forces of the next, seconds so far)
-    for done, *reached in run.warming(warm, job.sampler, state, n):
+    for done, *reached in warming(warm, job.sampler, state, n):
         steps.append((done, int(reached[0].forces), time.monotonic() - begin))
         if steps[-1][2] > 2 * _SECONDS and done >= min(n, _FEWEST // 4):
             break

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import tune
+from lattice_ml.chains.run import Chains, run
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.statistics import Resampled
 from lattice_ml.statistics.series import as_numbers
@@ -260,7 +261,7 @@ def refine(
     n_updates: int,
     *,
     dtype: str = "float32",
-) -> run.Chains:
+) -> Chains:
     """Move every configuration by `n_updates` updates of a sampler of the true action.
 
     An exact update leaves weighted averages as they are: with the weights that the configurations
@@ -293,7 +294,7 @@ def refine(
         )
     tuning, moving = jax.random.split(key)
     if "auto" in sampler.tuned().values():
-        sampler = run.tune(
+        sampler = tune(
             tuning,
             sampler,
             lattice,
@@ -302,7 +303,7 @@ def refine(
             start=fields,
             dtype=dtype,
         )
-    return run.run(
+    return run(
         moving,
         sampler,
         lattice,

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import block_spans, check, restored, warm_up_step
 from lattice_ml.jobs.calibration import Calibration, calibrate
 from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
@@ -123,7 +123,7 @@ def forecasts(
     known: dict[str, Calibration] = {}
     for job, out in jobs:
         manifest = storage.look(out, job.config)
-        _check(job, split)
+        check(job.sampler, job.lattice, job.chain, split)  # as `generate` does
         state = shards.read_state(Path(out), manifest) if manifest else None
         begun = (state, manifest["tuned"]) if manifest and state else None
         shape = _shape(job) + str(manifest is None)
@@ -131,12 +131,6 @@ def forecasts(
         if not shared:
             known[shape] = calibrate(job, begun, split)
         yield _forecast(job, Path(out), manifest, known[shape], shared)
-
-
-def _check(job: Job, split: int) -> None:
-    """Refuse what `generate` would."""
-    counts = {name: getattr(job.chain, name) for name in ("n_configs", "n_thermalise", "thin")}
-    run.check(job.sampler, job.lattice, n_chains=job.chain.n_chains, split=split, **counts)
 
 
 def _shape(job: Job) -> str:
@@ -159,7 +153,7 @@ def _forecast(
     forces = int(sampler.forces)
     known = sampler is not tuning.sampler or not tuning.n_trajectories
     low, high = (forces, forces) if known else tuning.forces
-    spans = run.block_spans(program, n_done, n_configs, job.chain.thin * forces)
+    spans = block_spans(program, n_done, n_configs, job.chain.thin * forces)
     longest = max((n for _, n in spans), default=0)
     engine = program.engine
     own = {n: calibration.shard(n, len(engine.chains)) for n in {n for _, n in spans}}
@@ -205,7 +199,7 @@ def _forecast(
 def _settled(job: Job, manifest: Mapping[str, Any] | None, calibrated: Any, shared: bool) -> Any:
     """The sampler with the settings of the run, or its own, or else those of the calibration."""
     if manifest:
-        return run.restored(job.sampler, manifest["tuned"])
+        return restored(job.sampler, manifest["tuned"])
     if not shared:
         return calibrated
     free = {name for name in _LENGTHS if job.config["sampler"].get(name) == "auto"}
@@ -220,7 +214,7 @@ def _warm_up(job: Job, calibration: Calibration, per_trajectory: float) -> float
     if tuning.n_trajectories == n:
         return tuning.total
     pause = max(0.0, tuning.seconds - tuning.step * per_trajectory)
-    return math.ceil(n / run.warm_up_step(n)) * pause + n * per_trajectory
+    return math.ceil(n / warm_up_step(n)) * pause + n * per_trajectory
 
 
 def _devices(calibration: Calibration) -> Devices:

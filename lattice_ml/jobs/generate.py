@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml.chains import run as chain
+from lattice_ml.chains.blocks import Block, blocks, check
 from lattice_ml.chains.engine import BLOCK_BYTES
 from lattice_ml.chains.failures import voice_doubt
 from lattice_ml.jobs.job import Job
@@ -71,15 +71,7 @@ def generate(
         OSError: the file system refuses.
     """
     settings, processes = job.chain, team()
-    chain.check(
-        job.sampler,
-        job.lattice,
-        n_chains=settings.n_chains,
-        split=split,
-        n_configs=settings.n_configs,
-        n_thermalise=settings.n_thermalise,
-        thin=settings.thin,
-    )
+    check(job.sampler, job.lattice, settings, split)
     voice_doubt(job.sampler)
     _check_memory(job)
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
@@ -88,14 +80,11 @@ def generate(
     with run, watching(time_limit) as watch, _saying_what_is_safe(run, settings.n_configs):
         processes.first(lambda: write_config(run.directory, job.config))
         state = run.state()
-        parts = chain.blocks(
+        parts = blocks(
             jax.random.key(job.seed),
             job.sampler,
             job.lattice,
-            n_chains=settings.n_chains,
-            n_configs=settings.n_configs,
-            n_thermalise=settings.n_thermalise,
-            thin=settings.thin,
+            settings,
             start=start,
             dtype=job.output.dtype,
             split=split,
@@ -166,7 +155,7 @@ def _saying_what_is_safe(run: Run, n_configs: int) -> Iterator[None]:
         ) from error
 
 
-def _commit(run: Run, part: chain.Block) -> None:
+def _commit(run: Run, part: Block) -> None:
     if not run.n_done:
         run.record(**part.tuned)
     own = slice(part.chains.start, part.chains.stop)

@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from lattice_ml.actions import conventions
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.fields.lattice import Lattice
-from lattice_ml.jobs.sections import ChainSection, OutputSettings, check_values
+from lattice_ml.jobs.sections import OutputSettings, check_values
 from lattice_ml.models.sections import KINDS, model_fields
 from lattice_ml.runtime.arguments import as_arguments, unknown
 from lattice_ml.runtime.values import ConfigError, Record, Table, as_value, table
@@ -41,7 +42,7 @@ class Job:
 
     lattice: Lattice
     sampler: Any
-    chain: ChainSection = dataclasses.field(default_factory=ChainSection)
+    chain: ChainSettings = dataclasses.field(default_factory=ChainSettings)
     output: OutputSettings = dataclasses.field(default_factory=OutputSettings)
     seed: int = 1
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lattice_ml.actions import conventions
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.models.sections import KINDS, model_fields
 from lattice_ml.runtime.arguments import (
     WORD,
@@ -28,7 +29,6 @@ from lattice_ml.samplers.cycle import merged
 
 __all__ = [
     "NAMES",
-    "ChainSection",
     "LatticeSection",
     "OutputSettings",
     "check_values",
@@ -53,25 +53,6 @@ class LatticeSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainSection:
-    """Chains and what is kept of them.
-
-    Args:
-        n_chains: independent chains.
-        n_thermalise: trajectories per chain before the first is kept.
-        n_configs: configurations kept per chain.
-        thin: trajectories between kept configurations.
-        start: hot, cold, or the path of an ensemble.
-    """
-
-    n_chains: int = 64
-    n_thermalise: int = 500
-    n_configs: int = 1000
-    thin: int = 1
-    start: str = "hot"
-
-
-@dataclasses.dataclass(frozen=True)
 class OutputSettings:
     """What is written.
 
@@ -86,7 +67,7 @@ class OutputSettings:
 
 _FIXED = {
     "lattice": LatticeSection,
-    "chain": ChainSection,
+    "chain": ChainSettings,
     "output": OutputSettings,
 }
 
