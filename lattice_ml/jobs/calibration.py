@@ -110,7 +110,7 @@ def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibrati
     """Measure a job, or a part of a large one, on the devices of all processes together.
 
     Args:
-        job: from `config.parse`.
+        job: what is to be run.
         begun: what a run that was begun goes on from, without a warm-up.
         split: devices over which each lattice is spread.
     """

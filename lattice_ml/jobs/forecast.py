@@ -113,7 +113,7 @@ def forecasts(
     Where JAX has several processes all of them call this.
 
     Args:
-        jobs: from `config.parse`, with the directories of their ensembles.
+        jobs: what is to be run, with the directories of their ensembles.
         split: devices over which each lattice is spread.
 
     Raises:

@@ -50,7 +50,7 @@ def generate(
     the chains; `out` must be on a file system that they share.
 
     Args:
-        job: from `config.parse`.
+        job: a `Job`, or what `read_job` makes of a TOML file.
         out: a new or empty directory, or one that an equal job began.
         time_limit: seconds after which no new block is started.
         block_configs: configurations per chain in one shard; chosen from the size by default.

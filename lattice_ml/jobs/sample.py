@@ -54,11 +54,11 @@ def sample(
     """Draw samples of `model` into directory `out`, or go on drawing.
 
     Args:
-        job: from `config.parse_sampling`: lattice, couplings and method, the model's or others.
+        job: lattice, couplings and method, the model's (`SamplingJob.of(model)`) or others.
         model: from `open_model`.
         out: a new or empty directory, or one that an equal call began; `n_samples` may grow.
         n_samples: in all.
-        correct: "none", "reweight", "metropolis" or "hmc"; see `sampling_units`.
+        correct: "none", "reweight", "metropolis" or "hmc"; see `jobs.units`.
         time_limit: seconds after which no new block is started.
         on_progress: called after every block.
 

@@ -42,7 +42,7 @@ def train(
     """Train the model that `job` describes in directory `out`, or continue its training.
 
     Args:
-        job: from `config.parse_training`.
+        job: a `TrainingJob`.
         out: a new or empty directory, or one that an equal job began.
         data: ensembles; those of one lattice shape are learned together, small shapes first.
         init_from: a model whose weights are where the training begins.  Without data it is
