@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import RECORDS
-from lattice_ml.runtime.devices import CPU_FLAGS
+from lattice_ml.runtime.devices import CPU_FLAGS, allowed_cpus, prepare
 from lattice_ml.runtime.printable import say
 from lattice_ml.runtime.results import check_json, check_page, read_json, write_json
 
@@ -54,7 +53,7 @@ def bench_command(arguments: list[str]) -> int:
         return 0
     earlier = _earlier(options.against) if options.against else None
     _use_one_core()
-    configure_jax()
+    prepare()
     from lattice_ml.jobs.sections import check_values
 
     check_values({"seed": options.seed})
@@ -146,5 +145,5 @@ def _use_one_core() -> None:
     if "--xla_force_host_platform_device_count" in flags or "jax" in sys.modules:
         return
     os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flags}".strip()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {min(allowed_cpus())})

@@ -5,8 +5,8 @@ from typing import Any
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 
 __all__ = ["compare_command"]
@@ -49,7 +49,7 @@ def compare_command(arguments: list[str]) -> int:
             "compare needs a reference (an ensemble, or exact) and at least one candidate, or "
             f"--reference-values and a candidate, got {paths or 'nothing'}"
         )
-    configure_jax()
+    prepare()
     from lattice_ml.comparison import compare, exact_reference, read_values
     from lattice_ml.comparison.references import check_comparable
     from lattice_ml.report import comparison as page

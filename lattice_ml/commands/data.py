@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 
 __all__ = ["convert_command", "export_command", "import_command", "info_command"]
@@ -105,7 +105,7 @@ def export_command(arguments: list[str]) -> int:
     ensemble = open_ensemble(options.ensemble, verify=options.verify)
     known = " was there already, complete and equal" if Path(options.out).exists() else ""
     if options.out.endswith(".json.gz"):
-        configure_jax()
+        prepare()
         from lattice_ml.jobs.pyerrors_json import export_observables
         from lattice_ml.statistics import doubt_of
 
@@ -153,7 +153,7 @@ class ConvertOptions:
 def convert_command(arguments: list[str]) -> int:
     """Write an ensemble in another convention."""
     options = parse_options(ConvertOptions, arguments, "convert")
-    configure_jax()
+    prepare()
     from lattice_ml.actions import conventions
     from lattice_ml.jobs.exchange import convert_ensemble
     from lattice_ml.storage.ensemble import open_ensemble

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lattice_ml.commands.dry_run import dry_run
-from lattice_ml.commands.environment import configure_jax, find_devices
-from lattice_ml.runtime import devices, processes
+from lattice_ml.runtime import processes
+from lattice_ml.runtime.devices import find_devices, prepare
 from lattice_ml.runtime.printable import say, shown
 
 __all__ = ["generate_command"]
@@ -51,9 +51,7 @@ class GenerateOptions:
 
 def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
-    devices.use_all_cores()
-    devices.keep_freed_memory()
-    configure_jax(devices=False)
+    prepare(all_cores=True, find=False)
     import jax
 
     from lattice_ml.chains import failures

@@ -8,9 +8,9 @@ from typing import Any
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import CERTIFICATES, ESTIMATES
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 from lattice_ml.runtime.results import check_json, distinct, write_json
 
@@ -51,7 +51,7 @@ def measure_command(arguments: list[str]) -> int:
     options = parse_options(MeasureOptions, arguments, "measure")
     if not options.ensembles:
         raise ValueError("measure needs at least one ensemble directory, got none")
-    configure_jax()
+    prepare()
     from lattice_ml.analysis import measurement
     from lattice_ml.report import ensemble as page
     from lattice_ml.storage.ensemble import open_ensemble
@@ -139,7 +139,7 @@ def check_command(arguments: list[str]) -> int:
     options = parse_options(CheckOptions, arguments, "check")
     if not options.ensembles:
         raise ValueError("check needs at least one ensemble directory, got none")
-    configure_jax()
+    prepare()
     from lattice_ml.analysis.certificates import Certificate, check, verdict
     from lattice_ml.storage.ensemble import open_ensemble
 

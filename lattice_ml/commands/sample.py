@@ -5,8 +5,7 @@ import sys
 import time
 from typing import Any, Literal
 
-from lattice_ml.commands.environment import configure_jax
-from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 
 __all__ = ["sample_command"]
@@ -31,9 +30,7 @@ class SampleOptions:
 
 def sample_command(arguments: list[str]) -> int:
     """Draw an ensemble from a model."""
-    use_all_cores()
-    keep_freed_memory()
-    configure_jax()
+    prepare(all_cores=True)
     from lattice_ml.jobs import config, sample
     from lattice_ml.runtime import arguments as words
     from lattice_ml.runtime import progress, session

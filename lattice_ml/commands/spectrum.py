@@ -6,9 +6,8 @@ from typing import Any
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
-from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 
 __all__ = ["lines", "spectrum_command"]
@@ -45,9 +44,7 @@ class SpectrumOptions:
 def spectrum_command(arguments: list[str]) -> int:
     """Write the spectrum of a model or an ensemble and print its table."""
     options = parse_options(SpectrumOptions, arguments, "spectrum")
-    use_all_cores()
-    keep_freed_memory()
-    configure_jax()
+    prepare(all_cores=True)
     from lattice_ml.jobs.sections import check_values
     from lattice_ml.jobs.spectrum import spectrum
 

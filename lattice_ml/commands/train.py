@@ -4,8 +4,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from lattice_ml.commands.environment import configure_jax
-from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 
 __all__ = ["train_command"]
@@ -34,9 +33,7 @@ class TrainOptions:
 
 def train_command(arguments: list[str]) -> int:
     """Train a model; 1 where it is useless or misses a mode, 4 where it cannot be told."""
-    use_all_cores()
-    keep_freed_memory()
-    configure_jax()
+    prepare(all_cores=True)
     from lattice_ml.jobs import config, train, training_report
     from lattice_ml.runtime import arguments as words
     from lattice_ml.runtime import progress, session
