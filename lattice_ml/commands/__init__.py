@@ -57,7 +57,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     """Run one verb and turn what goes wrong into one sentence and an exit status."""
     try:
         home = importlib.import_module(f"lattice_ml.commands.{_HOMES[verb]}")
-        return int(getattr(home, f"{verb}_command")(list(arguments)))
+        return int(vars(home)[f"{verb}_command"](list(arguments)))
     except SystemExit as stop:  # from the parser, which has printed its message
         return int(stop.code or 0)
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -96,7 +96,9 @@ def _sentence(verb: str, error: Exception) -> tuple[str, int]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError | OSError) and bool(_NO_MEMORY.search(str(error)))
 

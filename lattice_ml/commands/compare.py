@@ -1,7 +1,6 @@
 """`lattice-ml compare`."""
 
 import dataclasses
-from typing import Any
 
 import tyro
 
@@ -51,9 +50,10 @@ def compare_command(arguments: list[str]) -> int:
         )
     prepare()
     from lattice_ml.comparison import compare, exact_reference, read_values
-    from lattice_ml.comparison.references import check_comparable
+    from lattice_ml.comparison.references import Known, check_comparable
+    from lattice_ml.comparison.sides import Side
     from lattice_ml.report import comparison as page
-    from lattice_ml.storage.ensemble import open_ensemble
+    from lattice_ml.storage.ensemble import Ensemble, open_ensemble
 
     if options.out:
         page.check(options.out)
@@ -63,7 +63,7 @@ def compare_command(arguments: list[str]) -> int:
         raise ValueError(f"compare needs different ensembles, got {' '.join(paths)}")
     for ensemble in ensembles:
         check_comparable(ensembles[0], ensemble)
-    reference: Any
+    reference: Ensemble | Known | Side
     if options.reference_values:
         reference, candidates = read_values(options.reference_values), ensembles
     elif exact:

@@ -4,13 +4,17 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from lattice_ml.commands.options import parse_options
 from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.values import Table, table
+
+if TYPE_CHECKING:
+    from lattice_ml.storage.ensemble import Ensemble
 
 __all__ = ["convert_command", "export_command", "import_command", "info_command"]
 
@@ -43,7 +47,6 @@ class ImportOptions:
 def import_command(arguments: list[str]) -> int:
     """Make an ensemble of an array in a file."""
     from lattice_ml.jobs import config, exchange
-    from lattice_ml.runtime.values import table
 
     names = ("action",)
     file, words = config.split_file(arguments, "import", ImportOptions, names, is_config=False)
@@ -226,7 +229,7 @@ def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
     ]
 
 
-def _weights(ensemble: Any) -> list[str]:
+def _weights(ensemble: "Ensemble") -> list[str]:
     """What the weights of an ensemble are worth, and why that is too little where it is."""
     from lattice_ml.analysis.measurement import describe_weights, estimate_weights
     from lattice_ml.statistics import MIN_CONFIGS, doubt_of
@@ -260,7 +263,7 @@ def _model(directory: str) -> list[tuple[str, str]]:
     ]
 
 
-def _unsealed(manifest: Mapping[str, Any], file: str) -> list[tuple[str, str]]:
+def _unsealed(manifest: Table, file: str) -> list[tuple[str, str]]:
     """What to say where a file cannot vouch for itself."""
     if "seal" in manifest:
         return []
@@ -268,7 +271,7 @@ def _unsealed(manifest: Mapping[str, Any], file: str) -> list[tuple[str, str]]:
     return [("seal", f"{said}; --accept-edit seals it as it is")]
 
 
-def _listed(table: Mapping[str, Any]) -> str:
+def _listed(table: Table) -> str:
     """`key = value, ...`, tables within it in brackets; without what is not set."""
     given = {key: value for key, value in table.items() if value is not None}
     words = (

@@ -1,8 +1,7 @@
 """`lattice-ml extrapolate`."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -11,6 +10,7 @@ from lattice_ml.commands.output import EXTRAPOLATION
 from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 from lattice_ml.runtime.results import check_json, write_json
+from lattice_ml.runtime.values import Table
 
 __all__ = ["extrapolate_command", "lines"]
 
@@ -58,7 +58,7 @@ def extrapolate_command(arguments: list[str]) -> int:
     return 0
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(found: Table) -> list[str]:
     """The table of an extrapolation and its warnings, as text."""
     from lattice_ml.report.extrapolation import header, rows, warnings_of
 

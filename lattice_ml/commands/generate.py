@@ -10,12 +10,17 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lattice_ml.commands.dry_run import dry_run
 from lattice_ml.runtime import processes
 from lattice_ml.runtime.devices import find_devices, prepare
 from lattice_ml.runtime.printable import say, shown
+
+if TYPE_CHECKING:
+    from lattice_ml.jobs.job import Job
+    from lattice_ml.storage.ensemble import Ensemble
+
+    Jobs = list[tuple[Job, Path]]
 
 __all__ = ["generate_command"]
 
@@ -55,6 +60,7 @@ def generate_command(arguments: list[str]) -> int:
     import jax
 
     from lattice_ml.chains import failures
+    from lattice_ml.commands.dry_run import dry_run
     from lattice_ml.jobs import config, generate
     from lattice_ml.runtime import progress, session
     from lattice_ml.runtime.arguments import seconds
@@ -108,7 +114,7 @@ def generate_command(arguments: list[str]) -> int:
     return 0
 
 
-def _lost(team: Any, directory: Path, heartbeat: str) -> str:
+def _lost(team: processes.Team, directory: Path, heartbeat: str) -> str:
     """What a process says when another one is gone."""
     return (
         f"lattice-ml generate: process {team.rank} of {team.size} ends, because another "
@@ -117,7 +123,7 @@ def _lost(team: Any, directory: Path, heartbeat: str) -> str:
     )
 
 
-def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list[tuple[Any, Path]]:
+def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> "Jobs":
     """The jobs of a sweep; all are checked before the first runs."""
     from lattice_ml.jobs import config
 
@@ -126,7 +132,7 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
         raise ValueError(f"--sweep needs a key of the config, got {key}")
     if not values:
         raise ValueError(f"--sweep needs a key and its values, got {key} alone")
-    jobs: dict[int, tuple[Any, Path]] = {}
+    jobs: dict[int, tuple[Job, Path]] = {}
     for value in values:
         given = [*words, f"--{key}", *value.split(",")]
         parsed = config.parse_sections(given, config.SECTIONS, file=file, options=GenerateOptions)
@@ -142,7 +148,7 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
     return list(jobs.values())
 
 
-def _own_seed(job: Any, key: str) -> Any:
+def _own_seed(job: "Job", key: str) -> "Job":
     """The job with the seed of its value, so that the ensembles of a sweep are independent.
 
     With equal seeds chains at neighbouring couplings or step sizes would follow the same noise.
@@ -164,7 +170,7 @@ _SUMMARY = {  # what is said of the histories that there are
 }
 
 
-def _summary(ensemble: Any) -> str:
+def _summary(ensemble: "Ensemble") -> str:
     tuned = ensemble.manifest["tuned"]
     shape = " x ".join(map(str, ensemble.shape))
     size = f"{ensemble.n_chains} chains x {ensemble.n_configs} configurations of {shape}"
@@ -175,7 +181,7 @@ def _summary(ensemble: Any) -> str:
     return f"{ensemble.directory}: " + "; ".join(part for part in parts if part)
 
 
-def swaps(ensemble: Any) -> str:
+def swaps(ensemble: "Ensemble") -> str:
     """What replica exchange did, "" without it: acceptance of neighbouring values, round trips."""
     if "swap_acceptance" not in ensemble.history:
         return ""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -13,6 +13,9 @@ from lattice_ml.commands.output import CERTIFICATES, ESTIMATES
 from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 from lattice_ml.runtime.results import check_json, distinct, write_json
+
+if TYPE_CHECKING:
+    from lattice_ml.statistics import Estimate
 
 __all__ = ["check_command", "measure_command"]
 
@@ -87,16 +90,20 @@ def _pages(out: str, ensembles: Sequence[str]) -> dict[str, Path]:
     }
 
 
-def _entry(name: str, estimate: Any) -> dict[str, Any]:
+def _entry(name: str, estimate: "Estimate") -> dict[str, object]:
     """One estimate as JSON values; `doubt` says why weights leave too little to rely on it."""
-    keys = ("value", "error", "tau_int", "tau_int_error")
-    entry = {key: getattr(estimate, key) for key in keys}
+    entry: dict[str, object] = {
+        "value": estimate.value,
+        "error": estimate.error,
+        "tau_int": estimate.tau_int,
+        "tau_int_error": estimate.tau_int_error,
+    }
     if name == "ess":
         entry["pareto_k"] = estimate.pareto_k
     return entry | ({"doubt": estimate.doubt} if estimate.doubt else {})
 
 
-def _print_estimates(path: str, estimates: Mapping[str, Any]) -> None:
+def _print_estimates(path: str, estimates: "Mapping[str, Estimate | None]") -> None:
     from lattice_ml.analysis.measurement import describe_weights, explain
 
     say(path)

@@ -3,10 +3,13 @@
 import dataclasses
 import sys
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
+
+if TYPE_CHECKING:
+    from lattice_ml.storage.ensemble import Ensemble
 
 __all__ = ["sample_command"]
 
@@ -64,7 +67,7 @@ def sample_command(arguments: list[str]) -> int:
     return 0
 
 
-def _print(ensemble: Any, lines: list[str], seconds: float) -> None:
+def _print(ensemble: "Ensemble", lines: list[str], seconds: float) -> None:
     shape = " x ".join(map(str, ensemble.shape))
     say(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
     for line in lines:

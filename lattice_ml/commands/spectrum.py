@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tyro
 
 from lattice_ml.commands.options import parse_options
 from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.values import Table
 
 __all__ = ["lines", "spectrum_command"]
 
@@ -63,7 +63,7 @@ def spectrum_command(arguments: list[str]) -> int:
     return 0
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(found: Table) -> list[str]:
     """The table of a spectrum, and the numbers that go with it, as text."""
     shape = " x ".join(map(str, found["shape"]))
     text = [f"{found['source']}: {found['what']}, {shape}"]
@@ -92,7 +92,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return text + ([f"  warning: {found['doubt']}"] if found.get("doubt") else [])
 
 
-def _table(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+def _table(columns: Mapping[str, Sequence[object]]) -> list[str]:
     """Columns as lines; some of the rows where there are many."""
     rows = list(zip(*columns.values(), strict=True))
     step = -(-len(rows) // _ROWS)
@@ -101,7 +101,7 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> list[str]:
     return table + ([f"  (every {step} of {len(rows)} rows)"] if step > 1 else [])
 
 
-def _read(where: str, table: Mapping[str, Any]) -> list[str]:
+def _read(where: str, table: Table) -> list[str]:
     """Couplings that were read off, one per line."""
     return [
         f"  {where}: {name.replace('_', ' ')} = {_word(entry['value'])} +- {_word(entry['error'])}"
@@ -111,7 +111,7 @@ def _read(where: str, table: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -2,10 +2,14 @@
 
 import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
+from lattice_ml.runtime.values import Table
+
+if TYPE_CHECKING:
+    from lattice_ml.storage.model import Model
 
 __all__ = ["train_command"]
 
@@ -83,7 +87,7 @@ def _no_file(arguments: list[str]) -> bool:
     return bool(arguments) and arguments[0].startswith("--")
 
 
-def summary(model: Any) -> list[str]:
+def summary(model: "Model") -> list[str]:
     """Lines on what a model is worth."""
     report = model.report
     lines = [f"{model.directory}: {report['n_weights']} weights"]
@@ -101,7 +105,7 @@ def summary(model: Any) -> list[str]:
     return lines
 
 
-def _worth(entry: dict[str, Any]) -> list[str]:
+def _worth(entry: Table) -> list[str]:
     """What one theory's samples are worth, in words."""
     words = []
     if "n_not_finite" in entry:

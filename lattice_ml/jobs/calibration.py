@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from lattice_ml.chains.blocks import programs, restored, warming
 from lattice_ml.chains.engine import Engine, Program
@@ -93,7 +94,7 @@ class Calibration:
             return size + _OVERHEAD + (size >> 20) * _PER_CHUNK, size * rate
         begin = time.monotonic()
 
-        def column(dtype: Any, *row: int, rows: int = n) -> np.ndarray:
+        def column(dtype: npt.DTypeLike, *row: int, rows: int = n) -> np.ndarray:
             return np.broadcast_to(np.zeros((), dtype), (rows, *row))
 
         rows = {f"history/{name}": column(np.float64) for name in self.histories}

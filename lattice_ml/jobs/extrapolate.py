@@ -12,7 +12,7 @@ c eps^n and says where a line is not to be trusted.  Here is what that module ca
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from lattice_ml.analysis.dynamics.extrapolation_fit import (
 )
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.runtime.values import Table
 from lattice_ml.samplers.settings import whole_steps
 from lattice_ml.storage.ensemble import Ensemble
 
@@ -83,9 +84,7 @@ def extrapolate(
     return found
 
 
-def as_table(
-    ensembles: Sequence[Ensemble], found: Mapping[str, Extrapolated | None]
-) -> dict[str, Any]:
+def as_table(ensembles: Sequence[Ensemble], found: Mapping[str, Extrapolated | None]) -> Table:
     """What was found as JSON values: for a file, a terminal and a page.
 
     Args:
@@ -226,9 +225,9 @@ def _in_proportion(ensembles: Sequence[Ensemble]) -> bool:
     return bool(np.allclose(ratios, ratios[0], rtol=1e-6, atol=0))
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Table) -> Table:
     """What must agree, as dotted keys; a key that is None is one that is absent."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for section, table in config.items():
         entries = table.items() if isinstance(table, Mapping) else [("", table)]
         flat |= {f"{section}.{key}".rstrip("."): value for key, value in entries}
@@ -243,16 +242,16 @@ def _step_size(ensemble: Ensemble) -> float:
     return float(ensemble.config["sampler"]["step_size"])
 
 
-def _entry(found: Extrapolated) -> dict[str, Any]:
+def _entry(found: Extrapolated) -> Table:
     """One observable as JSON values, with the warnings of its own."""
     said = zip(found.marks, found.warnings, strict=True)
     numbers = ("value", "error", "slope", "slope_error", "covariance", "chi2", "dof", "p_value")
     of_a_point = ("value", "error", "tau_int", "tau_int_error")
     return {
-        **{name: getattr(found, name) for name in numbers},
+        **{name: vars(found)[name] for name in numbers},
         "curved": found.curved and found.curved._asdict(),
         "points": [
-            {"step_size": step, **{name: getattr(point, name) for name in of_a_point}}
+            {"step_size": step, **{name: vars(point)[name] for name in of_a_point}}
             for step, point in zip(found.step_sizes, found.points, strict=True)
         ],
         "warnings": {mark: sentence for mark, sentence in said if mark not in _SHARED},

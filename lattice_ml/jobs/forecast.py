@@ -23,6 +23,7 @@ from lattice_ml.jobs.calibration import Calibration, calibrate
 from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
 from lattice_ml.runtime.session import provenance
+from lattice_ml.runtime.values import Table
 from lattice_ml.storage import files, seals, shards
 from lattice_ml.storage import run as storage
 from lattice_ml.storage.config_file import as_toml
@@ -142,7 +143,7 @@ def _shape(job: Job) -> str:
 def _forecast(
     job: Job,
     out: Path,
-    manifest: Mapping[str, Any] | None,
+    manifest: Table | None,
     calibration: Calibration,
     shared: bool,
 ) -> Forecast:
@@ -196,7 +197,7 @@ def _forecast(
     )
 
 
-def _settled(job: Job, manifest: Mapping[str, Any] | None, calibrated: Any, shared: bool) -> Any:
+def _settled(job: Job, manifest: Table | None, calibrated: Any, shared: bool) -> Any:
     """The sampler with the settings of the run, or its own, or else those of the calibration."""
     if manifest:
         return restored(job.sampler, manifest["tuned"])
@@ -263,7 +264,7 @@ def _memory(calibration: Calibration, n: int, shard: int) -> Memory:
 def _disk(
     job: Job,
     out: Path,
-    manifest: Mapping[str, Any] | None,
+    manifest: Table | None,
     spans: list[tuple[int, int]],
     calibration: Calibration,
     tuned: Mapping[str, float],
@@ -288,7 +289,7 @@ def _disk(
         for share in shares
     ]
     names = calibration.histories
-    layout: dict[str, Any] = {f"history/{name}": (np.dtype(float), ()) for name in names}
+    layout: files.Columns = {f"history/{name}": (np.dtype(float), ()) for name in names}
     layout |= {name: (np.dtype(np.int64), ()) for name in ("chain", "trajectory")}
     if job.output.save_configs:
         layout["cfgs"] = (np.dtype(job.output.dtype), job.lattice.shape)
@@ -313,7 +314,7 @@ def _disk(
     )
 
 
-def _index(config: Mapping[str, Any], entries: list[Any], layout: files.Columns) -> int:
+def _index(config: Table, entries: list[Table], layout: files.Columns) -> int:
     """Bytes of `ensemble.h5`, which grows by as much with every shard."""
 
     def size(n: int) -> int:

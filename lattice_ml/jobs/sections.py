@@ -24,6 +24,7 @@ from lattice_ml.runtime.arguments import (
     word,
     words,
 )
+from lattice_ml.runtime.values import Table
 from lattice_ml.samplers import kinds
 from lattice_ml.samplers.cycle import merged
 
@@ -123,7 +124,7 @@ def section_type(name: str, arguments: Sequence[str]) -> type:
     return dataclasses.make_dataclass(name.title(), fields, kw_only=True, frozen=True)
 
 
-def check_values(config: Mapping[str, Any]) -> None:
+def check_values(config: Table) -> None:
     """Refuse numbers that make no sense, in a config of nested sections.
 
     Raises:
@@ -164,7 +165,7 @@ def _action(arguments: Sequence[str]) -> Fields:
 def _sampler(arguments: Sequence[str]) -> Fields:
     """The settings of a sampler, or of all parts of a cycle."""
     kind = word(arguments, "sampler.kind", kinds.AUTO)
-    defaults: dict[str, Any] = {}
+    defaults: Table = {}
     if kind == kinds.AUTO:
         extents = [int(n) for n in words(arguments, "lattice.shape") if n.isdigit()]
         barrier = _barrier(arguments, len(extents))

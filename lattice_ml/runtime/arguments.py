@@ -18,11 +18,11 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import tyro
 
-from lattice_ml.runtime.values import ConfigError, describe
+from lattice_ml.runtime.values import ConfigError, Record, Table, describe
 
 __all__ = [
     "WORD",
@@ -46,8 +46,9 @@ __all__ = [
 
 WORD = 1 << 63  # whole numbers of a machine are below it
 
-Fields = list[tuple[str, Any, Any]]
+Fields = list[tuple[str, Any, object]]  # name, type, default or ... where there is none
 _TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False; see `_complete`
+T = TypeVar("T")
 _END = "--"  # of the values of a key
 _LONGEST = 10**9  # seconds, some thirty years
 
@@ -89,7 +90,7 @@ def read_toml(file: str | Path, what: str = "the config") -> dict[str, Any]:
         raise ConfigError(f"{file} is not a config: its values are nested too deep") from error
 
 
-def as_arguments(table: Mapping[str, Any]) -> list[str]:
+def as_arguments(table: Table) -> list[str]:
     """Command-line arguments of nested tables, ended so that no word behind them is one of theirs.
 
     Raises:
@@ -204,8 +205,8 @@ def words(arguments: Sequence[str], key: str) -> list[str]:
 
 
 def chosen(
-    key: str, default: str, known: Mapping[str, Any], arguments: Sequence[str]
-) -> tuple[str, Any]:
+    key: str, default: str, known: Mapping[str, T], arguments: Sequence[str]
+) -> tuple[str, T]:
     """The name that a key has among the arguments, and what it stands for.
 
     Raises:
@@ -226,17 +227,17 @@ def parameters(kind: Any, *given: str) -> Fields:
     ]
 
 
-def _schema(fields: Fields) -> Any:
+def _schema(fields: Fields) -> type[Record]:
     return dataclasses.make_dataclass("Config", fields, kw_only=True)
 
 
-def _parse(schema: Any, arguments: Sequence[str]) -> Any:
+def _parse(schema: type[Record], arguments: Sequence[str]) -> Record:
     """Let tyro type the arguments; its own message is replaced by `_explain`."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         return tyro.cli(schema, args=list(arguments), config=_TYRO)
 
 
-def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
+def _complete(schema: type[Record], arguments: Sequence[str]) -> list[str]:
     """Spell switches as tyro does, True for one without a value (`--training.fine-tune`)."""
     kinds = {name: field.type for name, field in _leaves(schema).items()}
     switches = {name for name, kind in kinds.items() if kind in (bool, bool | None)}
@@ -249,14 +250,14 @@ def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
     )
 
 
-def _switched(kind: Any, words: Sequence[str]) -> list[str]:
+def _switched(kind: object, words: Sequence[str]) -> list[str]:
     """`true` and `false`, as in TOML, for what may be a switch; of all else words are words."""
     spelt = {"true": "True", "false": "False"}
-    may = kind is bool or bool in getattr(kind, "__args__", ())
+    may = kind is bool or bool in get_args(kind)
     return [spelt.get(word, word) if may else word for word in words]
 
 
-def _explain(schema: Any, arguments: Sequence[str]) -> str:
+def _explain(schema: type[Record], arguments: Sequence[str]) -> str:
     """Find the required key that is missing or the key whose value has the wrong type."""
     given = _group(arguments)
     for name, field in _leaves(schema).items():
@@ -264,7 +265,7 @@ def _explain(schema: Any, arguments: Sequence[str]) -> str:
             return f"{name} is required and was not given"
     for name, words in given.items():
         kind = _leaves(schema)[name].type
-        one: Any = dataclasses.make_dataclass("One", [("value", kind)])
+        one = dataclasses.make_dataclass("One", [("value", kind)])
         try:
             _parse(one, ["--value", *_switched(kind, words)])
         except SystemExit:
@@ -272,11 +273,11 @@ def _explain(schema: Any, arguments: Sequence[str]) -> str:
     return f"cannot understand {' '.join(arguments)}"
 
 
-def _leaves(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+def _leaves(schema: type[Record], prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
     """Dotted name to field, of all keys that take a value."""
     leaves: dict[str, dataclasses.Field[Any]] = {}
     for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(field.type):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             leaves |= _leaves(field.type, f"{prefix}{field.name}.")
         else:
             leaves[prefix + field.name] = field
@@ -303,14 +304,14 @@ def _group(arguments: Sequence[str]) -> dict[str, list[str]]:
     return grouped
 
 
-def _numbers(table: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+def _numbers(table: Table) -> Iterable[tuple[str, int]]:
     """The whole numbers in nested tables by their dotted keys."""
     for key, value in _flatten(table):
         items = value if isinstance(value, list | tuple) else [value]
         yield from ((key, item) for item in items if isinstance(item, int))
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(table: Table, prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
@@ -331,9 +332,9 @@ def _spelt(grouped: Mapping[str, Sequence[str]]) -> list[str]:
     return spelt
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _words(value: Any) -> list[str]:
+def _words(value: object) -> list[str]:
     return [str(item) for item in _listed(value)]

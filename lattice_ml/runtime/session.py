@@ -63,7 +63,7 @@ class Watch:
 
     def agree(self, team: Team) -> str | None:
         """Why all processes should stop now, if one of them should; all must call it."""
-        for caught, late in team.gather([self.caught, time.monotonic() > self.deadline]):
+        for caught, late in team.gather((self.caught, time.monotonic() > self.deadline)):
             self.caught = self.caught or caught
             self.deadline = -1.0 if late else self.deadline
         return self.reason
