@@ -145,7 +145,7 @@ def test_what_ends_a_command_decides_its_status(capsys, monkeypatch, failure, st
 
 BUSY = """
 import hashlib, os, sys, threading
-from lattice_ml import cli, commands, interruptions
+from lattice_ml import cli, commands
 def run(*words):
     threading.Timer(0.1, os.kill, (os.getpid(), {signum})).start()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # no instruction of Python's, as in the compiler

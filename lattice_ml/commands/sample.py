@@ -3,13 +3,10 @@
 import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
-
-if TYPE_CHECKING:
-    from lattice_ml.storage.ensemble import Ensemble
 
 __all__ = ["sample_command"]
 
@@ -36,7 +33,7 @@ def sample_command(arguments: list[str]) -> int:
     prepare(all_cores=True)
     from lattice_ml.jobs import config, sample
     from lattice_ml.runtime import arguments as words
-    from lattice_ml.runtime import progress, session
+    from lattice_ml.runtime import progress
     from lattice_ml.storage import model as model_files
 
     named = bool(arguments) and not arguments[0].startswith("-")
@@ -49,26 +46,18 @@ def sample_command(arguments: list[str]) -> int:
     options, job = config.options_of(parsed, SampleOptions), config.sampling_job_of(parsed)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
     begin = time.monotonic()
-    try:
-        with progress.Reporter(options.out) as reporter:
-            ensemble = sample.sample(
-                job,
-                model,
-                options.out,
-                n_samples=options.n_samples,
-                correct=options.correct,
-                time_limit=limit,
-                on_progress=reporter,
-            )
-    except session.Interrupted as stop:
-        say(f"lattice-ml sample: {stop}", file=sys.stderr)
-        return 128 + stop.signum if stop.signum else 0
-    _print(ensemble, sample.summary(ensemble), time.monotonic() - begin)
-    return 0
-
-
-def _print(ensemble: "Ensemble", lines: list[str], seconds: float) -> None:
-    shape = " x ".join(map(str, ensemble.shape))
+    with progress.Reporter(options.out) as reporter:
+        ensemble = sample.sample(
+            job,
+            model,
+            options.out,
+            n_samples=options.n_samples,
+            correct=options.correct,
+            time_limit=limit,
+            on_progress=reporter,
+        )
+    shape, seconds = " x ".join(map(str, ensemble.shape)), time.monotonic() - begin
     say(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
-    for line in lines:
+    for line in sample.summary(ensemble):
         say(f"  {line}", file=sys.stderr if line.startswith("warning") else sys.stdout)
+    return 0

@@ -40,27 +40,23 @@ def train_command(arguments: list[str]) -> int:
     prepare(all_cores=True)
     from lattice_ml.jobs import config, train, training_report
     from lattice_ml.runtime import arguments as words
-    from lattice_ml.runtime import progress, session
+    from lattice_ml.runtime import progress
 
     file, given = _split(arguments)
     names = config.training_names(given)
     parsed = config.parse_sections(given, names, file=file, options=TrainOptions)
     options, job = config.options_of(parsed, TrainOptions), config.training_job_of(parsed)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
-    try:
-        with progress.Reporter(options.out) as reporter:
-            model = train.train(
-                job,
-                options.out,
-                data=options.data,
-                init_from=options.init_from,
-                time_limit=limit,
-                verify=not options.no_verify,
-                on_progress=reporter,
-            )
-    except session.Interrupted as stop:
-        say(f"lattice-ml train: {stop}", file=sys.stderr)
-        return 128 + stop.signum if stop.signum else 0
+    with progress.Reporter(options.out) as reporter:
+        model = train.train(
+            job,
+            options.out,
+            data=options.data,
+            init_from=options.init_from,
+            time_limit=limit,
+            verify=not options.no_verify,
+            on_progress=reporter,
+        )
     say(*summary(model))
     verdict = model.report["verdict"]
     if verdict == "passed":
@@ -75,16 +71,13 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     from lattice_ml.runtime import arguments as words
     from lattice_ml.storage import model as model_files
 
-    initial = words.word(arguments, "init_from", "") if _no_file(arguments) else ""
+    no_file = bool(arguments) and arguments[0].startswith("--")
+    initial = words.word(arguments, "init_from", "") if no_file else ""
     if not initial:
         return config.split_file(arguments, "train", TrainOptions, config.TRAINING)
     known = model_files.open_model(initial).config
     begun = {name: known[name] for name in config.TRAINING}
     return None, [*words.as_arguments(begun), *arguments]
-
-
-def _no_file(arguments: list[str]) -> bool:
-    return bool(arguments) and arguments[0].startswith("--")
 
 
 def summary(model: "Model") -> list[str]:

@@ -169,6 +169,7 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
         return np.broadcast_to(np.zeros((), array.dtype), (n, *(row if per_site else ())))
 
     row = 8 * len(found.histories) + engine.lattice.volume * np.dtype(engine.dtype).itemsize * save
+    few = part.chain.n_chains
     slots, tuning = program.slots / found.program.slots, found.tuning
     thinned = f", thinned by {part.chain.thin:,}" * (part.chain.thin < wanted.thin)
     return replace(
@@ -180,12 +181,8 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
         arguments=int(found.arguments * ratio),
         block=program.size * len(engine.slots) * row // len(engine.mesh.local_devices),
         temporaries=int(found.temporaries * ratio * max(1, slots)),
-        part=f"{_counted(part.chain.n_chains)} of {' x '.join(map(str, shape))}{thinned}",
+        part=f"{few:,} chain{'s' * (few > 1)} of {' x '.join(map(str, shape))}{thinned}",
     )
-
-
-def _counted(n_chains: int) -> str:
-    return f"{n_chains:,} chain{'s' * (n_chains > 1)}"
 
 
 class _Outline(Engine):

@@ -229,18 +229,14 @@ def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fie
         for name in names
         if name != "seed"
     )
-    fields: Fields = [(name, kind, _default(kind)) for name, kind in types.items()]
-    if "seed" in names:
-        fields.insert(0, ("seed", int, dataclasses.field(default=1)))
+    fields: Fields = [("seed", int, dataclasses.field(default=1))] if "seed" in names else []
+    for name, kind in types.items():  # a section without required keys may be left out
+        needed = any(f.default is dataclasses.MISSING for f in dataclasses.fields(kind))
+        default = dataclasses.field() if needed else dataclasses.field(default_factory=kind)
+        fields.append((name, kind, default))
     if options is not None:
         fields += [
             (f.name, f.type, dataclasses.field(default=f.default))
             for f in dataclasses.fields(options)
         ]
     return fields
-
-
-def _default(kind: type) -> object:
-    """A section without required keys may be left out."""
-    needed = any(f.default is dataclasses.MISSING for f in dataclasses.fields(kind))
-    return dataclasses.field() if needed else dataclasses.field(default_factory=kind)

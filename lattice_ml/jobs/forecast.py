@@ -127,17 +127,13 @@ def forecasts(
         check(job.sampler, job.lattice, job.chain, split)  # as `generate` does
         state = shards.read_state(Path(out), manifest) if manifest else None
         begun = (state, manifest["tuned"]) if manifest and state else None
-        shape = _shape(job) + str(manifest is None)
+        tables = {name: job.config[name] for name in ("lattice", "chain", "output")}
+        programs = json.dumps(tables) + str(jax.tree.structure(job.sampler))
+        shape = programs + str(manifest is None)
         shared = shape in known
         if not shared:
             known[shape] = calibrate(job, begun, split)
         yield _forecast(job, Path(out), manifest, known[shape], shared)
-
-
-def _shape(job: Job) -> str:
-    """What jobs have in common that run the same programs."""
-    tables = {name: job.config[name] for name in ("lattice", "chain", "output")}
-    return json.dumps(tables) + str(jax.tree.structure(job.sampler))
 
 
 def _forecast(

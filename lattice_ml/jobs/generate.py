@@ -16,7 +16,7 @@ from lattice_ml.chains.failures import voice_doubt
 from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.runtime.processes import Team, team
+from lattice_ml.runtime.processes import team
 from lattice_ml.runtime.session import (
     Interrupted,
     Progress,
@@ -74,6 +74,13 @@ def generate(
     check(job.sampler, job.lattice, settings, split)
     voice_doubt(job.sampler)
     _check_memory(job)
+
+    def warm(done: int, sampler: Any, watch: Watch) -> None:
+        on_progress(Progress("warm-up", done, settings.n_thermalise, sampler.tuned()))
+        watch.agree(processes)
+        if watch.caught:  # not at a time limit, which a long warm-up would never get past
+            watch.stop(" during the warm-up: nothing was kept yet; the same command starts again")
+
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
     start = "hot" if begun else starting_fields(settings.start)
     run = open_run(out, job.config, provenance=provenance("generate"), team=processes)
@@ -91,9 +98,7 @@ def generate(
             save_configs=job.output.save_configs,
             resume=(run.n_done, state, run.tuned) if state is not None else None,
             block_configs=block_configs,
-            on_warm_up=lambda done, sampler: _warm(
-                done, sampler, job, watch, processes, on_progress
-            ),
+            on_warm_up=lambda done, sampler: warm(done, sampler, watch),
         )
         for part in parts:
             _commit(run, part)
@@ -161,20 +166,6 @@ def _commit(run: Run, part: Block) -> None:
     own = slice(part.chains.start, part.chains.stop)
     history = {name: values[:, own] for name, values in part.history.items()}
     run.append(part.trajectory, part.cfgs, history, part.state, chains=part.chains)
-
-
-def _warm(
-    done: int,
-    sampler: Any,
-    job: Job,
-    watch: Watch,
-    processes: Team,
-    on_progress: Callable[[Progress], None],
-) -> None:
-    on_progress(Progress("warm-up", done, job.chain.n_thermalise, sampler.tuned()))
-    watch.agree(processes)
-    if watch.caught:  # not at a time limit, which a long warm-up would never get past
-        watch.stop(" during the warm-up: nothing was kept yet; the same command starts again")
 
 
 def starting_fields(start: str) -> str | np.ndarray:

@@ -108,7 +108,10 @@ def as_arguments(table: Table) -> list[str]:
     for key, _ in flat:
         if (other := seen.setdefault(key.replace("-", "_"), key)) is not key:
             raise ConfigError(f"{other} and {key} are one key, given twice")
-    return [*_spelt({key: _words(value) for key, value in flat}), *[_END] * bool(flat)]
+    return [
+        *_spelt({key: [*map(str, _listed(value))] for key, value in flat}),
+        *[_END] * bool(flat),
+    ]
 
 
 def type_arguments(fields: Fields, arguments: Sequence[str]) -> SimpleNamespace:
@@ -334,7 +337,3 @@ def _spelt(grouped: Mapping[str, Sequence[str]]) -> list[str]:
 
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
-
-
-def _words(value: object) -> list[str]:
-    return [str(item) for item in _listed(value)]

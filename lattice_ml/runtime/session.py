@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from lattice_ml.runtime import interruptions
+from lattice_ml.runtime.interruptions import Interrupted
 from lattice_ml.runtime.processes import Team
 
 __all__ = [
@@ -26,14 +27,6 @@ __all__ = [
     "provenance",
     "watching",
 ]
-
-
-class Interrupted(Exception):
-    """A signal or the time limit ended the run; what is committed stays and the run can go on."""
-
-    def __init__(self, message: str, signum: int | None) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 @dataclass(frozen=True)
