@@ -30,6 +30,7 @@ import numpy as np
 from lattice_ml import HMC, Lattice, action, generate, run, sample, train
 from lattice_ml.jobs import config, correction
 from lattice_ml.models.diffusion.drawing import Drawing, step_error
+from lattice_ml.runtime.arguments import as_arguments
 
 LAM = 0.022
 CRITICAL, BROKEN, SYMMETRIC = (0.2705,), (0.5,), (0.21,)
@@ -85,15 +86,6 @@ NEAR_CRITICAL = (0.2, 0.255, 0.265, 0.272, 0.28, 0.31)  # where the integrand be
 TOY = Row((4,), (60,), (20,), (4,), 6, (0.19,), n_samples=256, n_configs=20)
 
 
-def words(table: dict[str, object]) -> list[str]:
-    """Command-line words of dotted keys."""
-    found = []
-    for key, value in table.items():
-        values = value if isinstance(value, tuple) else (value,)
-        found += [f"--{key}", *map(str, values)]
-    return found
-
-
 def make_data(row: Row, folder: Path) -> tuple[list[Path], float]:
     """HMC ensembles of all lattices and couplings of a row, and the seconds they took."""
     paths, seconds = [], 0.0
@@ -112,7 +104,7 @@ def make_data(row: Row, folder: Path) -> tuple[list[Path], float]:
                 "chain.thin": 4 if extent == 64 else 2,
                 "chain.start": "cold",
             }
-            generate(config.parse(words(table)), path)
+            generate(config.parse(as_arguments(table)), path)
             (path / "seconds").write_text(str(time.perf_counter() - begin)) if new else None
             seconds += float((path / "seconds").read_text())
     return paths, seconds
@@ -171,7 +163,7 @@ def measure(name: str, row: Row, seed: int, folder: Path, toy: bool) -> list[dic
         "training.flow-steps": row.flow_steps,
     }
     out = folder / f"{name}-{seed}"
-    model = train(config.parse_training(words(table)), out / "model", data=data)
+    model = train(config.parse_training(as_arguments(table)), out / "model", data=data)
     shape = (row.extents[-1],) * row.ndim
     found = []
     for kappa in row.targets or row.kappas:
@@ -182,7 +174,7 @@ def measure(name: str, row: Row, seed: int, folder: Path, toy: bool) -> list[dic
             "action.lam": row.lam,
             "sampling.n-steps": row.sampling_steps,
         }
-        job = config.parse_sampling(words(table))
+        job = config.parse_sampling(as_arguments(table))
         begin = time.perf_counter()
         drawn = sample(job, model, out / f"samples-{kappa}", n_samples=row.n_samples)
         wall = time.perf_counter() - begin

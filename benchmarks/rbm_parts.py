@@ -17,7 +17,7 @@ from lattice_ml.report.page import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "ORANGE", "Check", "Part", "figure", "shades", "words"]
+__all__ = ["BLUE", "GREY", "ORANGE", "Check", "Part", "figure", "shades"]
 
 
 class Check(NamedTuple):
@@ -51,12 +51,3 @@ class Part:
         self.tables += other.tables
         self.figures += other.figures
         self.checks += other.checks
-
-
-def words(table: dict[str, object]) -> list[str]:
-    """Command-line words of dotted keys."""
-    found = []
-    for key, value in table.items():
-        values = value if isinstance(value, tuple) else (value,)
-        found += [f"--{key}", *map(str, values)]
-    return found

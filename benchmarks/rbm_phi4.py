@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rbm_parts import BLUE, ORANGE, Check, Part, figure, words
+from rbm_parts import BLUE, ORANGE, Check, Part, figure
 
 from lattice_ml import generate, measure, train
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import config
 from lattice_ml.report.page import INK, Table, style
+from lattice_ml.runtime.arguments import as_arguments
 
 LAM = 0.022
 PHASES = {0.21: "symmetric", 0.2705: "critical", 0.5: "broken"}
@@ -102,9 +103,9 @@ def one(kappa: float, extent: int, size: Size, folder: Path) -> dict[str, Any]:
         "chain.thin": 5,
         "chain.start": "cold",
     }
-    data = generate(config.parse(words(table)), folder / "data" / name)
+    data = generate(config.parse(as_arguments(table)), folder / "data" / name)
     job = config.parse_training(
-        words(
+        as_arguments(
             {
                 "model.kind": "GaussianRBM",
                 "model.train-eta": False,

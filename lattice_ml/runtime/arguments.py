@@ -336,4 +336,4 @@ def _spelt(grouped: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
+    return list(value) if isinstance(value, list | tuple) else [value]
