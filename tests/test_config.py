@@ -9,6 +9,7 @@ import pytest
 
 from lattice_ml.jobs import config, generate
 from lattice_ml.jobs.config import ConfigError
+from lattice_ml.runtime import arguments
 from lattice_ml.runtime.arguments import as_arguments
 
 pytestmark = pytest.mark.unoptimised
@@ -189,6 +190,15 @@ def test_options_are_read_beside_the_config_and_are_no_part_of_it(tmp_path):
     assert options_in(words, file) == Options("here", ("action.kappa", "0.1"))
     parsed = config.parse_sections(words, config.SECTIONS, file=file, options=Options)
     assert config.job_of(parsed).config == parse_file(file).config
+
+
+def test_a_verb_reads_its_file_once(tmp_path, monkeypatch):
+    reads, read = [], arguments.read_toml
+    monkeypatch.setattr(arguments, "read_toml", lambda file: reads.append(file) or read(file))
+    file, words = config.split_file([str(as_file(tmp_path, BASE))], "generate", Options)
+    parsed = config.parse_sections(words, config.SECTIONS, file=file, options=Options)
+    assert config.job_of(parsed).seed == 1 and config.options_of(parsed, Options) == Options()
+    assert reads == [file]
 
 
 @pytest.mark.parametrize("option", ["out", "sweep"])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,6 +160,19 @@ def test_a_sampling_job_of_records_has_the_config_of_the_same_job_from_words():
     job = SamplingJob(SQUARE, KAPPA, SamplingSection("path", n_steps=20))
     words = as_arguments(table(sampling={"method": "path", "n_steps": 20}))
     assert as_json(job) == as_json(config.parse_sampling(words))
+
+
+def test_a_sampling_job_of_a_model_is_that_of_the_command_line():
+    actions = [conventions.section(KAPPA, 2)]
+    model = SimpleNamespace(directory="runs/m", kind="Diffusion", stages=[], defaults={})
+    model.stages.append(SimpleNamespace(shape=(4, 4), actions=actions))
+    model.defaults |= table(sampling={"method": "path"})
+    assert as_json(SamplingJob.of(model)) == as_json(
+        config.parse_sampling(as_arguments(model.defaults))
+    )
+    actions.append(conventions.section(action("kappa", 2, kappa=0.3, lam=0.1), 2))
+    with pytest.raises(ValueError, match=r"runs/m learned 2 actions .* SamplingJob\(lattice,"):
+        SamplingJob.of(model)
 
 
 def contents(directory):

@@ -137,13 +137,23 @@ class SamplingJob:
         """Samples on the lattice and at the couplings that a model learned last.
 
         Args:
-            model: trained at one action per lattice.
+            model: from `train` or `open_model`.
             sampling: as the model's config has it by default.
             seed: of all random numbers.
+
+        Raises:
+            ValueError: it learned several couplings there.
         """
-        lattice = Lattice(model.stages[-1].shape)
-        action = conventions.from_config(model.defaults["action"], lattice.ndim)
-        return cls(lattice, action, sampling or KINDS[model.kind]["sampling"](), seed=seed)
+        last, *others = model.stages[-1].actions
+        if any(other != last for other in others):
+            raise ValueError(
+                f"{model.directory} learned {len(others) + 1} actions on its last lattice: say "
+                f"which, by SamplingJob(lattice, action, ...)"
+            )
+        lattice = Lattice(tuple(model.stages[-1].shape))
+        action = conventions.from_config(last, lattice.ndim)
+        record = KINDS[model.kind]["sampling"]
+        return cls(lattice, action, sampling or record(**model.defaults["sampling"]), seed=seed)
 
     @cached_property
     def config(self) -> Table:
