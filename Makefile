@@ -12,7 +12,7 @@ unexport PYTHONHOME PYTHONPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv quickstart report test fast lint types check format clean
+.PHONY: help venv quickstart report test fast lint types check api format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: venv ## Check the style of the code
 
 types: venv ## Check the types
 	$(BIN)/mypy
+
+api: venv ## Write docs/api.md from the docstrings
+	$(BIN)/python docs/make_api.py
 
 check: lint types test ## Run all that CI runs
 

@@ -203,7 +203,7 @@ def runs(kind: str, theory: tuple[Any, ...], n_chains: int, n_configs: int) -> I
     import jax
 
     import lattice_ml
-    from lattice_ml.chains.run import restored
+    from lattice_ml.chains.blocks import restored
 
     shape, kappa, lam, start = theory
     action = lattice_ml.action("kappa", len(shape), kappa=kappa, lam=lam)

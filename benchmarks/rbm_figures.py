@@ -34,9 +34,9 @@ ORDER = ("lattice", "phi4", "mnist")  # on the page
 
 def start() -> None:
     """Set up JAX as the command line does."""
-    from lattice_ml.commands.environment import configure_jax
+    from lattice_ml.runtime.devices import prepare
 
-    configure_jax()
+    prepare()
 
 
 def measure(name: str, size: str, folder: str) -> tuple[Any, float]:

@@ -46,21 +46,17 @@ def measure(job: dict[str, Any], out: Path) -> None:
 
     jax.config.update("jax_enable_x64", True)
     from lattice_ml import HMC, Lattice, action
-    from lattice_ml.chains import run as chain
+    from lattice_ml.chains.blocks import blocks
+    from lattice_ml.chains.settings import ChainSettings
     from lattice_ml.runtime import processes
 
     processes.join(None, 30.0)
     phi4 = action("kappa", job["ndim"], kappa=0.2, lam=0.02)
-    parts = chain.blocks(
+    parts = blocks(
         jax.random.key(1),
         HMC(phi4, trajectory_length=1.0, n_steps=N_STEPS),
         Lattice((job["extent"],) * job["ndim"]),
-        n_chains=job["n_chains"],
-        n_configs=job["block"] * (job["n_blocks"] + 1),
-        n_thermalise=0,
-        thin=1,
-        start="hot",
-        dtype="float32",
+        ChainSettings(job["n_chains"], 0, job["block"] * (job["n_blocks"] + 1)),
         save_configs=False,
         block_configs=job["block"],
         split=job["split"],

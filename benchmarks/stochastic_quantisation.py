@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from lattice_ml.commands.environment import configure_jax
+    from lattice_ml.runtime.devices import prepare
 
-    configure_jax()
+    prepare()
     raise SystemExit(main())

@@ -6,53 +6,135 @@ imported when first used; importing the package imports neither JAX nor sets any
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    "Action": "actions",
-    "Cycle": "samplers",
-    "FourierHMC": "samplers",
-    "FreeField": "actions",
-    "HMC": "samplers",
-    "Kramers": "samplers",
-    "Langevin": "samplers",
+if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
+    from lattice_ml._pytree import pytree as pytree
+    from lattice_ml._pytree import static as static
+    from lattice_ml.actions import Action as Action
+    from lattice_ml.actions import FreeField as FreeField
+    from lattice_ml.actions import Phi4 as Phi4
+    from lattice_ml.actions.conventions import action as action
+    from lattice_ml.actions.conventions import convert as convert
+    from lattice_ml.analysis.certificates import Certificate as Certificate
+    from lattice_ml.analysis.certificates import check as check
+    from lattice_ml.analysis.certificates import verdict as verdict
+    from lattice_ml.analysis.couplings import infer_couplings as infer_couplings
+    from lattice_ml.analysis.measurement import measure as measure
+    from lattice_ml.analysis.two_point import TwoPoint as TwoPoint
+    from lattice_ml.analysis.two_point import two_point as two_point
+    from lattice_ml.chains.run import Chains as Chains
+    from lattice_ml.chains.run import run as run
+    from lattice_ml.chains.settings import ChainSettings as ChainSettings
+    from lattice_ml.comparison import Comparison as Comparison
+    from lattice_ml.comparison import compare as compare
+    from lattice_ml.fields.lattice import Lattice as Lattice
+    from lattice_ml.jobs.config import read_job as read_job
+    from lattice_ml.jobs.exchange import convert_ensemble as convert_ensemble
+    from lattice_ml.jobs.exchange import export_array as export_array
+    from lattice_ml.jobs.exchange import import_array as import_array
+    from lattice_ml.jobs.extrapolate import extrapolate as extrapolate
+    from lattice_ml.jobs.generate import generate as generate
+    from lattice_ml.jobs.job import Job as Job
+    from lattice_ml.jobs.job import SamplingJob as SamplingJob
+    from lattice_ml.jobs.job import TrainingJob as TrainingJob
+    from lattice_ml.jobs.open_model import open_model as open_model
+    from lattice_ml.jobs.sample import sample as sample
+    from lattice_ml.jobs.sections import OutputSettings as OutputSettings
+    from lattice_ml.jobs.spectrum import spectrum as spectrum
+    from lattice_ml.jobs.train import train as train
+    from lattice_ml.models.diffusion.sections import SamplingSection as SamplingSection
+    from lattice_ml.models.diffusion.sections import TrainingSection as TrainingSection
+    from lattice_ml.models.model import Model as Model
+    from lattice_ml.models.rbm.sections import RBMSamplingSection as RBMSamplingSection
+    from lattice_ml.models.rbm.sections import RBMTrainingSection as RBMTrainingSection
+    from lattice_ml.observables.ensemble import Ensemble as Ensemble
+    from lattice_ml.samplers import HMC as HMC
+    from lattice_ml.samplers import MALA as MALA
+    from lattice_ml.samplers import Cycle as Cycle
+    from lattice_ml.samplers import FourierHMC as FourierHMC
+    from lattice_ml.samplers import Kramers as Kramers
+    from lattice_ml.samplers import Langevin as Langevin
+    from lattice_ml.samplers import ReplicaExchange as ReplicaExchange
+    from lattice_ml.samplers import SwendsenWang as SwendsenWang
+    from lattice_ml.samplers import Wolff as Wolff
+    from lattice_ml.statistics import Estimate as Estimate
+    from lattice_ml.statistics import estimate as estimate
+    from lattice_ml.storage.ensemble import EnsembleOnDisk as EnsembleOnDisk
+    from lattice_ml.storage.ensemble import open_ensemble as open_ensemble
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, _, other = _HOMES[name].partition(":")
+        return vars(importlib.import_module(f"{__name__}.{module}"))[other or name]
+
+
+_HOMES = {  # name: module, and the name there where it has another one
+    # fields and actions
     "Lattice": "fields.lattice",
-    "MALA": "samplers",
+    "Action": "actions",
     "Phi4": "actions",
-    "ReplicaExchange": "samplers",
-    "SwendsenWang": "samplers",
-    "Wolff": "samplers",
+    "FreeField": "actions",
     "action": "actions.conventions",
-    "check": "analysis.certificates",
-    "compare": "comparison",
     "convert": "actions.conventions",
-    "convert_ensemble": "jobs.exchange",
-    "estimate": "statistics",
-    "export_array": "jobs.exchange",
-    "extrapolate": "jobs.extrapolate",
-    "generate": "jobs.generate",
-    "import_array": "jobs.exchange",
-    "infer_couplings": "analysis.couplings",
-    "measure": "analysis.measurement",
-    "open_ensemble": "storage.ensemble",
-    "open_model": "jobs.open_model",
-    "pytree": "_pytree",
+    # samplers
+    "HMC": "samplers",
+    "FourierHMC": "samplers",
+    "Langevin": "samplers",
+    "MALA": "samplers",
+    "Kramers": "samplers",
+    "Wolff": "samplers",
+    "SwendsenWang": "samplers",
+    "ReplicaExchange": "samplers",
+    "Cycle": "samplers",
+    # chains in memory
     "run": "chains.run",
+    "Chains": "chains.run",
+    "ChainSettings": "chains.settings",
+    # jobs that write directories
+    "Job": "jobs.job",
+    "TrainingJob": "jobs.job",
+    "SamplingJob": "jobs.job",
+    "read_job": "jobs.config",
+    "OutputSettings": "jobs.sections",
+    "TrainingSection": "models.diffusion.sections",
+    "SamplingSection": "models.diffusion.sections",
+    "RBMTrainingSection": "models.rbm.sections",
+    "RBMSamplingSection": "models.rbm.sections",
+    "generate": "jobs.generate",
+    "train": "jobs.train",
     "sample": "jobs.sample",
     "spectrum": "jobs.spectrum",
-    "static": "_pytree",
-    "train": "jobs.train",
+    # what is on disk
+    "open_ensemble": "storage.ensemble",
+    "Ensemble": "observables.ensemble",
+    "EnsembleOnDisk": "storage.ensemble",
+    "open_model": "jobs.open_model",
+    "Model": "models.model",
+    "convert_ensemble": "jobs.exchange",
+    "import_array": "jobs.exchange",
+    "export_array": "jobs.exchange",
+    # analysis
+    "estimate": "statistics",
+    "Estimate": "statistics",
+    "measure": "analysis.measurement",
     "two_point": "analysis.two_point",
+    "TwoPoint": "analysis.two_point",
+    "check": "analysis.certificates",
     "verdict": "analysis.certificates",
+    "Certificate": "analysis.certificates",
+    "compare": "comparison",
+    "Comparison": "comparison",
+    "extrapolate": "jobs.extrapolate",
+    "infer_couplings": "analysis.couplings",
+    # your own classes
+    "pytree": "_pytree",
+    "static": "_pytree",
 }
 
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

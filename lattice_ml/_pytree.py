@@ -1,5 +1,6 @@
 """Frozen dataclasses that JAX sees as pytrees: numbers are traced, `static()` fields are not."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, dataclass_transform
 
@@ -8,6 +9,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys
 __all__ = ["pytree", "static"]
 
 T = TypeVar("T")
+Structure = tuple[tuple[object, ...], tuple[type, ...]]  # static fields, classes of the leaves
 
 
 def static(*, default: Any = ...) -> Any:
@@ -33,12 +35,12 @@ def pytree(cls: type[T]) -> type[T]:
     statics = [f.name for f in fields(made) if f.metadata.get("static", False)]
     leaves = [f.name for f in fields(made) if f.name not in statics]
 
-    def flatten(tree: Any) -> tuple[list[tuple[GetAttrKey, Any]], Any]:
-        children = [(GetAttrKey(name), getattr(tree, name)) for name in leaves]
+    def flatten(tree: T) -> tuple[list[tuple[GetAttrKey, object]], Structure]:
+        children = [(GetAttrKey(name), vars(tree)[name]) for name in leaves]
         kinds = tuple(type(child) for _, child in children if is_dataclass(child))
-        return children, (tuple(getattr(tree, name) for name in statics), kinds)
+        return children, (tuple(vars(tree)[name] for name in statics), kinds)
 
-    def unflatten(structure: Any, children: Any) -> Any:
+    def unflatten(structure: Structure, children: Iterable[object]) -> T:
         settings = zip(statics, structure[0], strict=True)
         return made(**dict(settings), **dict(zip(leaves, children, strict=True)))
 

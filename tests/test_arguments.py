@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import check
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import config
 from lattice_ml.runtime import arguments
@@ -175,8 +176,8 @@ def test_seeds_of_spectra_and_benchmarks_are_checked_too(seed, capsys, tmp_path,
 def test_counts_of_a_run_are_whole_numbers(value):
     sampler = dataclasses.make_dataclass("Sampler", ["action"])(None)
     with pytest.raises(ValueError, match=r"chain\.n_configs must be a whole number >= 1, got"):
-        run.check(sampler, Lattice((4, 4)), n_chains=2, n_configs=value)
-    run.check(sampler, Lattice((4, 4)), n_chains=np.int64(2), n_configs=3)
+        check(sampler, Lattice((4, 4)), ChainSettings(2, n_configs=value))
+    check(sampler, Lattice((4, 4)), ChainSettings(np.int64(2), n_configs=3))
 
 
 def test_a_limit_of_years_is_one():

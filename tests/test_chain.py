@@ -1,13 +1,16 @@
 """Running chains: starts, resuming, independence of blocks and devices, failures."""
 
+import chain_blocks
 import jax
 import numpy as np
 import pytest
 
-from lattice_ml import HMC, Lattice
+from lattice_ml import HMC, Lattice, run
 from lattice_ml.actions.conventions import action
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import block_spans, programs
 from lattice_ml.chains.engine import Engine
+from lattice_ml.chains.failures import RunError
+from lattice_ml.chains.settings import ChainSettings
 
 LATTICE = Lattice((4, 4))
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)
@@ -15,15 +18,8 @@ FIXED = HMC(PHI4, n_steps=4, step_size=0.3)
 
 
 def blocks(sampler=FIXED, *, seed=1, **settings):
-    settings = {
-        "n_chains": 128,
-        "n_configs": 12,
-        "n_thermalise": 0,
-        "thin": 1,
-        "start": "hot",
-        "dtype": "float32",
-    } | settings
-    return list(run.blocks(jax.random.key(seed), sampler, LATTICE, **settings))
+    settings = {"n_chains": 128, "n_configs": 12, "n_thermalise": 0} | settings
+    return list(chain_blocks.blocks(sampler, LATTICE, seed=seed, **settings))
 
 
 def fields(parts):
@@ -115,8 +111,8 @@ def test_blocks_follow_each_other(whole):
 def test_blocks_end_where_the_job_says_on_any_number_of_devices(monkeypatch):
     def spans():
         engine = Engine(jax.random.key(1), LATTICE, 3, "float32")  # a place stays idle on two
-        program, _ = run.programs(engine, 4000, 0, 1, save_configs=True)
-        return run.block_spans(program, 0, 4000, forces=1 << 18)
+        program, _ = programs(engine, ChainSettings(3, 0, 4000))
+        return block_spans(program, 0, 4000, forces=1 << 18)
 
     two, devices = spans(), jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: devices)
@@ -201,7 +197,7 @@ def test_the_warm_up_reports_its_progress():
 
 
 def test_a_run_in_memory_holds_all_chains_of_a_configuration_together(whole):
-    chains = run.run(jax.random.key(1), FIXED, LATTICE, n_chains=128, n_configs=12, n_thermalise=0)
+    chains = run(jax.random.key(1), FIXED, LATTICE, n_chains=128, n_configs=12, n_thermalise=0)
     assert (chains.n_chains, chains.n_configs, chains.thin) == (128, 12, 1)
     assert np.array_equal(chains.cfgs, fields(whole).reshape(-1, *LATTICE.shape))
     assert np.array_equal(chains.series("phi2"), histories(whole)["phi2"].T)
@@ -215,7 +211,7 @@ def test_a_run_in_memory_holds_all_chains_of_a_configuration_together(whole):
 
 def test_a_run_whose_energy_explodes_says_what_to_change():
     with pytest.raises(
-        run.RunError,
+        RunError,
         match=r"up to trajectory 12: 100.0 % of the trajectories have \|dH\| > 1000 \(allowed: "
         r"1 %\) at step_size = 50, n_steps = 4; make sampler.step_size smaller",
     ):
@@ -229,14 +225,14 @@ def test_one_per_cent_of_divergent_trajectories_is_allowed(n_lost, allowed):
     if allowed:
         assert histories(blocks(start=start))["divergent"].mean() == n_lost / 128
     else:
-        with pytest.raises(run.RunError, match=r"1.6 % of the trajectories"):
+        with pytest.raises(RunError, match=r"1.6 % of the trajectories"):
             blocks(start=start)
 
 
 def test_an_action_that_is_not_finite_names_chain_and_trajectory():
     start = np.zeros((128, *LATTICE.shape))
     start[5, 1, 2] = np.nan
-    with pytest.raises(run.RunError, match="action of chain 5 is not finite at trajectory 1;"):
+    with pytest.raises(RunError, match="action of chain 5 is not finite at trajectory 1;"):
         blocks(start=start)
 
 
@@ -270,6 +266,6 @@ def test_float64_needs_x64():
 
 def test_more_blocks_than_a_directory_holds_are_refused():
     room = type("Program", (), {"size": 4})
-    assert len(run.block_spans(room, 0, 4 * 10**3, 1, 4)) == 10**3
+    assert len(block_spans(room, 0, 4 * 10**3, 1, 4)) == 10**3
     with pytest.raises(ValueError, match=r"at most 4000000, which 1000000 blocks of 4 hold, got"):
-        run.block_spans(room, 0, 2**31 - 1, 1, 4)
+        block_spans(room, 0, 2**31 - 1, 1, 4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.chains import run as chain
+from lattice_ml.chains.failures import RunError
 from lattice_ml.jobs import generate
 from lattice_ml.storage import run as storage
 from lattice_ml.storage.ensemble import open_ensemble
@@ -126,7 +126,7 @@ def test_an_unknown_verb_names_the_nearest(capsys):
     [
         (storage.StorageError("changed"), 2),
         (ValueError("wrong"), 2),
-        (chain.RunError("diverged"), 3),
+        (RunError("diverged"), 3),
         (OSError(28, "No space left on device"), 3),
         (generate.Interrupted("time is up", None), 0),
         (generate.Interrupted("SIGINT", signal.SIGINT), 130),
@@ -145,7 +145,7 @@ def test_what_ends_a_command_decides_its_status(capsys, monkeypatch, failure, st
 
 BUSY = """
 import hashlib, os, sys, threading
-from lattice_ml import cli, commands, interruptions
+from lattice_ml import cli, commands
 def run(*words):
     threading.Timer(0.1, os.kill, (os.getpid(), {signum})).start()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # no instruction of Python's, as in the compiler

@@ -9,6 +9,8 @@ import pytest
 
 from lattice_ml.jobs import config, generate
 from lattice_ml.jobs.config import ConfigError
+from lattice_ml.runtime import arguments
+from lattice_ml.runtime.arguments import as_arguments
 
 pytestmark = pytest.mark.unoptimised
 
@@ -68,12 +70,6 @@ class Options:
     sweep: tuple[str, ...] = ()
 
 
-def as_words(settings):
-    """Command-line words of {dotted key: value}."""
-    listed = {key: v if isinstance(v, list) else [v] for key, v in settings.items()}
-    return [word for key, values in listed.items() for word in (f"--{key}", *map(str, values))]
-
-
 def as_file(folder, settings):
     """A TOML file of {dotted key: value}; JSON's numbers, strings and lists are TOML's."""
     path = Path(folder) / "job.toml"
@@ -82,7 +78,12 @@ def as_file(folder, settings):
 
 
 def parse_file(path, *words):
-    return config.parse([*config.read_arguments(path), *words], file=path)
+    return config.read_job(path, *words)
+
+
+def options_in(words, file=None):
+    parsed = config.parse_sections(words, config.SECTIONS, file=file, options=Options)
+    return config.options_of(parsed, Options)
 
 
 def lookup(resolved, key):
@@ -98,19 +99,19 @@ def test_every_key_means_the_same_in_a_file_and_on_the_command_line(tmp_path, ke
     settings = BASE | {key: value}
     job = parse_file(as_file(tmp_path, settings))
     assert lookup(job.config, key) == value
-    assert job.config == config.parse(as_words(settings)).config
-    assert job.config == parse_file(as_file(tmp_path, BASE), *as_words({key: value})).config
+    assert job.config == config.parse(as_arguments(settings)).config
+    assert job.config == parse_file(as_file(tmp_path, BASE), *as_arguments({key: value})).config
 
 
 @pytest.mark.parametrize(("action", "couplings"), CONVENTIONS)
 def test_the_keys_of_the_action_follow_from_its_kind_and_convention(tmp_path, action, couplings):
     settings = {"lattice.shape": [4, 4]} | {f"action.{key}": v for key, v in action.items()}
-    for job in (config.parse(as_words(settings)), parse_file(as_file(tmp_path, settings))):
+    for job in (config.parse(as_arguments(settings)), parse_file(as_file(tmp_path, settings))):
         assert job.sampler.action.couplings() == pytest.approx(couplings, abs=1e-15)
 
 
 def test_what_is_left_out_has_the_documented_default():
-    resolved = config.parse(as_words(BASE)).config
+    resolved = config.parse(as_arguments(BASE)).config
     assert resolved == {
         "seed": 1,
         "lattice": {"shape": [4, 4]},
@@ -138,7 +139,7 @@ def test_what_is_left_out_has_the_documented_default():
 
 
 def test_a_job_holds_the_objects_that_its_config_names():
-    job = config.parse(as_words(BASE | {"sampler.n_steps": 5, "chain.thin": 2, "seed": 9}))
+    job = config.parse(as_arguments(BASE | {"sampler.n_steps": 5, "chain.thin": 2, "seed": 9}))
     assert job.lattice.shape == (4, 4)
     assert (job.sampler.n_steps, job.chain.thin, job.seed) == (5, 2, 9)
     assert job.output.dtype == "float32"
@@ -155,7 +156,7 @@ def test_the_later_of_two_equal_keys_wins(tmp_path):
     "words", [["--chain.n-configs", "7"], ["--chain.n_configs", "7"], ["--chain.n-configs=7"]]
 )
 def test_hyphens_and_underscores_and_equals_signs_are_all_understood(words):
-    assert config.parse([*as_words(BASE), *words]).chain.n_configs == 7
+    assert config.parse([*as_arguments(BASE), *words]).chain.n_configs == 7
 
 
 @pytest.mark.parametrize("number", ["-4", "-4.0", "-0.4e1"])
@@ -167,16 +168,16 @@ def test_negative_numbers_are_values(number):
 
 @pytest.mark.parametrize("word", ["true", "false", "True"])
 def test_a_word_of_toml_is_a_word_where_no_switch_is_meant(tmp_path, word):
-    words = [*as_words(BASE), "--out", word, "--sweep", "chain.start", word]
-    assert config.options(words, Options) == Options(word, ("chain.start", word))
-    job = config.parse([*as_words(BASE), "--chain.start", word])
+    words = [*as_arguments(BASE), "--out", word, "--sweep", "chain.start", word]
+    assert options_in(words) == Options(word, ("chain.start", word))
+    job = config.parse([*as_arguments(BASE), "--chain.start", word])
     assert job.chain.start == word
     assert parse_file(as_file(tmp_path, BASE | {"chain.start": word})).chain.start == word
 
 
 @pytest.mark.parametrize("word", ["true", "True"])
 def test_booleans_are_written_as_in_the_file_or_as_in_python(word):
-    job = config.parse([*as_words(BASE), "--sampler.sign-flip", word])
+    job = config.parse([*as_arguments(BASE), "--sampler.sign-flip", word])
     assert job.config["sampler"]["sign_flip"] is True
 
 
@@ -186,16 +187,25 @@ def test_booleans_are_written_as_in_the_file_or_as_in_python(word):
 def test_options_are_read_beside_the_config_and_are_no_part_of_it(tmp_path):
     file = as_file(tmp_path, BASE)
     words = [*config.read_arguments(file), "--sweep", "action.kappa", "0.1", "--out", "here"]
-    assert config.options(words, Options, file) == Options("here", ("action.kappa", "0.1"))
-    job = config.parse(words, file=file, options=Options)
-    assert job.config == parse_file(file).config
+    assert options_in(words, file) == Options("here", ("action.kappa", "0.1"))
+    parsed = config.parse_sections(words, config.SECTIONS, file=file, options=Options)
+    assert config.job_of(parsed).config == parse_file(file).config
+
+
+def test_a_verb_reads_its_file_once(tmp_path, monkeypatch):
+    reads, read = [], arguments.read_toml
+    monkeypatch.setattr(arguments, "read_toml", lambda file: reads.append(file) or read(file))
+    file, words = config.split_file([str(as_file(tmp_path, BASE))], "generate", Options)
+    parsed = config.parse_sections(words, config.SECTIONS, file=file, options=Options)
+    assert config.job_of(parsed).seed == 1 and config.options_of(parsed, Options) == Options()
+    assert reads == [file]
 
 
 @pytest.mark.parametrize("option", ["out", "sweep"])
 def test_options_cannot_be_set_in_the_file(tmp_path, option):
     file = as_file(tmp_path, BASE | {option: "x"})
     with pytest.raises(ConfigError, match=rf"key in .*job\.toml: {option}\b"):
-        config.parse(config.read_arguments(file), file=file, options=Options)
+        options_in(config.read_arguments(file), file)
 
 
 # Mistakes: what was asked, what was got, what is allowed.
@@ -243,7 +253,7 @@ REFUSED = [
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
 def test_a_mistake_is_refused_in_a_file_and_on_the_command_line(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
-        config.parse(as_words(BASE | settings))
+        config.parse(as_arguments(BASE | settings))
     with pytest.raises(ConfigError, match=message):
         parse_file(as_file(tmp_path, BASE | settings))
 
@@ -251,7 +261,7 @@ def test_a_mistake_is_refused_in_a_file_and_on_the_command_line(tmp_path, settin
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 def test_a_coupling_that_is_not_finite_is_refused(tmp_path, number):
     with pytest.raises(ConfigError, match=f"finite.*{number}"):
-        config.parse(as_words(BASE | {"action.kappa": number}))
+        config.parse(as_arguments(BASE | {"action.kappa": number}))
     file = as_file(tmp_path, BASE)
     file.write_text(file.read_text().replace("action.kappa = 0.2", f"action.kappa = {number}"))
     with pytest.raises(ConfigError, match=f"finite.*{number}"):
@@ -262,23 +272,23 @@ def test_a_coupling_that_is_not_finite_is_refused(tmp_path, number):
 def test_a_required_key_that_is_missing_is_named(missing):
     given = {key: value for key, value in BASE.items() if key != missing}
     with pytest.raises(ConfigError, match=f"{missing} is required"):
-        config.parse(as_words(given))
+        config.parse(as_arguments(given))
 
 
 def test_a_key_without_its_value_is_refused():
     with pytest.raises(ConfigError, match=r"chain\.thin must be a whole number, got nothing"):
-        config.parse([*as_words(BASE), "--chain.thin"])
+        config.parse([*as_arguments(BASE), "--chain.thin"])
 
 
 def test_a_word_without_a_key_is_refused():
     with pytest.raises(ConfigError, match="got kappa=3"):
-        config.parse(["kappa=3", *as_words(BASE)])
+        config.parse(["kappa=3", *as_arguments(BASE)])
 
 
 def test_an_unknown_key_is_blamed_on_where_it_stands(tmp_path):
     good, bad = as_file(tmp_path, BASE), {"chain.thim": 2}
     with pytest.raises(ConfigError, match=r"on the command line: chain\.thim"):
-        parse_file(good, *as_words(bad))
+        parse_file(good, *as_arguments(bad))
     with pytest.raises(ConfigError, match=r"in .*job\.toml: chain\.thim"):
         parse_file(as_file(tmp_path, BASE | bad))
 

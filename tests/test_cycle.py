@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chain_blocks import blocks
 from numpy.testing import assert_allclose, assert_array_equal
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact
 
 from lattice_ml import HMC, MALA, Cycle, Kramers, Langevin, Wolff, measure, run
 from lattice_ml.analysis.exact import exact
-from lattice_ml.chains import run as chain
 from lattice_ml.fields import randomness
 from lattice_ml.fields.layout import single
 from lattice_ml.jobs.config import ConfigError, parse
@@ -70,16 +70,9 @@ def test_a_cycle_is_exact_and_tunes_its_parts():
 def test_it_goes_on_where_it_stopped():
     """State and tuned values of all parts come back: the same bits."""
     sampler = Cycle((HMC(PHI4), Kramers(PHI4), Wolff(PHI4)))
-    counts = {"n_chains": 3, "n_thermalise": 20, "thin": 1, "start": "hot", "dtype": "float32"}
-
-    def blocks(**settings):
-        key = jax.random.key(4)
-        return list(
-            chain.blocks(key, sampler, LATTICE, n_configs=6, block_configs=3, **counts, **settings)
-        )
-
-    first, second = blocks()
-    (again,) = blocks(resume=(3, first.state, first.tuned))
+    counts = {"seed": 4, "n_chains": 3, "n_thermalise": 20, "n_configs": 6, "block_configs": 3}
+    first, second = blocks(sampler, LATTICE, **counts)
+    (again,) = blocks(sampler, LATTICE, **counts, resume=(3, first.state, first.tuned))
     assert set(first.state) == {"phi", "pi"}
     assert_array_equal(again.cfgs, second.cfgs)
     for name, value in second.history.items():

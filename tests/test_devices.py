@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.commands.environment import configure_jax
+from lattice_ml.runtime.devices import prepare
 
 
 @pytest.mark.parametrize("failure", [AssertionError(), RuntimeError("no plugin")])
@@ -37,7 +37,7 @@ def test_modes_of_the_environment_that_a_verb_cannot_run_in_are_set_aside(name, 
     before = getattr(jax.config, name)
     jax.config.update(name, value)
     try:
-        configure_jax()
+        prepare()
         assert getattr(jax.config, name) == ours
     finally:
         jax.config.update(name, before)

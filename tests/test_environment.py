@@ -6,12 +6,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from lattice_ml.commands.environment import configure_jax
+from lattice_ml.runtime.devices import prepare
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """What `configure_jax` makes of the environment: the folder that it gives to JAX, or None."""
+    """What `prepare` makes of the environment: the folder that it gives to JAX, or None."""
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -20,7 +20,7 @@ def cache(tmp_path, monkeypatch):
 
     def found():
         jax.config.update("jax_compilation_cache_dir", None)
-        configure_jax()
+        prepare()
         return jax.config.jax_compilation_cache_dir
 
     yield found

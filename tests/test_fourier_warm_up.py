@@ -7,13 +7,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from chain_blocks import blocks
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4
 
 from lattice_ml import FourierHMC, FreeField, Lattice, run
 from lattice_ml._pytree import pytree
 from lattice_ml.actions.conventions import action
-from lattice_ml.chains import run as chain
 from lattice_ml.jobs.config import ConfigError, parse
 from lattice_ml.samplers.fourier_hmc import fitted_mass_squared
 
@@ -117,8 +117,7 @@ def test_merged_chains_are_the_same_chains():
 
 
 def test_a_resumed_run_goes_on_as_if_nothing_had_been():
-    ask = partial(chain.blocks, jax.random.key(1), FourierHMC(PHI4), LATTICE)
-    ask = partial(ask, n_chains=4, n_thermalise=30, thin=2, start="hot", dtype="float32")
+    ask = partial(blocks, FourierHMC(PHI4), LATTICE, n_chains=4, n_thermalise=30, thin=2)
     (whole,) = ask(n_configs=8)
     first, second = ask(n_configs=8, block_configs=4)
     resumed = list(ask(n_configs=8, resume=(4, first.state, first.tuned)))

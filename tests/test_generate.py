@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from lattice_ml import cli
-from lattice_ml.chains import run as chain
-from lattice_ml.chains.failures import Doubt
+from lattice_ml.chains.failures import Doubt, RunError
 from lattice_ml.jobs import config, generate
+from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage import ensemble
 from lattice_ml.storage.run import StorageError
 
@@ -36,9 +36,9 @@ SETTINGS = {
 
 def as_words(**changes):
     """Command-line words of SETTINGS and changes such as chain_thin=2."""
-    settings = SETTINGS | {key.replace("_", ".", 1): value for key, value in changes.items()}
-    listed = {key: v if isinstance(v, list) else [v] for key, v in settings.items()}
-    return [word for key, values in listed.items() for word in (f"--{key}", *map(str, values))]
+    return as_arguments(
+        SETTINGS | {key.replace("_", ".", 1): value for key, value in changes.items()}
+    )
 
 
 def run(out, block_configs=1, time_limit=None, **changes):
@@ -253,7 +253,7 @@ def test_a_run_cannot_be_shortened(reference):
 
 def test_the_config_beside_the_output_is_the_same_job(reference):
     file = reference.directory / "config.toml"
-    again = config.parse(config.read_arguments(file), file=file)
+    again = config.read_job(file)
     assert again.config == config.parse(as_words()).config
     assert again.config == json.loads((reference.directory / "manifest.json").read_text())["config"]
 
@@ -332,6 +332,6 @@ def test_wells_that_hmc_does_not_leave_are_doubted_in_one_line(tmp_path, capsys,
 
 
 def test_diverging_dynamics_stop_and_say_what_to_change(tmp_path):
-    with pytest.raises(chain.RunError, match=r"\|dH\| > 1000 .* make sampler\.step_size smaller"):
+    with pytest.raises(RunError, match=r"\|dH\| > 1000 .* make sampler\.step_size smaller"):
         run(tmp_path, sampler_n_steps=10, sampler_step_size=2.0, chain_start="cold")
     assert shards(tmp_path) == []

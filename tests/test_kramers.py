@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chain_blocks import blocks
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact, drift, total
 
 from lattice_ml import Kramers, measure, run
-from lattice_ml.chains import run as chain
+from lattice_ml.chains.failures import RunError
 from lattice_ml.fields import randomness
 from lattice_ml.fields.layout import single
 from lattice_ml.jobs.config import ConfigError, parse
@@ -112,10 +113,7 @@ def test_at_infinite_friction_nothing_of_the_momenta_is_kept():
 
 
 def test_a_resumed_run_keeps_its_momenta():
-    ask = partial(
-        chain.blocks, jax.random.key(1), sampler_of(), LATTICE, n_chains=4, n_thermalise=3, thin=2
-    )
-    ask = partial(ask, start="hot", dtype="float32")
+    ask = partial(blocks, sampler_of(), LATTICE, n_chains=4, n_thermalise=3, thin=2)
     (whole,) = ask(n_configs=8)
     first, second = ask(n_configs=8, block_configs=4)
     assert set(first.state) == {"phi", "pi"}
@@ -150,8 +148,8 @@ def test_bad_settings_are_refused(words, message):
 
 def test_an_unstable_step_is_named():
     wild = sampler_of(step_size=3.0, trajectory_length=9.0)
-    with pytest.raises(chain.RunError, match=r"1000 \(allowed: 1 %\) at step_size = 3; make samp"):
+    with pytest.raises(RunError, match=r"1000 \(allowed: 1 %\) at step_size = 3; make samp"):
         run(jax.random.key(1), wild, LATTICE, n_chains=4, n_configs=20, n_thermalise=10)
-    with pytest.raises(chain.RunError, match=r"make sampler\.step_size smaller"):
+    with pytest.raises(RunError, match=r"make sampler\.step_size smaller"):
         unadjusted = replace(wild, accept=False)
         run(jax.random.key(1), unadjusted, LATTICE, n_chains=4, n_configs=20, n_thermalise=10)

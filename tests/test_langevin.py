@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chain_blocks import blocks
 from free_modes import fields
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, drift
 from scipy import integrate
 
 from lattice_ml import FreeField, Langevin, Lattice, Phi4, check, estimate, measure, run
-from lattice_ml.chains import run as chain
+from lattice_ml.chains.failures import RunError
 from lattice_ml.fields import fourier
 from lattice_ml.fields import randomness as rnd
 from lattice_ml.fields.layout import Layout, single
@@ -236,10 +237,7 @@ def test_temperature_is_known_to_check_and_refused_by_training(tmp_path):
 @pytest.mark.parametrize("settings", [{"scheme": "leimkuhler_matthews"}, {"drift_limit": 0.05}])
 def test_a_resumed_run_is_the_uninterrupted_one(settings):
     sampler = sampler_of(**({"sign_flip": "auto"} | settings))
-    ask = partial(
-        chain.blocks, jax.random.key(1), sampler, LATTICE, n_chains=4, n_thermalise=3, thin=2
-    )
-    ask = partial(ask, start="hot", dtype="float32")
+    ask = partial(blocks, sampler, LATTICE, n_chains=4, n_thermalise=3, thin=2)
     (whole,) = ask(n_configs=8)
     first, second = ask(n_configs=8, block_configs=4)
     resumed = list(ask(n_configs=8, resume=(4, first.state, first.tuned)))
@@ -274,7 +272,7 @@ def test_the_shipped_config_is_this_sampler():
 
 def test_a_runaway_names_its_remedy():
     wild = sampler_of(step_size=1.5, trajectory_length=15.0)
-    with pytest.raises(chain.RunError, match=r"step_size smaller than 1.5, or set sampler.drift_l"):
+    with pytest.raises(RunError, match=r"step_size smaller than 1.5, or set sampler.drift_l"):
         run(jax.random.key(1), wild, LATTICE, n_chains=4, n_configs=20, n_thermalise=10)
 
 

@@ -19,7 +19,7 @@ from lattice_ml.benches import (
 from lattice_ml.benches import critical_slowing_down as slowing
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples
-from lattice_ml.chains.run import Block
+from lattice_ml.chains.blocks import Block
 from lattice_ml.fields.lattice import Lattice
 
 pytestmark = pytest.mark.unoptimised
@@ -40,21 +40,21 @@ def test_a_rate_is_the_median_of_equal_parts_after_the_first(monkeypatch):
     """The first part holds warm-up and compilation, the last is too short."""
     clock = iter([100.0, 101.0, 103.0, 106.0, 106.001])
 
-    def blocks(*arguments, block_configs, n_configs, **others):
+    def blocks(*arguments, block_configs, **others):
         for n in (2, 2, 2, 2, 1):
             series = np.ones((n, 4))
             yield Block(
                 0, np.arange(n), None, {"phi2": series}, {"phi": np.zeros((4, 2))}, {}, range(4)
             )
 
-    monkeypatch.setattr(timing.run, "blocks", blocks)
+    monkeypatch.setattr(timing.chains, "blocks", blocks)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     counts = {"n_chains": 4, "n_thermalise": 0, "thin": 3}
     found = timing.timed_chains(None, None, Lattice((2,)), n_configs=9, **counts)
     assert found.per_second.value == 4 * 3 * 2 / 2.0
     assert found.series["phi2"].shape == (4, 9)
     one = [Block(0, np.arange(2), None, {"phi2": np.ones((2, 4))}, {"phi": None}, {}, range(4))]
-    monkeypatch.setattr(timing.run, "blocks", lambda *a, **k: iter(one))
+    monkeypatch.setattr(timing.chains, "blocks", lambda *a, **k: iter(one))
     clock = iter([0.0])
     with pytest.raises(ValueError, match="a rate needs at least 2 blocks"):
         timing.timed_chains(None, None, Lattice((2,)), n_configs=2, **counts)

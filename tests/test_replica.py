@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import chain_blocks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from lattice_ml import run as sample
 from lattice_ml._pytree import pytree
 from lattice_ml.actions.conventions import Parameter, action
 from lattice_ml.analysis import certificates
-from lattice_ml.chains import run
+from lattice_ml.chains.failures import RunError
 from lattice_ml.fields import randomness
 from lattice_ml.fields.layout import single
 from lattice_ml.jobs import generate
@@ -83,9 +84,8 @@ def stack(state):
 
 
 def blocks(sampler=SAMPLER, *, seed=1, **settings):
-    counts = {"n_chains": 70, "n_configs": 12, "n_thermalise": 0, "thin": 1}
-    settings = counts | {"start": "hot", "dtype": "float32"} | settings
-    return list(run.blocks(jax.random.key(seed), sampler, LATTICE, **settings))
+    settings = {"n_chains": 70, "n_configs": 12, "n_thermalise": 0} | settings
+    return list(chain_blocks.blocks(sampler, LATTICE, seed=seed, **settings))
 
 
 def joined(parts):
@@ -301,7 +301,7 @@ def test_a_ladder_that_is_too_wide_is_named():
         r"the ladder is too wide between kappa = 0.19 and -0.6, where \S+ of the swaps are "
         r"accepted \(allowed: 1e-04\); put values between into sampler.ladder where it is too wide"
     )
-    with pytest.raises(run.RunError, match=message):
+    with pytest.raises(RunError, match=message):
         blocks(wide, n_configs=16, n_thermalise=50)
 
 

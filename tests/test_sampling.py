@@ -9,7 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from trained_models import as_words, make_ensemble
+from trained_models import make_ensemble
 
 from lattice_ml import cli
 from lattice_ml.jobs import config, train, units
@@ -41,7 +41,7 @@ def model(tmp_path_factory):
 def sample(model, out, n_samples=40, correct="none", time_limit=None, **changes):
     settings = {"sampling.batch_size": UNIT, "sampling.n_steps": 2}
     settings |= {key.replace("_", ".", 1): value for key, value in changes.items()}
-    words = [*as_arguments(model.defaults), *as_words(settings)]
+    words = [*as_arguments(model.defaults), *as_arguments(settings)]
     job = config.parse_sampling(words)
     return sampling.sample(
         job, model, out, n_samples=n_samples, correct=correct, time_limit=time_limit

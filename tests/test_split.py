@@ -22,8 +22,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from lattice_ml import HMC, Lattice, action, cli, open_ensemble, run
-from lattice_ml.chains import engine
-from lattice_ml.chains import run as chain
+from lattice_ml.chains import blocks, engine
 from lattice_ml.fields import randomness, split
 from lattice_ml.fields.lattice import hop
 from lattice_ml.fields.layout import Layout
@@ -257,7 +256,7 @@ def test_a_sampler_that_needs_whole_lattices_is_refused():
     refused["HMC+Wolff"] = Cycle((FIXED, samplers["Wolff"]))
     for name, sampler in refused.items():
         with pytest.raises(ValueError, match=r"split.* whole lattices") as error:
-            chain._check_splits(sampler)
+            blocks._check_splits(sampler)
         assert str(error.value).startswith(f"{name} ")
         assert all(kind in str(error.value) for kind in SPLIT)
     with pytest.raises(ValueError, match=r"^HMC\+Wolff cannot be used with split"):

@@ -1,11 +1,12 @@
 """The config of `train` and `sample`: the same language, and a mistake gets the same sentence."""
 
 import pytest
-from test_config import BASE, as_file, as_words, lookup, parse_file
+from test_config import BASE, as_file, lookup, parse_file
 
 from lattice_ml.jobs import config
 from lattice_ml.jobs.config import ConfigError
 from lattice_ml.runtime import arguments
+from lattice_ml.runtime.arguments import as_arguments
 
 TRAINING_KEYS = [
     ("model.denoiser", "shallow"),
@@ -36,13 +37,13 @@ def test_training_keys_mean_the_same_in_a_file_and_on_the_command_line(tmp_path,
     words = config.read_arguments(file, config.TRAINING)
     job = config.parse_training(words, file=file)
     assert lookup(job.config, key) == value
-    assert job.config == config.parse_training(as_words({key: value})).config
+    assert job.config == config.parse_training(as_arguments({key: value})).config
 
 
 def test_one_number_means_that_number_in_every_stage():
-    training = config.parse_training(as_words({"training.n_steps": 7})).training
+    training = config.parse_training(as_arguments({"training.n_steps": 7})).training
     assert [training.of_stage(i, 2)["n_steps"] for i in range(2)] == [7, 7]
-    training = config.parse_training(as_words({"training.n_steps": [7, 9]})).training
+    training = config.parse_training(as_arguments({"training.n_steps": [7, 9]})).training
     assert [training.of_stage(i, 2)["n_steps"] for i in range(2)] == [7, 9]
 
 
@@ -77,7 +78,7 @@ def test_a_file_serves_all_verbs_each_reads_its_own_sections(tmp_path):
 
 
 def test_a_sampling_job_holds_lattice_action_and_method():
-    job = config.parse_sampling(as_words(BASE | {"sampling.method": "path", "seed": 4}))
+    job = config.parse_sampling(as_arguments(BASE | {"sampling.method": "path", "seed": 4}))
     assert (job.lattice.shape, job.action.h, job.sampling.method) == ((4, 4), 0.4, "path")
     assert job.config.keys() == {"seed", "lattice", "action", "sampling", "output"}
 
@@ -106,7 +107,7 @@ REFUSED_TRAINING = [
 @pytest.mark.parametrize(("settings", "message"), REFUSED_TRAINING)
 def test_a_mistake_in_a_training_config_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        config.parse_training(as_words(settings))
+        config.parse_training(as_arguments(settings))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trained_models import as_words, make_ensemble, metrics, train
+from trained_models import make_ensemble, metrics, train
 
 from lattice_ml.jobs import config
 from lattice_ml.jobs import train as training
+from lattice_ml.runtime.arguments import as_arguments
 
 pytestmark = pytest.mark.unoptimised
 
@@ -36,7 +37,7 @@ def test_several_couplings_need_a_network_that_knows_them(data, tmp_path):
 def test_every_network_is_trained_and_opened_again(data, tmp_path, denoiser, settings):
     words = {"training_n_steps": 4, "training_batch_size": 8} | settings
     job = config.parse_training(
-        as_words(
+        as_arguments(
             {"model.denoiser": denoiser} | {k.replace("_", ".", 1): v for k, v in words.items()}
         )
     )

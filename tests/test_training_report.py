@@ -6,12 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from trained_models import as_words, make_ensemble
+from trained_models import make_ensemble
 from trained_rbms import FREE
 from trained_rbms import train as train_rbm
 
 from lattice_ml import cli
 from lattice_ml.jobs.training_report import verdict
+from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.run import open_run
 
@@ -89,7 +90,7 @@ def words_of(directory, data, **settings):
     file = directory.with_suffix(".toml")
     file.write_text("[training]\nn_steps = 20\n")
     named = {key.replace("_", ".", 1): value for key, value in settings.items()}
-    return ["train", str(file), *as_words(named), "--data", str(data), "--out", str(directory)]
+    return ["train", str(file), *as_arguments(named), "--data", str(data), "--out", str(directory)]
 
 
 def fixed_machine(directory, data, mu_squared):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lattice_ml.jobs import config, generate
 from lattice_ml.jobs import train as training
+from lattice_ml.runtime.arguments import as_arguments
 
 ACTION = {"action.kappa": 0.25, "action.lam": 0.1}
 NETWORK = {"model.n_channels": 1, "model.n_hidden": 4, "model.n_outputs": 1}
@@ -17,11 +18,6 @@ SETTINGS = NETWORK | {
 }
 
 
-def as_words(settings):
-    listed = {key: v if isinstance(v, list) else [v] for key, v in settings.items()}
-    return [word for key, values in listed.items() for word in (f"--{key}", *map(str, values))]
-
-
 def make_ensemble(out, shape=(4, 4), n_chains=8, n_configs=40, couplings=ACTION, **changes):
     settings = couplings | {
         "lattice.shape": list(shape),
@@ -30,14 +26,14 @@ def make_ensemble(out, shape=(4, 4), n_chains=8, n_configs=40, couplings=ACTION,
         "chain.n_thermalise": 50,
     }
     settings |= {key.replace("_", ".", 1): value for key, value in changes.items()}
-    generate.generate(config.parse(as_words(settings)), out)
+    generate.generate(config.parse(as_arguments(settings)), out)
     return Path(out)
 
 
 def job(**changes):
     """A job of `train` with SETTINGS and changes such as training_n_steps=3."""
     settings = SETTINGS | {key.replace("_", ".", 1): value for key, value in changes.items()}
-    return config.parse_training(as_words(settings))
+    return config.parse_training(as_arguments(settings))
 
 
 def train(out, data=(), init_from=None, **changes):

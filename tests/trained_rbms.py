@@ -1,7 +1,5 @@
 """Gaussian RBMs trained on ensembles, for the tests of `train` and `sample`."""
 
-from trained_models import as_words
-
 from lattice_ml.jobs import config
 from lattice_ml.jobs import sample as sampling
 from lattice_ml.jobs import train as training
@@ -13,7 +11,7 @@ MODEL = {"model.kind": "GaussianRBM", "model.mu_squared": 9.0}
 
 def job(**changes):
     settings = MODEL | {key.replace("_", ".", 1): value for key, value in changes.items()}
-    return config.parse_training(as_words(settings))
+    return config.parse_training(as_arguments(settings))
 
 
 def train(out, data, init_from=None, **changes):
@@ -23,6 +21,6 @@ def train(out, data, init_from=None, **changes):
 
 def sample(model, out, n_samples=64, correct="none", **changes):
     settings = {key.replace("_", ".", 1): value for key, value in changes.items()}
-    words = [*as_arguments(model.defaults), *as_words(settings)]
+    words = [*as_arguments(model.defaults), *as_arguments(settings)]
     asked = config.parse_sampling(words, kind=model.kind)
     return sampling.sample(asked, model, out, n_samples=n_samples, correct=correct)

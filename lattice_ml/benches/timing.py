@@ -15,7 +15,8 @@ import numpy as np
 from lattice_ml.actions import Action
 from lattice_ml.analysis.measurement import estimate_derived
 from lattice_ml.benches.record import Number
-from lattice_ml.chains import run
+from lattice_ml.chains import blocks as chains
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.observables import DERIVED, measure_configurations
@@ -86,16 +87,12 @@ def timed_chains(
         ValueError: too few configurations to time.
     """
     times, parts = [], []
-    for part in run.blocks(
+    for part in chains.blocks(
         key,
         sampler,
         lattice,
-        n_chains=n_chains,
-        n_configs=n_configs,
-        n_thermalise=n_thermalise,
-        thin=thin,
+        ChainSettings(n_chains, n_thermalise, n_configs, thin),
         start=start,
-        dtype="float32",
         save_configs=False,
         block_configs=max(1, n_configs // (REPEATS + 1)),
     ):

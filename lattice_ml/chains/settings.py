@@ -1,33 +1,51 @@
-"""What a user hands to a run, checked before anything is computed: counts, a type, a start."""
+"""What a user hands to a run, checked before anything is computed: settings, a type, a start."""
 
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from lattice_ml.observables import real
 
-__all__ = ["check_counts", "dtype_name", "starting_fields"]
+__all__ = ["ChainSettings", "check_counts", "dtype_name", "starting_fields"]
 
 _TRAJECTORIES = "chain.n_thermalise + chain.n_configs x chain.thin"
 _COUNTED = 1 << 31  # chains, and trajectories of each, have numbers below it
 
 
-def check_counts(counts: Mapping[str, Any]) -> None:
-    """Refuse numbers of chains, trajectories and configurations that cannot be.
+@dataclass(frozen=True)
+class ChainSettings:
+    """Chains and what is kept of them: the section `[chain]` of a config.
 
     Args:
-        counts: `n_chains`, and of `n_configs`, `n_thermalise` and `thin` what there is.
+        n_chains: independent chains.
+        n_thermalise: trajectories per chain before the first is kept.
+        n_configs: configurations kept per chain.
+        thin: trajectories between kept configurations.
+        start: hot, cold, or the path of an ensemble.
+    """
+
+    n_chains: int = 64
+    n_thermalise: int = 500
+    n_configs: int = 1000
+    thin: int = 1
+    start: str = "hot"
+
+
+def check_counts(settings: ChainSettings) -> None:
+    """Refuse numbers of chains, trajectories and configurations that cannot be.
 
     Raises:
         ValueError: naming the setting, its value and what is allowed.
     """
+    counts = asdict(settings)
+    del counts["start"]
     for name, value in counts.items():
         least = 0 if name == "n_thermalise" else 1
         if not _whole(value) or value < least:
             raise ValueError(f"chain.{name} must be a whole number >= {least}, got {value}")
-    total = counts.get("n_thermalise", 0) + counts.get("n_configs", 1) * counts.get("thin", 1)
-    for name, size in {"chain.n_chains": counts["n_chains"], _TRAJECTORIES: total}.items():
+    total = settings.n_thermalise + settings.n_configs * settings.thin
+    for name, size in {"chain.n_chains": settings.n_chains, _TRAJECTORIES: total}.items():
         if size >= _COUNTED:
             raise ValueError(f"{name} must be below 2^31, which random numbers count, got {size}")
 

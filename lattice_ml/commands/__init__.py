@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lattice_ml.runtime import memory
+from lattice_ml.runtime.interruptions import Interrupted
 from lattice_ml.runtime.printable import say, shown
 from lattice_ml.storage.run import StorageError
 
@@ -57,12 +58,14 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     """Run one verb and turn what goes wrong into one sentence and an exit status."""
     try:
         home = importlib.import_module(f"lattice_ml.commands.{_HOMES[verb]}")
-        return int(getattr(home, f"{verb}_command")(list(arguments)))
+        return int(vars(home)[f"{verb}_command"](list(arguments)))
     except SystemExit as stop:  # from the parser, which has printed its message
         return int(stop.code or 0)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Interrupted as stop:
+        return _fail(verb, str(stop), 128 + stop.signum if stop.signum else 0)
     except KeyboardInterrupt:
         return _fail(verb, "interrupted", 130)
     except Exception as error:
@@ -79,7 +82,9 @@ def _sentence(verb: str, error: Exception) -> tuple[str, int]:
         smaller = _SMALLER.get(verb)
         remedy = f"{smaller}; {_GOES_ON}" if smaller else "find more, or raise the limit"
         asked = _said(error) if str(error) else "an array was refused"
-        return f"out of memory ({asked}; {_limit()}): {remedy}", 3
+        least = memory.room()
+        limit = f"{least.name} is {memory.in_words(least.limit)}"
+        return f"out of memory ({asked}; {limit}): {remedy}", 3
     if isinstance(error, StorageError | ImportError):
         return str(error), 2
     if isinstance(error, OSError):
@@ -96,7 +101,9 @@ def _sentence(verb: str, error: Exception) -> tuple[str, int]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError | OSError) and bool(_NO_MEMORY.search(str(error)))
 
@@ -121,11 +128,6 @@ def _said(error: Exception) -> str:
     """The first line of what an error says, if it is not too long."""
     line = shown(next(iter(str(error).splitlines()), "").rstrip(". ") or type(error).__name__)
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
-
-
-def _limit() -> str:
-    least = memory.room()
-    return f"{least.name} is {memory.in_words(least.limit)}"
 
 
 def _fail(verb: str, sentence: str, status: int) -> int:

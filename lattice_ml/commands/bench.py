@@ -7,16 +7,19 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import RECORDS
-from lattice_ml.runtime.devices import CPU_FLAGS
+from lattice_ml.runtime.devices import CPU_FLAGS, allowed_cpus, prepare
 from lattice_ml.runtime.printable import say
 from lattice_ml.runtime.results import check_json, check_page, read_json, write_json
+
+if TYPE_CHECKING:
+    from lattice_ml.benches.plans import Plan
+    from lattice_ml.benches.record import Record
 
 __all__ = ["bench_command"]
 
@@ -54,7 +57,7 @@ def bench_command(arguments: list[str]) -> int:
         return 0
     earlier = _earlier(options.against) if options.against else None
     _use_one_core()
-    configure_jax()
+    prepare()
     from lattice_ml.jobs.sections import check_values
 
     check_values({"seed": options.seed})
@@ -72,7 +75,7 @@ def bench_command(arguments: list[str]) -> int:
             check_page(page, "bench", {image.stem for image in there})
         with style():  # without matplotlib it ends here, not after hours
             pass
-    found_records: dict[str, Any] = {}
+    found_records: dict[str, Record] = {}
     figures: set[str] = set()
     for plan in all_plans:
         found_records[plan.name] = _run(plan, options, earlier, figures)
@@ -82,8 +85,11 @@ def bench_command(arguments: list[str]) -> int:
 
 
 def _run(
-    plan: Any, options: BenchOptions, earlier: dict[str, Any] | None, drawn_before: set[str]
-) -> dict[str, Any]:
+    plan: "Plan",
+    options: BenchOptions,
+    earlier: "dict[str, Record] | None",
+    drawn_before: set[str],
+) -> "Record":
     """Run one, print what it found, and write its page."""
     from lattice_ml.benches import record
     from lattice_ml.report.page import write_page
@@ -129,9 +135,9 @@ def _unused(name: str, used: set[str]) -> str:
     return found
 
 
-def _earlier(file: str) -> dict[str, Any]:
+def _earlier(file: str) -> "dict[str, Record]":
     """The records of an earlier run."""
-    found = read_json(file)
+    found: object = read_json(file)
     if not (isinstance(found, dict) and RECORDS(found)):
         raise ValueError(f"{file} was not written by `lattice-ml bench --json`")
     return found
@@ -146,5 +152,5 @@ def _use_one_core() -> None:
     if "--xla_force_host_platform_device_count" in flags or "jax" in sys.modules:
         return
     os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flags}".strip()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {min(allowed_cpus())})

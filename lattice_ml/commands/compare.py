@@ -1,12 +1,11 @@
 """`lattice-ml compare`."""
 
 import dataclasses
-from typing import Any
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 
 __all__ = ["compare_command"]
@@ -49,11 +48,12 @@ def compare_command(arguments: list[str]) -> int:
             "compare needs a reference (an ensemble, or exact) and at least one candidate, or "
             f"--reference-values and a candidate, got {paths or 'nothing'}"
         )
-    configure_jax()
+    prepare()
     from lattice_ml.comparison import compare, exact_reference, read_values
-    from lattice_ml.comparison.references import check_comparable
+    from lattice_ml.comparison.references import Known, check_comparable
+    from lattice_ml.comparison.sides import Side
     from lattice_ml.report import comparison as page
-    from lattice_ml.storage.ensemble import open_ensemble
+    from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 
     if options.out:
         page.check(options.out)
@@ -63,7 +63,7 @@ def compare_command(arguments: list[str]) -> int:
         raise ValueError(f"compare needs different ensembles, got {' '.join(paths)}")
     for ensemble in ensembles:
         check_comparable(ensembles[0], ensemble)
-    reference: Any
+    reference: EnsembleOnDisk | Known | Side
     if options.reference_values:
         reference, candidates = read_values(options.reference_values), ensembles
     elif exact:

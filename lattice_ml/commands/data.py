@@ -4,13 +4,15 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
+from lattice_ml.runtime.devices import prepare
+from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.printable import say, shape_label
+from lattice_ml.runtime.values import table
 
 if TYPE_CHECKING:
     from lattice_ml.storage.ensemble import EnsembleOnDisk
@@ -49,13 +51,13 @@ def import_command(arguments: list[str]) -> int:
 
     names = ("action",)
     file, words = config.split_file(arguments, "import", ImportOptions, names, is_config=False)
-    options = config.options(words, ImportOptions, names=names)
-    sections = config.parse_sections(words, names, options=ImportOptions)
+    parsed = config.parse_sections(words, names, options=ImportOptions)
+    options = config.options_of(parsed, ImportOptions)
     ensemble = exchange.import_array(
         file,
         options.out,
         config={
-            "action": dataclasses.asdict(sections.action),
+            "action": table("action", parsed.action),
             "lattice": {"shape": list(options.shape) or None},
         },
         dataset=options.dataset,
@@ -107,7 +109,7 @@ def export_command(arguments: list[str]) -> int:
     ensemble = open_ensemble(options.ensemble, verify=options.verify)
     known = " was there already, complete and equal" if Path(options.out).exists() else ""
     if options.out.endswith(".json.gz"):
-        configure_jax()
+        prepare()
         from lattice_ml.jobs.pyerrors_json import export_observables
         from lattice_ml.statistics import doubt_of
 
@@ -155,7 +157,7 @@ class ConvertOptions:
 def convert_command(arguments: list[str]) -> int:
     """Write an ensemble in another convention."""
     options = parse_options(ConvertOptions, arguments, "convert")
-    configure_jax()
+    prepare()
     from lattice_ml.actions import conventions
     from lattice_ml.jobs.exchange import convert_ensemble
     from lattice_ml.storage.ensemble import open_ensemble
@@ -262,7 +264,7 @@ def _model(directory: str) -> list[tuple[str, str]]:
     ]
 
 
-def _unsealed(manifest: Mapping[str, Any], file: str) -> list[tuple[str, str]]:
+def _unsealed(manifest: Section, file: str) -> list[tuple[str, str]]:
     """What to say where a file cannot vouch for itself."""
     if "seal" in manifest:
         return []
@@ -270,7 +272,7 @@ def _unsealed(manifest: Mapping[str, Any], file: str) -> list[tuple[str, str]]:
     return [("seal", f"{said}; --accept-edit seals it as it is")]
 
 
-def _listed(table: Mapping[str, Any]) -> str:
+def _listed(table: Section) -> str:
     """`key = value, ...`, tables within it in brackets; without what is not set."""
     given = {key: value for key, value in table.items() if value is not None}
     words = (

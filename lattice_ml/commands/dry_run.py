@@ -1,12 +1,16 @@
-"""`lattice-ml generate --dry-run`: what runs would take, as lines or as JSON."""
+"""`lattice-ml generate --dry-run`: what runs would take, as lines or as JSON.
+
+Imported once JAX is set up.
+"""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lattice_ml.commands.output import FORECASTS
+from lattice_ml.jobs.forecast import Devices, Forecast, forecasts
+from lattice_ml.jobs.job import Job
 from lattice_ml.runtime.memory import in_words
 from lattice_ml.runtime.printable import say, shape_label
 from lattice_ml.runtime.results import check_json, write_json
@@ -17,7 +21,7 @@ _SPANS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"))
 
 
 def dry_run(
-    jobs: Sequence[tuple[Any, Path]],
+    jobs: Sequence[tuple[Job, Path]],
     time_limit: float | None,
     file: str | None,
     split: int,
@@ -32,8 +36,6 @@ def dry_run(
         split: devices over which each lattice is spread.
         leads: whether this process speaks for all.
     """
-    from lattice_ml.jobs.forecast import forecasts
-
     if file is not None:
         check_json(file, FORECASTS)
     found = []
@@ -53,7 +55,7 @@ def dry_run(
         write_json(file, table, FORECASTS)
 
 
-def _lines(job: Any, forecast: Any) -> list[str]:
+def _lines(job: Job, forecast: Forecast) -> list[str]:
     """One job."""
     rows = {
         "run": _run(job, forecast),
@@ -67,14 +69,14 @@ def _lines(job: Any, forecast: Any) -> list[str]:
     return [forecast.directory, *(f"  {name:<8} {text}" for name, text in rows.items())]
 
 
-def _run(job: Any, forecast: Any) -> str:
+def _run(job: Job, forecast: Forecast) -> str:
     shape = shape_label(job.lattice.shape)
     chains, n = job.chain.n_chains, forecast.n_configs
     left = f", {forecast.n_done:,} of them are there" if forecast.n_done else ""
     return f"{chains:,} chains x {n:,} configurations of {shape}{left}"
 
 
-def _sampler(forecast: Any) -> str:
+def _sampler(forecast: Forecast) -> str:
     settings = ", ".join(f"{name} {value:.4g}" for name, value in forecast.tuned.items())
     if not forecast.calibrated:
         return f"{forecast.sampler} {settings}".strip()
@@ -87,13 +89,13 @@ def _sampler(forecast: Any) -> str:
     )
 
 
-def _devices(devices: Any) -> str:
+def _devices(devices: Devices) -> str:
     mesh = " x ".join(f"{n} {axis}" for axis, n in devices.mesh.items())
     processes = f"{devices.n_processes} process" + "es" * (devices.n_processes > 1)
     return f"{devices.n_devices} x {devices.kind} in {processes}, mesh {mesh}"
 
 
-def _layout(forecast: Any) -> str:
+def _layout(forecast: Forecast) -> str:
     devices = forecast.devices
     idle = f", {devices.idle:,} places idle" if devices.idle else ""
     return (
@@ -102,7 +104,7 @@ def _layout(forecast: Any) -> str:
     )
 
 
-def _memory(forecast: Any) -> str:
+def _memory(forecast: Forecast) -> str:
     memory = forecast.memory
     device = (
         f"{in_words(memory.device)} per device (state {in_words(memory.state)}, blocks "
@@ -114,7 +116,7 @@ def _memory(forecast: Any) -> str:
     return text + _of(memory.process, memory.process_limit)
 
 
-def _disk(job: Any, forecast: Any) -> str:
+def _disk(job: Job, forecast: Forecast) -> str:
     disk = forecast.disk
     what = "" if job.output.save_configs else " (histories only)"
     left = f", {in_words(disk.to_write)} still to write" if forecast.n_done else ""
@@ -125,7 +127,7 @@ def _disk(job: Any, forecast: Any) -> str:
     )
 
 
-def _time(job: Any, forecast: Any) -> str:
+def _time(job: Job, forecast: Forecast) -> str:
     seconds = forecast.seconds
     warm_up = f"warm-up of {job.chain.n_thermalise:,} trajectories {_span(seconds.warm_up)}, "
     text = (
@@ -137,12 +139,11 @@ def _time(job: Any, forecast: Any) -> str:
     return text
 
 
-def _sum(found: Sequence[Any]) -> str:
-    total, low, high = (
-        sum(getattr(f.seconds, name) for f in found) for name in ("total", "low", "high")
-    )
+def _sum(found: Sequence[Forecast]) -> str:
+    seconds = [forecast.seconds for forecast in found]
+    total, low, high = map(sum, zip(*((s.total, s.low, s.high) for s in seconds), strict=True))
     spread = f" ({_span(low)} to {_span(high)})" if high > low else ""
-    disk, write = (sum(getattr(f.disk, name) for f in found) for name in ("total", "to_write"))
+    disk, write = (sum(f.disk.total for f in found), sum(f.disk.to_write for f in found))
     return (
         f"all {len(found)}: {in_words(disk)} on disk{_of(write, found[0].disk.free, 'free')}, "
         f"{_span(total)}{spread}, at most {in_words(max(f.memory.process for f in found))} of "
@@ -150,7 +151,7 @@ def _sum(found: Sequence[Any]) -> str:
     )
 
 
-def _calls(found: Sequence[Any], limit: float) -> str:
+def _calls(found: Sequence[Forecast], limit: float) -> str:
     """How often the command would have to be given; each time it starts and compiles anew."""
     setup = max(f.seconds.setup for f in found)
     work = sum(f.seconds.warm_up + f.seconds.production for f in found)

@@ -1,14 +1,14 @@
 """`lattice-ml extrapolate`."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import EXTRAPOLATION
+from lattice_ml.runtime.devices import prepare
+from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.printable import say
 from lattice_ml.runtime.results import check_json, write_json
 
@@ -39,7 +39,7 @@ class ExtrapolateOptions:
 def extrapolate_command(arguments: list[str]) -> int:
     """Print the observables at step size zero and the warnings; JSON and a page on request."""
     options = parse_options(ExtrapolateOptions, arguments, "extrapolate")
-    configure_jax()
+    prepare()
     from lattice_ml.jobs.extrapolate import as_table, extrapolate
     from lattice_ml.report import extrapolation
     from lattice_ml.storage.ensemble import open_ensemble
@@ -58,7 +58,7 @@ def extrapolate_command(arguments: list[str]) -> int:
     return 0
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(found: Section) -> list[str]:
     """The table of an extrapolation and its warnings, as text."""
     from lattice_ml.report.extrapolation import header, rows, warnings_of
 

@@ -10,15 +10,17 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lattice_ml.commands.dry_run import dry_run
-from lattice_ml.commands.environment import configure_jax, find_devices
-from lattice_ml.runtime import devices, processes
+from lattice_ml.runtime import processes
+from lattice_ml.runtime.devices import find_devices, prepare
 from lattice_ml.runtime.printable import say, shape_label, shown
 
 if TYPE_CHECKING:
+    from lattice_ml.jobs.job import Job
     from lattice_ml.storage.ensemble import EnsembleOnDisk
+
+    Jobs = list[tuple[Job, Path]]
 
 __all__ = ["generate_command"]
 
@@ -54,23 +56,26 @@ class GenerateOptions:
 
 def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
-    devices.use_all_cores()
-    devices.keep_freed_memory()
-    configure_jax(devices=False)
+    prepare(all_cores=True, find=False)
     import jax
 
     from lattice_ml.chains import failures
+    from lattice_ml.commands.dry_run import dry_run
     from lattice_ml.jobs import config, generate
     from lattice_ml.runtime import progress, session
     from lattice_ml.runtime.arguments import seconds
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
-    options = config.options(words, GenerateOptions, file)
+    parsed = config.parse_sections(words, config.SECTIONS, file=file, options=GenerateOptions)
+    options = config.options_of(parsed, GenerateOptions)
     left = None if options.time_limit is None else seconds(options.time_limit)
     team, lost = processes.join(options.distributed, seconds(options.heartbeat, "--heartbeat")), ""
     find_devices()
     out = Path(options.out or Path("runs") / Path(file).stem)
-    jobs = _sweep(words, options.sweep, file, out)
+    if options.sweep:
+        jobs = _sweep(words, options.sweep, file, out)
+    else:
+        jobs = [(config.job_of(parsed), out)]
     if options.json and not options.dry_run:
         raise ValueError("--json FILE of generate is for --dry-run; measure has one for results")
     doubts = dict.fromkeys(failures.doubt(job.sampler) for job, _ in jobs)
@@ -109,7 +114,7 @@ def generate_command(arguments: list[str]) -> int:
     return 0
 
 
-def _lost(team: Any, directory: Path, heartbeat: str) -> str:
+def _lost(team: processes.Team, directory: Path, heartbeat: str) -> str:
     """What a process says when another one is gone."""
     return (
         f"lattice-ml generate: process {team.rank} of {team.size} ends, because another "
@@ -118,21 +123,20 @@ def _lost(team: Any, directory: Path, heartbeat: str) -> str:
     )
 
 
-def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list[tuple[Any, Path]]:
-    """The jobs of a sweep, or the one job; all are checked before the first runs."""
+def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> "Jobs":
+    """The jobs of a sweep; all are checked before the first runs."""
     from lattice_ml.jobs import config
 
-    if not sweep:
-        return [(config.parse(words, file=file, options=GenerateOptions), out)]
     key, *values = sweep
     if key.partition(".")[0] not in config.SECTIONS:
         raise ValueError(f"--sweep needs a key of the config, got {key}")
     if not values:
         raise ValueError(f"--sweep needs a key and its values, got {key} alone")
-    jobs: dict[int, tuple[Any, Path]] = {}
+    jobs: dict[int, tuple[Job, Path]] = {}
     for value in values:
         given = [*words, f"--{key}", *value.split(",")]
-        job = _own_seed(config.parse(given, file=file, options=GenerateOptions), key)
+        parsed = config.parse_sections(given, config.SECTIONS, file=file, options=GenerateOptions)
+        job = _own_seed(config.job_of(parsed), key)
         directory = out / f"{key}={value}".replace("/", "_")
         if job.seed in jobs:
             raise ValueError(
@@ -144,7 +148,7 @@ def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> list
     return list(jobs.values())
 
 
-def _own_seed(job: Any, key: str) -> Any:
+def _own_seed(job: "Job", key: str) -> "Job":
     """The job with the seed of its value, so that the ensembles of a sweep are independent.
 
     With equal seeds chains at neighbouring couplings or step sizes would follow the same noise.
@@ -157,7 +161,7 @@ def _own_seed(job: Any, key: str) -> Any:
     section, _, field = name.partition(".")
     text = json.dumps([job.seed, name, job.config[section][field]])
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
-    return dataclasses.replace(job, seed=seed, config=job.config | {"seed": seed})
+    return dataclasses.replace(job, seed=seed)
 
 
 _SUMMARY = {  # what is said of the histories that there are

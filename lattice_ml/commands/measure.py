@@ -4,15 +4,18 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
 from lattice_ml.commands.output import CERTIFICATES, ESTIMATES
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say
 from lattice_ml.runtime.results import check_json, distinct, write_json
+
+if TYPE_CHECKING:
+    from lattice_ml.statistics import Estimate
 
 __all__ = ["check_command", "measure_command"]
 
@@ -51,7 +54,7 @@ def measure_command(arguments: list[str]) -> int:
     options = parse_options(MeasureOptions, arguments, "measure")
     if not options.ensembles:
         raise ValueError("measure needs at least one ensemble directory, got none")
-    configure_jax()
+    prepare()
     from lattice_ml.analysis import measurement
     from lattice_ml.report import ensemble as page
     from lattice_ml.storage.ensemble import open_ensemble
@@ -87,7 +90,7 @@ def _pages(out: str, ensembles: Sequence[str]) -> dict[str, Path]:
     }
 
 
-def _entry(name: str, estimate: Any) -> dict[str, Any]:
+def _entry(name: str, estimate: "Estimate") -> dict[str, object]:
     """One estimate as JSON values; `doubt` says why weights leave too little to rely on it."""
     entry = {"value": estimate.value, "error": estimate.error}
     entry |= {"tau_int": estimate.tau_int, "tau_int_error": estimate.tau_int_error}
@@ -96,7 +99,7 @@ def _entry(name: str, estimate: Any) -> dict[str, Any]:
     return entry | ({"doubt": estimate.doubt} if estimate.doubt else {})
 
 
-def _print_estimates(path: str, estimates: Mapping[str, Any]) -> None:
+def _print_estimates(path: str, estimates: "Mapping[str, Estimate | None]") -> None:
     from lattice_ml.analysis.measurement import describe_weights, explain
 
     say(path)
@@ -139,7 +142,7 @@ def check_command(arguments: list[str]) -> int:
     options = parse_options(CheckOptions, arguments, "check")
     if not options.ensembles:
         raise ValueError("check needs at least one ensemble directory, got none")
-    configure_jax()
+    prepare()
     from lattice_ml.analysis.certificates import Certificate, check, verdict
     from lattice_ml.storage.ensemble import open_ensemble
 

@@ -1,7 +1,5 @@
 """What the JSON of each verb looks like, by which a file is known that may be written anew."""
 
-from typing import Any
-
 from lattice_ml.runtime.results import has_keys, of_entries
 
 __all__ = ["CERTIFICATES", "ESTIMATES", "EXTRAPOLATION", "FORECASTS", "RECORDS"]
@@ -9,7 +7,7 @@ __all__ = ["CERTIFICATES", "ESTIMATES", "EXTRAPOLATION", "FORECASTS", "RECORDS"]
 _NUMBERS = {"value", "error", "tau_int", "tau_int_error"}
 
 
-def _is_estimates(found: Any) -> bool:
+def _is_estimates(found: object) -> bool:
     """Whether this is {observable: None or numbers}, with one that has all of them at least."""
     if not isinstance(found, dict):
         return False
@@ -18,7 +16,7 @@ def _is_estimates(found: Any) -> bool:
     return tables and any(entry.keys() >= _NUMBERS for entry in known)
 
 
-def _is_certificates(found: Any) -> bool:
+def _is_certificates(found: object) -> bool:
     keys = {"name", "verdict", "value"}
     return isinstance(found, list) and all(isinstance(c, dict) and c.keys() >= keys for c in found)
 

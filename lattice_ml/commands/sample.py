@@ -3,14 +3,10 @@
 import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from lattice_ml.commands.environment import configure_jax
-from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.printable import say, shape_label
-
-if TYPE_CHECKING:
-    from lattice_ml.storage.ensemble import EnsembleOnDisk
 
 __all__ = ["sample_command"]
 
@@ -34,14 +30,12 @@ class SampleOptions:
 
 def sample_command(arguments: list[str]) -> int:
     """Draw an ensemble from a model."""
-    use_all_cores()
-    keep_freed_memory()
-    configure_jax()
+    prepare(all_cores=True)
     from lattice_ml.jobs import config, sample
     from lattice_ml.jobs.open_model import open_model
     from lattice_ml.models.kinds import DEFAULT
     from lattice_ml.runtime import arguments as words
-    from lattice_ml.runtime import progress, session
+    from lattice_ml.runtime import progress
     from lattice_ml.storage.model import kind_of
 
     named = bool(arguments) and not arguments[0].startswith("-")
@@ -50,30 +44,22 @@ def sample_command(arguments: list[str]) -> int:
     path, given = config.split_file(arguments, "sample", SampleOptions, names, is_config=False)
     model = open_model(path)
     given = [*words.as_arguments(model.defaults), *given]
-    options = config.options(given, SampleOptions, names=names)
-    job = config.parse_sampling(given, kind=kind, options=SampleOptions)
+    parsed = config.parse_sections(given, names, options=SampleOptions)
+    options, job = config.options_of(parsed, SampleOptions), config.sampling_job_of(parsed)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
     begin = time.monotonic()
-    try:
-        with progress.Reporter(options.out) as reporter:
-            ensemble = sample.sample(
-                job,
-                model,
-                options.out,
-                n_samples=options.n_samples,
-                correct=options.correct,
-                time_limit=limit,
-                on_progress=reporter,
-            )
-    except session.Interrupted as stop:
-        say(f"lattice-ml sample: {stop}", file=sys.stderr)
-        return 128 + stop.signum if stop.signum else 0
-    _print(ensemble, sample.summary(ensemble), time.monotonic() - begin)
-    return 0
-
-
-def _print(ensemble: "EnsembleOnDisk", lines: list[str], seconds: float) -> None:
-    shape = shape_label(ensemble.shape)
+    with progress.Reporter(options.out) as reporter:
+        ensemble = sample.sample(
+            job,
+            model,
+            options.out,
+            n_samples=options.n_samples,
+            correct=options.correct,
+            time_limit=limit,
+            on_progress=reporter,
+        )
+    shape, seconds = shape_label(ensemble.shape), time.monotonic() - begin
     say(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
-    for line in lines:
+    for line in sample.summary(ensemble):
         say(f"  {line}", file=sys.stderr if line.startswith("warning") else sys.stdout)
+    return 0

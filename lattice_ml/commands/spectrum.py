@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import tyro
 
-from lattice_ml.commands.environment import configure_jax
 from lattice_ml.commands.options import parse_options
-from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.devices import prepare
 from lattice_ml.runtime.json import Json, Section
 from lattice_ml.runtime.printable import say, shape_label
 
@@ -45,9 +44,7 @@ class SpectrumOptions:
 def spectrum_command(arguments: list[str]) -> int:
     """Write the spectrum of a model or an ensemble and print its table."""
     options = parse_options(SpectrumOptions, arguments, "spectrum")
-    use_all_cores()
-    keep_freed_memory()
-    configure_jax()
+    prepare(all_cores=True)
     from lattice_ml.jobs.sections import check_values
     from lattice_ml.jobs.spectrum import spectrum
 

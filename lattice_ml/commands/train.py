@@ -2,11 +2,14 @@
 
 import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lattice_ml.commands.environment import configure_jax
-from lattice_ml.runtime.devices import keep_freed_memory, use_all_cores
+from lattice_ml.runtime.devices import prepare
+from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.printable import say, shape_label
+
+if TYPE_CHECKING:
+    from lattice_ml.models.model import Model
 
 __all__ = ["train_command"]
 
@@ -34,31 +37,26 @@ class TrainOptions:
 
 def train_command(arguments: list[str]) -> int:
     """Train a model; 1 where it is useless or misses a mode, 4 where it cannot be told."""
-    use_all_cores()
-    keep_freed_memory()
-    configure_jax()
+    prepare(all_cores=True)
     from lattice_ml.jobs import config, train, training_report
     from lattice_ml.runtime import arguments as words
-    from lattice_ml.runtime import progress, session
+    from lattice_ml.runtime import progress
 
     file, given = _split(arguments)
-    options = config.options(given, TrainOptions, file, config.training_names(given))
-    job = config.parse_training(given, file=file, options=TrainOptions)
+    names = config.training_names(given)
+    parsed = config.parse_sections(given, names, file=file, options=TrainOptions)
+    options, job = config.options_of(parsed, TrainOptions), config.training_job_of(parsed)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
-    try:
-        with progress.Reporter(options.out) as reporter:
-            model = train.train(
-                job,
-                options.out,
-                data=options.data,
-                init_from=options.init_from,
-                time_limit=limit,
-                verify=not options.no_verify,
-                on_progress=reporter,
-            )
-    except session.Interrupted as stop:
-        say(f"lattice-ml train: {stop}", file=sys.stderr)
-        return 128 + stop.signum if stop.signum else 0
+    with progress.Reporter(options.out) as reporter:
+        model = train.train(
+            job,
+            options.out,
+            data=options.data,
+            init_from=options.init_from,
+            time_limit=limit,
+            verify=not options.no_verify,
+            on_progress=reporter,
+        )
     say(*summary(model))
     verdict = model.report["verdict"]
     if verdict == "passed":
@@ -73,7 +71,8 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     from lattice_ml.jobs.open_model import open_model
     from lattice_ml.runtime import arguments as words
 
-    initial = words.word(arguments, "init_from", "") if _no_file(arguments) else ""
+    no_file = bool(arguments) and arguments[0].startswith("--")
+    initial = words.word(arguments, "init_from", "") if no_file else ""
     if not initial:
         return config.split_file(arguments, "train", TrainOptions, config.TRAINING)
     known = open_model(initial).config
@@ -81,11 +80,7 @@ def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     return None, [*words.as_arguments(begun), *arguments]
 
 
-def _no_file(arguments: list[str]) -> bool:
-    return bool(arguments) and arguments[0].startswith("--")
-
-
-def summary(model: Any) -> list[str]:
+def summary(model: "Model") -> list[str]:
     """Lines on what a model is worth."""
     report = model.report
     lines = [f"{model.directory}: {report['n_weights']} weights"]
@@ -103,7 +98,7 @@ def summary(model: Any) -> list[str]:
     return lines
 
 
-def _worth(entry: dict[str, Any]) -> list[str]:
+def _worth(entry: Section) -> list[str]:
     """What one theory's samples are worth, in words."""
     words = []
     if "n_not_finite" in entry:

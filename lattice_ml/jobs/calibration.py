@@ -22,13 +22,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import programs, restored, warming
 from lattice_ml.chains.engine import Engine, Program
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
-from lattice_ml.jobs.config import Job
 from lattice_ml.jobs.generate import starting_fields
+from lattice_ml.jobs.job import Job
 from lattice_ml.runtime.devices import return_freed_memory
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.storage import files
@@ -94,7 +95,7 @@ class Calibration:
             return size + _OVERHEAD + (size >> 20) * _PER_CHUNK, size * rate
         begin = time.monotonic()
 
-        def column(dtype: Any, *row: int, rows: int = n) -> np.ndarray:
+        def column(dtype: npt.DTypeLike, *row: int, rows: int = n) -> np.ndarray:
             return np.broadcast_to(np.zeros((), dtype), (rows, *row))
 
         rows = {f"history/{name}": column(np.float64) for name in self.histories}
@@ -111,7 +112,7 @@ def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibrati
     """Measure a job, or a part of a large one, on the devices of all processes together.
 
     Args:
-        job: from `config.parse`.
+        job: what is to be run.
         begun: what a run that was begun goes on from, without a warm-up.
         split: devices over which each lattice is spread.
     """
@@ -156,8 +157,7 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
     """What was measured of a part, for the whole job."""
     wanted, save = job.chain, job.output.save_configs
     engine = _Outline(job.lattice, wanted.n_chains, job.output.dtype, split)
-    sizes = wanted.n_configs, wanted.n_thermalise, wanted.thin
-    program, _ = run.programs(engine, *sizes, save)
+    program, _ = programs(engine, wanted, save_configs=save)
     small = found.program.engine
     sites, measured = (len(e.slots) * e.lattice.volume for e in (engine, small))
     ratio = sites / measured
@@ -170,6 +170,7 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
         return np.broadcast_to(np.zeros((), array.dtype), (n, *(row if per_site else ())))
 
     row = 8 * len(found.histories) + engine.lattice.volume * np.dtype(engine.dtype).itemsize * save
+    few = part.chain.n_chains
     slots, tuning = program.slots / found.program.slots, found.tuning
     thinned = f", thinned by {part.chain.thin:,}" * (part.chain.thin < wanted.thin)
     return replace(
@@ -181,12 +182,8 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
         arguments=int(found.arguments * ratio),
         block=program.size * len(engine.slots) * row // len(engine.mesh.local_devices),
         temporaries=int(found.temporaries * ratio * max(1, slots)),
-        part=f"{_counted(part.chain.n_chains)} of {shape_label(shape)}{thinned}",
+        part=f"{few:,} chain{'s' * (few > 1)} of {shape_label(shape)}{thinned}",
     )
-
-
-def _counted(n_chains: int) -> str:
-    return f"{n_chains:,} chain{'s' * (n_chains > 1)}"
 
 
 class _Outline(Engine):
@@ -205,14 +202,12 @@ def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
     wanted, begin = job.chain, time.monotonic()
     key = jax.random.key(job.seed)
     engine = Engine(key, job.lattice, wanted.n_chains, job.output.dtype, split)
-    program, warm = run.programs(
-        engine, wanted.n_configs, wanted.n_thermalise, wanted.thin, job.output.save_configs
-    )
+    program, warm = programs(engine, wanted, save_configs=job.output.save_configs)
     if begun is None:
         sampler = job.sampler.tuner(job.lattice, wanted.n_thermalise).sampler
         state = engine.start(job.sampler, starting_fields(wanted.start))
     else:
-        sampler = run.restored(job.sampler, begun[1])
+        sampler = restored(job.sampler, begun[1])
         state = engine.load(sampler, begun[0]) if begun[0] else engine.start(sampler, "hot")
     needs = [p.memory(sampler, state) for p in ((program,) if warm is program else (program, warm))]
     setup = time.monotonic() - begin
@@ -272,7 +267,7 @@ def _tune(job: Job, warm: Program, sampler: Any, state: Any) -> Tuning:
 
     begin = time.monotonic()
     steps = []  # (trajectories done, forces of the next, seconds so far)
-    for done, *reached in run.warming(warm, job.sampler, state, n):
+    for done, *reached in warming(warm, job.sampler, state, n):
         steps.append((done, int(reached[0].forces), time.monotonic() - begin))
         if steps[-1][2] > 2 * _SECONDS and done >= min(n, _FEWEST // 4):
             break

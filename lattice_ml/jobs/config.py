@@ -1,4 +1,4 @@
-"""From a TOML file and the command line to the objects that do the work.
+"""From a TOML file and the command line to the jobs that they describe.
 
 The file is flattened to arguments and put before the user's own, so one parser types and checks
 both and the later one wins.  One file may serve several verbs: each reads its own sections
@@ -6,83 +6,64 @@ both and the later one wins.  One file may serve several verbs: each reads its o
 """
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TypeVar
 
-from lattice_ml.actions import Action, conventions
+from lattice_ml.actions import conventions
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import sections
-from lattice_ml.jobs.sections import ChainSection, OutputSection
+from lattice_ml.jobs.job import Job, SamplingJob, TrainingJob
 from lattice_ml.models.kinds import DEFAULT, KINDS
 from lattice_ml.runtime.arguments import (
-    ConfigError,
     Fields,
     check_keys,
     given_keys,
+    of_file,
     print_help,
     read_file,
     type_arguments,
 )
+from lattice_ml.runtime.json import Section
+from lattice_ml.runtime.values import ConfigError, table
 from lattice_ml.samplers import kinds
 
 __all__ = [
     "SECTIONS",
     "TRAINING",
     "ConfigError",
-    "Job",
     "Names",
-    "SamplingJob",
-    "TrainingJob",
-    "options",
+    "job_of",
+    "options_of",
     "parse",
     "parse_sampling",
     "parse_sections",
     "parse_training",
     "read_arguments",
+    "read_job",
+    "sampling_job_of",
     "sampling_names",
     "split_file",
+    "training_job_of",
     "training_names",
 ]
 
 SECTIONS = ("seed", "lattice", "action", "sampler", "chain", "output")
 TRAINING = ("seed", "model", "training", "sampling")
 Names = Sequence[str | tuple[str, type]]  # of sections, one whose type is known with it
+Options = TypeVar("Options")
 _AGREEING = ("lattice", "action")  # what a training config may say, and the data must agree with
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A resolved config and the objects it describes."""
+def read_job(file: str | Path, *words: str) -> Job:
+    """The job of a TOML file, changed by words as on the command line: `"--chain.thin", "2"`.
 
-    config: dict[str, Any]
-    lattice: Lattice
-    sampler: Any
-    chain: ChainSection
-    output: OutputSection
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingJob:
-    """A resolved config of `train`; `model` and `training` have the keys of that kind."""
-
-    config: dict[str, Any]
-    model: dict[str, Any]
-    training: Any
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingJob:
-    """A resolved config of `sample` and the objects it describes; no action where none is known."""
-
-    config: dict[str, Any]
-    lattice: Lattice
-    action: Action | None
-    sampling: Any
-    output: OutputSection
-    seed: int
+    Raises:
+        ConfigError: no such file, an unknown key (with the nearest valid one), a wrong value.
+    """
+    return parse([*read_arguments(file), *words], file=file)
 
 
 def read_arguments(file: str | Path, names: Names = SECTIONS) -> list[str]:
@@ -94,45 +75,27 @@ def read_arguments(file: str | Path, names: Names = SECTIONS) -> list[str]:
     return read_file(file, skip=set(sections.NAMES) - set(names) - set(_AGREEING))
 
 
-def parse(
-    arguments: Sequence[str], *, file: str | Path | None = None, options: type | None = None
-) -> Job:
+def parse(arguments: Sequence[str], *, file: str | Path | None = None) -> Job:
     """Build a job of `generate` from dotted arguments; the later of two equal keys wins.
 
     Args:
         arguments: as `read_arguments` gives them, followed by the user's own.
         file: named in the messages about keys that came from it.
-        options: a dataclass of further keys that the arguments may hold and a job ignores.
 
     Raises:
         ConfigError: an unknown key (with the nearest valid one), a wrong type or value.
     """
-    parsed = parse_sections(arguments, SECTIONS, file=file, options=options)
-    config = _resolved(parsed)
-    lattice, action = _theory(config)
-    if action is None:
-        raise ConfigError("action.kind = none cannot be sampled: name an action")
-    if config["sampler"]["kind"] == kinds.AUTO:
-        kind, _ = kinds.automatic(config["action"]["kind"], lattice.shape, action.barrier)
-        config["sampler"]["kind"] = kind
-    try:
-        settings = dict(config["sampler"])
-        if "ladder" in settings:
-            settings |= _ladder(config, lattice.ndim)
-        sampler = kinds.build(settings.pop("kind"), action, settings)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return Job(config, lattice, sampler, parsed.chain, parsed.output, parsed.seed)
+    return job_of(parse_sections(arguments, SECTIONS, file=file))
 
 
-def parse_training(
-    arguments: Sequence[str], *, file: str | Path | None = None, options: type | None = None
-) -> TrainingJob:
+def parse_training(arguments: Sequence[str], *, file: str | Path | None = None) -> TrainingJob:
     """Build a job of `train`, as `parse` does for `generate`."""
-    names = training_names(arguments)
-    parsed = parse_sections(arguments, names, file=file, options=options)
-    config = _resolved(parsed)
-    return TrainingJob(config, config["model"], parsed.training, parsed.seed)
+    return training_job_of(parse_sections(arguments, training_names(arguments), file=file))
+
+
+def parse_sampling(arguments: Sequence[str], *, kind: str = "Diffusion") -> SamplingJob:
+    """Build a job of `sample` for a kind of model, as `parse` does for `generate`."""
+    return sampling_job_of(parse_sections(arguments, sampling_names(kind)))
 
 
 def training_names(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -152,41 +115,77 @@ def sampling_names(kind: str = DEFAULT) -> Names:
     )
 
 
-def parse_sampling(
-    arguments: Sequence[str], *, kind: str = DEFAULT, options: type | None = None
-) -> SamplingJob:
-    """Build a job of `sample` for a kind of model, as `parse` does for `generate`."""
-    parsed = parse_sections(arguments, sampling_names(kind), options=options)
-    config = _resolved(parsed)
-    lattice, action = _theory(config)
-    return SamplingJob(config, lattice, action, parsed.sampling, parsed.output, parsed.seed)
-
-
 def parse_sections(
     arguments: Sequence[str],
     names: Names,
     *,
     file: str | Path | None = None,
     options: type | None = None,
-) -> Any:
-    """Type the named sections (and `options`): an object with one attribute per section."""
+) -> SimpleNamespace:
+    """Type the named sections and the options of a verb: one attribute per section and option.
+
+    Args:
+        arguments: those of a file first, where there is one.
+        names: of sections.
+        file: named in the messages about keys that came from it.
+        options: a dataclass of further keys that may stand behind those of the file.
+    """
     fields = _fields(arguments, names, options)
-    if file:
-        in_file = read_arguments(file, names)
+    in_file = of_file(arguments) if file else []
+    if in_file:
         check_keys(_fields(arguments, names, None), in_file, f"in {file}")
     check_keys(fields, arguments, "on the command line")
     return type_arguments(fields, arguments)
 
 
-def options(
-    arguments: Sequence[str],
-    kind: type,
-    file: str | Path | None = None,
-    names: Names = SECTIONS,
-) -> Any:
-    """The options of a verb, from arguments that hold config keys as well."""
-    parsed = parse_sections(arguments, names, file=file, options=kind)
-    return kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})
+def job_of(parsed: SimpleNamespace) -> Job:
+    """The job of `generate` that typed sections describe."""
+    settings = table("sampler", parsed.sampler)
+    try:
+        lattice = Lattice(parsed.lattice.shape)
+        section = table("action", parsed.action)
+        sections.check_values({"action": section, "sampler": settings})
+        action = conventions.from_config(section, lattice.ndim)
+        if action is None:
+            raise ConfigError("action.kind = none cannot be sampled: name an action")
+        kind = settings.pop("kind")
+        if kind == kinds.AUTO:
+            barrier = getattr(action, "barrier", 0.0)
+            kind, _ = kinds.automatic(section["kind"], lattice.shape, barrier)
+        if "ladder" in settings:
+            settings |= _ladder(section, settings, lattice.ndim)
+        sampler = kinds.build(kind, action, settings)
+        return Job(lattice, sampler, parsed.chain, parsed.output, parsed.seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def training_job_of(parsed: SimpleNamespace) -> TrainingJob:
+    """The job of `train` that typed sections describe."""
+    return TrainingJob(
+        model=table("model", parsed.model),
+        training=parsed.training,
+        seed=parsed.seed,
+        sampling=parsed.sampling,
+        expected={k: table(k, v) for k, v in vars(parsed).items() if k in _AGREEING},
+    )
+
+
+def sampling_job_of(parsed: SimpleNamespace) -> SamplingJob:
+    """The job of `sample` that typed sections describe."""
+    section = table("action", parsed.action)
+    sections.check_values({"action": section})
+    try:
+        lattice = Lattice(parsed.lattice.shape)
+        action = conventions.from_config(section, lattice.ndim)
+        return SamplingJob(lattice, action, parsed.sampling, parsed.output, parsed.seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def options_of(parsed: SimpleNamespace, kind: type[Options]) -> Options:
+    """The options of a verb among typed sections."""
+    return kind(**{name: vars(parsed)[name] for name in inspect.signature(kind).parameters})
 
 
 def split_file(
@@ -218,32 +217,13 @@ def split_file(
     return file, words
 
 
-def _resolved(parsed: Any) -> dict[str, Any]:
-    """The sections as nested tables of JSON values, their numbers checked."""
-    config = {k: v for k, v in dataclasses.asdict(parsed).items() if k in sections.NAMES}
-    for table in config.values():
-        if isinstance(table, dict):
-            table |= {key: list(v) for key, v in table.items() if isinstance(v, tuple)}
-    sections.check_values(config)
-    return config
-
-
-def _theory(config: dict[str, Any]) -> tuple[Lattice, Action | None]:
-    """The lattice and the action that a resolved config names."""
-    try:
-        lattice = Lattice(tuple(config["lattice"]["shape"]))
-        return lattice, conventions.from_config(config["action"], lattice.ndim)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _ladder(config: dict[str, Any], ndim: int) -> dict[str, Any]:
+def _ladder(section: Section, settings: Section, ndim: int) -> Section:
     """What a sampler needs to vary the coupling that its config names, every value checked."""
-    name, values = config["sampler"]["coupling"], config["sampler"]["ladder"]
-    coupling = conventions.coupling(config["action"], name, ndim)
+    name, values = settings["coupling"], settings["ladder"]
+    coupling = conventions.coupling(section, name, ndim)
     for value in values:
         try:
-            conventions.from_config(config["action"] | {name: value}, ndim)
+            conventions.from_config({**section, name: value}, ndim)
         except ValueError as error:
             raise ValueError(f"sampler.ladder, {name} = {value:g}: {error}") from error
     return {"coupling": coupling, "ladder": tuple(values)}
@@ -256,18 +236,14 @@ def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fie
         for name in names
         if name != "seed"
     )
-    fields: Fields = [(name, kind, _default(kind)) for name, kind in types.items()]
-    if "seed" in names:
-        fields.insert(0, ("seed", int, dataclasses.field(default=1)))
-    for field in dataclasses.fields(options) if options else ():
-        default: Any = dataclasses.field()
-        if field.default is not dataclasses.MISSING:
-            default = dataclasses.field(default=field.default)
-        fields.append((field.name, field.type, default))
+    fields: Fields = [("seed", int, dataclasses.field(default=1))] if "seed" in names else []
+    for name, kind in types.items():  # a section without required keys may be left out
+        needed = any(f.default is dataclasses.MISSING for f in dataclasses.fields(kind))
+        default = dataclasses.field() if needed else dataclasses.field(default_factory=kind)
+        fields.append((name, kind, default))
+    if options is not None:
+        fields += [
+            (f.name, f.type, dataclasses.field(default=f.default))
+            for f in dataclasses.fields(options)
+        ]
     return fields
-
-
-def _default(kind: type) -> Any:
-    """A section without required keys may be left out."""
-    needed = any(f.default is dataclasses.MISSING for f in dataclasses.fields(kind))
-    return dataclasses.field() if needed else dataclasses.field(default_factory=kind)

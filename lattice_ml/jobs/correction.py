@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import tune
+from lattice_ml.chains.run import Chains, run
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.statistics.series import as_numbers
 
@@ -118,7 +119,7 @@ def refine(
     n_updates: int,
     *,
     dtype: str = "float32",
-) -> run.Chains:
+) -> Chains:
     """Move every configuration by `n_updates` updates of a sampler of the true action.
 
     An exact update leaves weighted averages as they are: with the weights that the configurations
@@ -151,7 +152,7 @@ def refine(
         )
     tuning, moving = jax.random.split(key)
     if "auto" in sampler.tuned().values():
-        sampler = run.tune(
+        sampler = tune(
             tuning,
             sampler,
             lattice,
@@ -160,7 +161,7 @@ def refine(
             start=fields,
             dtype=dtype,
         )
-    return run.run(
+    return run(
         moving,
         sampler,
         lattice,

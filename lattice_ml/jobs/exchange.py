@@ -4,16 +4,17 @@ import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.runtime import writing
+from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.results import check_export
 from lattice_ml.storage import files, shards
 from lattice_ml.storage.array_files import Source, open_source
@@ -23,15 +24,15 @@ from lattice_ml.storage.run import open_run
 
 __all__ = ["convert_ensemble", "export_array", "import_array"]
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.generic]
 
 
 def import_array(
     file: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any] | None = None,
+    config: Section,
+    provenance: Section | None = None,
     dataset: str | None = None,
     order: str | None = None,
     sample_axis: int | Literal["none"] | None = None,
@@ -89,7 +90,7 @@ def import_array(
         for first, fields in source.blocks(rows):
             source.check_fields(fields, first)
             digest.update(fields.data)
-        sizes: dict[str, dict[str, Any]] = {
+        sizes: dict[str, Section] = {
             "lattice": {"shape": shape},
             "chain": {"n_chains": n_chains, "n_configs": n_samples // n_chains},
             "output": {"dtype": source.dtype.name, "save_configs": True},
@@ -105,7 +106,7 @@ def import_array(
     return open_ensemble(out)
 
 
-def _lattice(file: Path, shape: Any) -> tuple[int, ...]:
+def _lattice(file: Path, shape: Iterable[int]) -> tuple[int, ...]:
     """A shape that a lattice can have."""
     from lattice_ml.fields.lattice import Lattice
 
@@ -134,7 +135,7 @@ def _n_chains(source: Source, asked: int | None) -> int:
     return n_chains
 
 
-def _read_as(source: Source, config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_as(source: Source, config: Section) -> dict[str, object]:
     """What provenance keeps of how an array was read, and of what its file says otherwise.
 
     An import is of temperature 1 unless told otherwise.
@@ -276,7 +277,7 @@ def _write_npy(ensemble: EnsembleOnDisk, path: Path) -> None:
 
 
 def _write_array(
-    file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterator[Array]
+    file: IO[bytes], dtype: np.dtype[np.generic], shape: tuple[int, ...], parts: Iterator[Array]
 ) -> None:
     """Write an array in NumPy's format, without holding it in memory."""
     descr = np.lib.format.dtype_to_descr(dtype)

@@ -12,7 +12,7 @@ c eps^n and says where a line is not to be trusted.  Here is what that module ca
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from lattice_ml.analysis.dynamics.extrapolation_fit import (
 )
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers.settings import whole_steps
 from lattice_ml.storage.ensemble import EnsembleOnDisk
 
@@ -86,7 +87,7 @@ def extrapolate(
 
 def as_table(
     ensembles: Sequence[EnsembleOnDisk], found: Mapping[str, Extrapolated | None]
-) -> dict[str, Any]:
+) -> Section:
     """What was found as JSON values: for a file, a terminal and a page.
 
     Args:
@@ -227,9 +228,9 @@ def _in_proportion(ensembles: Sequence[EnsembleOnDisk]) -> bool:
     return bool(np.allclose(ratios, ratios[0], rtol=1e-6, atol=0))
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Section) -> Section:
     """What must agree, as dotted keys; a key that is None is one that is absent."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for section, table in config.items():
         entries = table.items() if isinstance(table, Mapping) else [("", table)]
         flat |= {f"{section}.{key}".rstrip("."): value for key, value in entries}
@@ -244,16 +245,16 @@ def _step_size(ensemble: EnsembleOnDisk) -> float:
     return float(ensemble.config["sampler"]["step_size"])
 
 
-def _entry(found: Extrapolated) -> dict[str, Any]:
+def _entry(found: Extrapolated) -> Section:
     """One observable as JSON values, with the warnings of its own."""
     said = zip(found.marks, found.warnings, strict=True)
     numbers = ("value", "error", "slope", "slope_error", "covariance", "chi2", "dof", "p_value")
     of_a_point = ("value", "error", "tau_int", "tau_int_error")
     return {
-        **{name: getattr(found, name) for name in numbers},
+        **{name: vars(found)[name] for name in numbers},
         "curved": found.curved and found.curved._asdict(),
         "points": [
-            {"step_size": step, **{name: getattr(point, name) for name in of_a_point}}
+            {"step_size": step, **{name: vars(point)[name] for name in of_a_point}}
             for step, point in zip(found.step_sizes, found.points, strict=True)
         ],
         "warnings": {mark: sentence for mark, sentence in said if mark not in _SHARED},

@@ -18,14 +18,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml.chains import run
+from lattice_ml.chains.blocks import block_spans, check, restored, warm_up_step
 from lattice_ml.jobs.calibration import Calibration, calibrate
-from lattice_ml.jobs.config import Job
+from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
+from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.session import provenance
 from lattice_ml.storage import files, seals, shards
 from lattice_ml.storage import run as storage
 from lattice_ml.storage.config_file import as_toml
+from lattice_ml.storage.manifests import Entry
 
 __all__ = ["Devices", "Disk", "Forecast", "Memory", "Seconds", "forecasts"]
 
@@ -113,7 +115,7 @@ def forecasts(
     Where JAX has several processes all of them call this.
 
     Args:
-        jobs: from `config.parse`, with the directories of their ensembles.
+        jobs: what is to be run, with the directories of their ensembles.
         split: devices over which each lattice is spread.
 
     Raises:
@@ -123,32 +125,22 @@ def forecasts(
     known: dict[str, Calibration] = {}
     for job, out in jobs:
         manifest = storage.look(out, job.config)
-        _check(job, split)
+        check(job.sampler, job.lattice, job.chain, split)  # as `generate` does
         state = shards.read_state(Path(out), manifest) if manifest else None
         begun = (state, manifest["tuned"]) if manifest and state else None
-        shape = _shape(job) + str(manifest is None)
+        tables = {name: job.config[name] for name in ("lattice", "chain", "output")}
+        programs = json.dumps(tables) + str(jax.tree.structure(job.sampler))
+        shape = programs + str(manifest is None)
         shared = shape in known
         if not shared:
             known[shape] = calibrate(job, begun, split)
         yield _forecast(job, Path(out), manifest, known[shape], shared)
 
 
-def _check(job: Job, split: int) -> None:
-    """Refuse what `generate` would."""
-    counts = {name: getattr(job.chain, name) for name in ("n_configs", "n_thermalise", "thin")}
-    run.check(job.sampler, job.lattice, n_chains=job.chain.n_chains, split=split, **counts)
-
-
-def _shape(job: Job) -> str:
-    """What jobs have in common that run the same programs."""
-    tables = {name: job.config[name] for name in ("lattice", "chain", "output")}
-    return json.dumps(tables) + str(jax.tree.structure(job.sampler))
-
-
 def _forecast(
     job: Job,
     out: Path,
-    manifest: Mapping[str, Any] | None,
+    manifest: Section | None,
     calibration: Calibration,
     shared: bool,
 ) -> Forecast:
@@ -159,7 +151,7 @@ def _forecast(
     forces = int(sampler.forces)
     known = sampler is not tuning.sampler or not tuning.n_trajectories
     low, high = (forces, forces) if known else tuning.forces
-    spans = run.block_spans(program, n_done, n_configs, job.chain.thin * forces)
+    spans = block_spans(program, n_done, n_configs, job.chain.thin * forces)
     longest = max((n for _, n in spans), default=0)
     engine = program.engine
     own = {n: calibration.shard(n, len(engine.chains)) for n in {n for _, n in spans}}
@@ -202,10 +194,10 @@ def _forecast(
     )
 
 
-def _settled(job: Job, manifest: Mapping[str, Any] | None, calibrated: Any, shared: bool) -> Any:
+def _settled(job: Job, manifest: Section | None, calibrated: Any, shared: bool) -> Any:
     """The sampler with the settings of the run, or its own, or else those of the calibration."""
     if manifest:
-        return run.restored(job.sampler, manifest["tuned"])
+        return restored(job.sampler, manifest["tuned"])
     if not shared:
         return calibrated
     free = {name for name in _LENGTHS if job.config["sampler"].get(name) == "auto"}
@@ -220,7 +212,7 @@ def _warm_up(job: Job, calibration: Calibration, per_trajectory: float) -> float
     if tuning.n_trajectories == n:
         return tuning.total
     pause = max(0.0, tuning.seconds - tuning.step * per_trajectory)
-    return math.ceil(n / run.warm_up_step(n)) * pause + n * per_trajectory
+    return math.ceil(n / warm_up_step(n)) * pause + n * per_trajectory
 
 
 def _devices(calibration: Calibration) -> Devices:
@@ -269,7 +261,7 @@ def _memory(calibration: Calibration, n: int, shard: int) -> Memory:
 def _disk(
     job: Job,
     out: Path,
-    manifest: Mapping[str, Any] | None,
+    manifest: Section | None,
     spans: list[tuple[int, int]],
     calibration: Calibration,
     tuned: Mapping[str, float],
@@ -309,7 +301,7 @@ def _disk(
     )
 
 
-def _index(config: Mapping[str, Any], entries: list[Any], layout: files.Columns) -> int:
+def _index(config: Section, entries: list[Entry], layout: files.Columns) -> int:
     """Bytes of `ensemble.h5`, which grows by as much with every shard."""
 
     def size(n: int) -> int:

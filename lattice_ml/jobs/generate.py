@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from lattice_ml.chains import run as chain
+from lattice_ml.chains.blocks import Block, blocks, check
 from lattice_ml.chains.engine import BLOCK_BYTES
 from lattice_ml.chains.failures import voice_doubt
-from lattice_ml.jobs.config import Job
+from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.printable import shape_label
-from lattice_ml.runtime.processes import Team, team
+from lattice_ml.runtime.processes import team
 from lattice_ml.runtime.session import (
     Interrupted,
     Progress,
@@ -51,7 +51,7 @@ def generate(
     the chains; `out` must be on a file system that they share.
 
     Args:
-        job: from `config.parse`.
+        job: a `Job`, or what `read_job` makes of a TOML file.
         out: a new or empty directory, or one that an equal job began.
         time_limit: seconds after which no new block is started.
         block_configs: configurations per chain in one shard; chosen from the size by default.
@@ -72,40 +72,34 @@ def generate(
         OSError: the file system refuses.
     """
     settings, processes = job.chain, team()
-    chain.check(
-        job.sampler,
-        job.lattice,
-        n_chains=settings.n_chains,
-        split=split,
-        n_configs=settings.n_configs,
-        n_thermalise=settings.n_thermalise,
-        thin=settings.thin,
-    )
+    check(job.sampler, job.lattice, settings, split)
     voice_doubt(job.sampler)
     _check_memory(job)
+
+    def warm(done: int, sampler: Any, watch: Watch) -> None:
+        on_progress(Progress("warm-up", done, settings.n_thermalise, sampler.tuned()))
+        watch.agree(processes)
+        if watch.caught:  # not at a time limit, which a long warm-up would never get past
+            watch.stop(" during the warm-up: nothing was kept yet; the same command starts again")
+
     begun = any(Path(out).glob("shards/*.h5"))  # then the chains go on from there
     start = "hot" if begun else starting_fields(settings.start)
     run = open_run(out, job.config, provenance=provenance("generate"), team=processes)
     with run, watching(time_limit) as watch, _saying_what_is_safe(run, settings.n_configs):
         processes.first(lambda: write_config(run.directory, job.config))
         state = run.state()
-        parts = chain.blocks(
+        parts = blocks(
             jax.random.key(job.seed),
             job.sampler,
             job.lattice,
-            n_chains=settings.n_chains,
-            n_configs=settings.n_configs,
-            n_thermalise=settings.n_thermalise,
-            thin=settings.thin,
+            settings,
             start=start,
             dtype=job.output.dtype,
             split=split,
             save_configs=job.output.save_configs,
             resume=(run.n_done, state, run.tuned) if state is not None else None,
             block_configs=block_configs,
-            on_warm_up=lambda done, sampler: _warm(
-                done, sampler, job, watch, processes, on_progress
-            ),
+            on_warm_up=lambda done, sampler: warm(done, sampler, watch),
         )
         for part in parts:
             _commit(run, part)
@@ -167,26 +161,12 @@ def _saying_what_is_safe(run: Run, n_configs: int) -> Iterator[None]:
         ) from error
 
 
-def _commit(run: Run, part: chain.Block) -> None:
+def _commit(run: Run, part: Block) -> None:
     if not run.n_done:
         run.record(**part.tuned)
     own = slice(part.chains.start, part.chains.stop)
     history = {name: values[:, own] for name, values in part.history.items()}
     run.append(part.trajectory, part.cfgs, history, part.state, chains=part.chains)
-
-
-def _warm(
-    done: int,
-    sampler: Any,
-    job: Job,
-    watch: Watch,
-    processes: Team,
-    on_progress: Callable[[Progress], None],
-) -> None:
-    on_progress(Progress("warm-up", done, job.chain.n_thermalise, sampler.tuned()))
-    watch.agree(processes)
-    if watch.caught:  # not at a time limit, which a long warm-up would never get past
-        watch.stop(" during the warm-up: nothing was kept yet; the same command starts again")
 
 
 def starting_fields(start: str) -> str | np.ndarray:

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -112,14 +111,14 @@ def _head(ensemble: EnsembleOnDisk) -> str:
     return f'{json.dumps(head)[:-1]}, "obsdata": [\n'
 
 
-def _opening(ensemble: EnsembleOnDisk, tag: str, value: float) -> dict[str, Any]:
+def _opening(ensemble: EnsembleOnDisk, tag: str, value: float) -> dict[str, object]:
     """What is said of a quantity before its data."""
-    opening = {"type": "Obs", "layout": "1", "tag": [tag], "value": [value]}
+    opening: dict[str, object] = {"type": "Obs", "layout": "1", "tag": [tag], "value": [value]}
     return opening | ({"reweighted": True} if "log_weight" in ensemble.columns else {})
 
 
 def _obs(
-    opening: dict[str, Any], delta: np.ndarray, name: str, trajectories: list[int]
+    opening: dict[str, object], delta: np.ndarray, name: str, trajectories: list[int]
 ) -> Iterator[str]:
     """One quantity as JSON, chain by chain, to need little memory."""
     start = f'{json.dumps(opening)[:-1]}, "data": [{{"id": {json.dumps(name)}, "replica": ['

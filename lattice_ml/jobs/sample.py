@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from lattice_ml.actions import Quartic, conventions
-from lattice_ml.jobs.config import SamplingJob
 from lattice_ml.jobs.film import write_film
+from lattice_ml.jobs.job import SamplingJob
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units, known_weights
 from lattice_ml.models.model import Model
 from lattice_ml.runtime.jax_modes import ordinary
@@ -49,11 +49,11 @@ def sample(
     """Draw samples of `model` into directory `out`, or go on drawing.
 
     Args:
-        job: from `config.parse_sampling`: lattice, couplings and method, the model's or others.
+        job: lattice, couplings and method, the model's (`SamplingJob.of(model)`) or others.
         model: from `open_model`.
         out: a new or empty directory, or one that an equal call began; `n_samples` may grow.
         n_samples: in all.
-        correct: "none", "reweight", "metropolis" or "hmc"; see `units`.
+        correct: "none", "reweight", "metropolis" or "hmc"; see `jobs.units`.
         time_limit: seconds after which no new block is started.
         on_progress: called after every block.
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lattice_ml.actions import conventions
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.models.kinds import chosen_kind
 from lattice_ml.runtime.arguments import (
     WORD,
@@ -23,14 +24,14 @@ from lattice_ml.runtime.arguments import (
     word,
     words,
 )
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers import kinds
 from lattice_ml.samplers.cycle import merged
 
 __all__ = [
     "NAMES",
-    "ChainSection",
     "LatticeSection",
-    "OutputSection",
+    "OutputSettings",
     "check_values",
     "section_type",
 ]
@@ -53,26 +54,7 @@ class LatticeSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChainSection:
-    """Chains and what is kept of them.
-
-    Args:
-        n_chains: independent chains.
-        n_thermalise: trajectories per chain before the first is kept.
-        n_configs: configurations kept per chain.
-        thin: trajectories between kept configurations.
-        start: hot, cold, or the path of an ensemble.
-    """
-
-    n_chains: int = 64
-    n_thermalise: int = 500
-    n_configs: int = 1000
-    thin: int = 1
-    start: str = "hot"
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputSection:
+class OutputSettings:
     """What is written.
 
     Args:
@@ -86,8 +68,8 @@ class OutputSection:
 
 _FIXED = {
     "lattice": LatticeSection,
-    "chain": ChainSection,
-    "output": OutputSection,
+    "chain": ChainSettings,
+    "output": OutputSettings,
 }
 
 _AT_LEAST = {
@@ -143,7 +125,7 @@ def section_type(name: str, arguments: Sequence[str]) -> type:
     return dataclasses.make_dataclass(name.title(), fields, kw_only=True, frozen=True)
 
 
-def check_values(config: Mapping[str, Any]) -> None:
+def check_values(config: Section) -> None:
     """Refuse numbers that make no sense, in a config of nested sections.
 
     Raises:
@@ -189,7 +171,7 @@ def _model(arguments: Sequence[str]) -> Fields:
 def _sampler(arguments: Sequence[str]) -> Fields:
     """The settings of a sampler, or of all parts of a cycle."""
     kind = word(arguments, "sampler.kind", kinds.AUTO)
-    defaults: dict[str, Any] = {}
+    defaults: Section = {}
     if kind == kinds.AUTO:
         extents = [int(n) for n in words(arguments, "lattice.shape") if n.isdigit()]
         barrier = _barrier(arguments, len(extents))

@@ -15,7 +15,7 @@ from typing import Any
 
 from lattice_ml.chains.run import Chains
 from lattice_ml.jobs import training_report
-from lattice_ml.jobs.config import TrainingJob
+from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.open_model import open_model, stages_of
 from lattice_ml.jobs.training_data import ChainsAsData, check_agreement, identify, open_data
 from lattice_ml.models.kinds import KINDS
@@ -52,7 +52,7 @@ def train(
     """Train the model that `job` describes in directory `out`, or continue its training.
 
     Args:
-        job: from `config.parse_training`.
+        job: a `TrainingJob`.
         out: a new or empty directory, or one that an equal job began; None to keep the model in
             memory alone.
         data: ensembles on disk, or chains as `run` gives them; those of one lattice shape are

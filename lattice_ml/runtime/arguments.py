@@ -17,9 +17,13 @@ import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar, get_args
 
 import tyro
+
+from lattice_ml.runtime.json import Section
+from lattice_ml.runtime.values import ConfigError, Record, describe
 
 __all__ = [
     "WORD",
@@ -29,6 +33,7 @@ __all__ = [
     "check_keys",
     "chosen",
     "given_keys",
+    "of_file",
     "parameters",
     "print_help",
     "read_file",
@@ -42,14 +47,11 @@ __all__ = [
 
 WORD = 1 << 63  # whole numbers of a machine are below it
 
-Fields = list[tuple[str, Any, Any]]
+Fields = list[tuple[str, Any, object]]  # name, type, default or ... where there is none
 _TYRO = (tyro.conf.FlagConversionOff,)  # booleans are written True or False; see `_complete`
+T = TypeVar("T")
 _END = "--"  # of the values of a key
 _LONGEST = 10**9  # seconds, some thirty years
-
-
-class ConfigError(ValueError):
-    """The config or the command line asks for something that does not exist or cannot be."""
 
 
 def read_file(file: str | Path, skip: Collection[str] = ()) -> list[str]:
@@ -89,7 +91,7 @@ def read_toml(file: str | Path, what: str = "the config") -> dict[str, Any]:
         raise ConfigError(f"{file} is not a config: its values are nested too deep") from error
 
 
-def as_arguments(table: Mapping[str, Any]) -> list[str]:
+def as_arguments(table: Section) -> list[str]:
     """Command-line arguments of nested tables, ended so that no word behind them is one of theirs.
 
     Raises:
@@ -107,10 +109,13 @@ def as_arguments(table: Mapping[str, Any]) -> list[str]:
     for key, _ in flat:
         if (other := seen.setdefault(key.replace("-", "_"), key)) is not key:
             raise ConfigError(f"{other} and {key} are one key, given twice")
-    return [*_spelt({key: _words(value) for key, value in flat}), *[_END] * bool(flat)]
+    return [
+        *_spelt({key: [*map(str, _listed(value))] for key, value in flat}),
+        *[_END] * bool(flat),
+    ]
 
 
-def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
+def type_arguments(fields: Fields, arguments: Sequence[str]) -> SimpleNamespace:
     """Type the arguments: an object with one attribute per field of the schema.
 
     Raises:
@@ -129,7 +134,7 @@ def type_arguments(fields: Fields, arguments: Sequence[str]) -> Any:
     for name, value in _numbers(dataclasses.asdict(typed)):
         if not -WORD <= value < WORD:
             raise ConfigError(f"{name} must be below 2^63 in size, got {value}")
-    return typed
+    return SimpleNamespace(**vars(typed))
 
 
 def print_help(fields: Fields, prog: str) -> None:
@@ -157,6 +162,11 @@ def check_keys(fields: Fields, arguments: Sequence[str], where: str) -> None:
 def given_keys(arguments: Sequence[str]) -> list[str]:
     """The dotted keys that the arguments set, e.g. `lattice.shape`."""
     return list(_group(arguments))
+
+
+def of_file(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a table, which come first and end with `--`."""
+    return list(arguments[: list(arguments).index(_END)]) if _END in arguments else []
 
 
 def seconds(text: str, key: str = "--time-limit") -> float:
@@ -199,8 +209,8 @@ def words(arguments: Sequence[str], key: str) -> list[str]:
 
 
 def chosen(
-    key: str, default: str, known: Mapping[str, Any], arguments: Sequence[str]
-) -> tuple[str, Any]:
+    key: str, default: str, known: Mapping[str, T], arguments: Sequence[str]
+) -> tuple[str, T]:
     """The name that a key has among the arguments, and what it stands for.
 
     Raises:
@@ -221,17 +231,17 @@ def parameters(kind: Any, *given: str) -> Fields:
     ]
 
 
-def _schema(fields: Fields) -> Any:
+def _schema(fields: Fields) -> type[Record]:
     return dataclasses.make_dataclass("Config", fields, kw_only=True)
 
 
-def _parse(schema: Any, arguments: Sequence[str]) -> Any:
+def _parse(schema: type[Record], arguments: Sequence[str]) -> Record:
     """Let tyro type the arguments; its own message is replaced by `_explain`."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         return tyro.cli(schema, args=list(arguments), config=_TYRO)
 
 
-def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
+def _complete(schema: type[Record], arguments: Sequence[str]) -> list[str]:
     """Spell switches as tyro does, True for one without a value (`--training.fine-tune`)."""
     kinds = {name: field.type for name, field in _leaves(schema).items()}
     switches = {name for name, kind in kinds.items() if kind in (bool, bool | None)}
@@ -244,14 +254,14 @@ def _complete(schema: Any, arguments: Sequence[str]) -> list[str]:
     )
 
 
-def _switched(kind: Any, words: Sequence[str]) -> list[str]:
+def _switched(kind: object, words: Sequence[str]) -> list[str]:
     """`true` and `false`, as in TOML, for what may be a switch; of all else words are words."""
     spelt = {"true": "True", "false": "False"}
-    may = kind is bool or bool in getattr(kind, "__args__", ())
+    may = kind is bool or bool in get_args(kind)
     return [spelt.get(word, word) if may else word for word in words]
 
 
-def _explain(schema: Any, arguments: Sequence[str]) -> str:
+def _explain(schema: type[Record], arguments: Sequence[str]) -> str:
     """Find the required key that is missing or the key whose value has the wrong type."""
     given = _group(arguments)
     for name, field in _leaves(schema).items():
@@ -259,33 +269,23 @@ def _explain(schema: Any, arguments: Sequence[str]) -> str:
             return f"{name} is required and was not given"
     for name, words in given.items():
         kind = _leaves(schema)[name].type
-        one: Any = dataclasses.make_dataclass("One", [("value", kind)])
+        one = dataclasses.make_dataclass("One", [("value", kind)])
         try:
             _parse(one, ["--value", *_switched(kind, words)])
         except SystemExit:
-            return f"{name} must be {_describe(kind)}, got {' '.join(words) or 'nothing'}"
+            return f"{name} must be {describe(kind)}, got {' '.join(words) or 'nothing'}"
     return f"cannot understand {' '.join(arguments)}"
 
 
-def _leaves(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+def _leaves(schema: type[Record], prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
     """Dotted name to field, of all keys that take a value."""
     leaves: dict[str, dataclasses.Field[Any]] = {}
     for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(field.type):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             leaves |= _leaves(field.type, f"{prefix}{field.name}.")
         else:
             leaves[prefix + field.name] = field
     return leaves
-
-
-def _describe(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    if kind in (tuple[int, ...], tuple[float, ...]):
-        return "whole numbers" if kind == tuple[int, ...] else "numbers"
-    if kind in names:
-        return names[kind]
-    parts = [part for part in getattr(kind, "__args__", ()) if part is not type(None)]
-    return " or ".join(p if isinstance(p, str) else _describe(p) for p in parts)
 
 
 def _group(arguments: Sequence[str]) -> dict[str, list[str]]:
@@ -308,14 +308,14 @@ def _group(arguments: Sequence[str]) -> dict[str, list[str]]:
     return grouped
 
 
-def _numbers(table: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
+def _numbers(table: Section) -> Iterable[tuple[str, int]]:
     """The whole numbers in nested tables by their dotted keys."""
     for key, value in _flatten(table):
         items = value if isinstance(value, list | tuple) else [value]
         yield from ((key, item) for item in items if isinstance(item, int))
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flatten(table: Section, prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
@@ -336,9 +336,5 @@ def _spelt(grouped: Mapping[str, Sequence[str]]) -> list[str]:
     return spelt
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _words(value: Any) -> list[str]:
-    return [str(item) for item in _listed(value)]
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,20 +1,76 @@
-"""Cores as devices, and memory as blocks need it; called before JAX is imported."""
+"""The process as a verb needs it: `prepare`, before JAX is imported.
+
+Cores become devices, the C library keeps the memory of blocks, and JAX gets float64, our modes and
+a folder for compiled programs.
+"""
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 __all__ = [
-    *("CPU_FLAGS", "c_function", "control_groups", "keep_freed_memory", "read_text"),
-    *("return_freed_memory", "usable_cores", "use_all_cores"),
+    *("CPU_FLAGS", "allowed_cpus", "c_function", "control_groups", "find_devices", "prepare"),
+    *("read_text", "return_freed_memory", "usable_cores", "use_all_cores"),
 ]
 
 # For programs that keep to one core: XLA's threads only hurt small arrays, and by default it uses
 # half the width of AVX-512, which costs a tenth to a quarter of the rate of HMC.
 CPU_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512"
+_OURS = {  # what the package is written for
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_debug_nans": False,  # a correlation length may have no value
+    "jax_debug_infs": False,
+}
+
+
+def prepare(*, all_cores: bool = False, find: bool = True) -> None:
+    """Make this process ready for the work of a verb.
+
+    Args:
+        all_cores: for chains and training: every core is a device, and freed memory is kept.
+        find: look for devices too, which several processes must not before they have met.
+
+    Raises:
+        ValueError: there are no devices of the kind that JAX_PLATFORMS asks for.
+    """
+    if all_cores:
+        use_all_cores()
+        _keep_freed_memory()
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    for name, value in _OURS.items():  # whatever the environment says
+        jax.config.update(name, value)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if find:
+        find_devices()
+
+
+def find_devices() -> None:
+    """Let JAX find its devices.
+
+    Raises:
+        ValueError: there are none of the kind that JAX_PLATFORMS asks for.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # a plugin that is missing says nothing
+        asked = os.environ.get("JAX_PLATFORMS")
+        why = f" ({error})" if str(error) else ""
+        raise ValueError(
+            f"JAX finds no device for JAX_PLATFORMS={asked}{why}; unset it, or install what the "
+            f"device needs, such as pip install 'lattice-ml[cuda12]'"
+        ) from error
 
 
 def use_all_cores() -> None:
@@ -47,14 +103,20 @@ def usable_cores(root: str | os.PathLike[str] = "/") -> int:
     Args:
         root: where /proc and /sys are.
     """
-    if not hasattr(os, "sched_getaffinity"):  # not Linux
-        return os.cpu_count() or 1
     topology = Path(root) / "sys/devices/system/cpu"
     cores = {
         read_text(topology / f"cpu{cpu}/topology/thread_siblings_list") or f"{cpu}"
-        for cpu in os.sched_getaffinity(0)
+        for cpu in allowed_cpus()
     }
     return max(1, int(min(len(cores), *_quotas(Path(root)))))
+
+
+def allowed_cpus() -> set[int]:
+    """The CPUs that this process may use; all where the system does not say."""
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return set(range(os.cpu_count() or 1))
 
 
 def _quotas(root: Path) -> Iterator[float]:
@@ -89,7 +151,7 @@ def read_text(path: Path) -> str:
         return ""
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Let the C library keep the memory of finished blocks for the next ones.
 
     By default glibc returns every large array to the system and has it cleared page by page for
@@ -108,6 +170,25 @@ def return_freed_memory() -> None:
         malloc_trim(0)
 
 
-def c_function(name: str) -> Any:
+def c_function(name: str) -> Callable[..., object] | None:
     """A function of the C library, or None where it has none of that name."""
-    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    try:
+        return ctypes.CDLL(None)[name] if os.name == "posix" else None
+    except AttributeError:
+        return None
+
+
+def _cache() -> Path | None:
+    """The folder for compiled programs; None where there is none to write to.
+
+    As the XDG standard has it, an empty or relative XDG_CACHE_HOME counts as not set.
+    """
+    above = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        home = Path(above) if os.path.isabs(above) else Path.home() / ".cache"
+        cache = home / "lattice_ml"
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache if cache.is_absolute() else None
+    except (OSError, RuntimeError):  # the latter where a user has no home
+        return None

@@ -18,11 +18,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["SIGNALS", "answered", "finishing", "promise"]
+__all__ = ["SIGNALS", "Interrupted", "answered", "finishing", "promise"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _SHOW_CURSOR = b"\x1b[?25h"  # which a bar of progress hides
+
+
+class Interrupted(Exception):
+    """A signal or the time limit ended the run; what is committed stays and the run can go on."""
+
+    def __init__(self, message: str, signum: int | None) -> None:
+        super().__init__(message)
+        self.signum = signum
 
 
 class _Listener:

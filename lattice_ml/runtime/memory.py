@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lattice_ml.runtime.devices import c_function, control_groups, read_text
+from lattice_ml.runtime.devices import allowed_cpus, c_function, control_groups, read_text
 
 __all__ = ["OutOfMemory", "Room", "in_words", "most", "prepare", "require", "room"]
 
@@ -51,7 +51,7 @@ def prepare(root: str | os.PathLike[str] = "/") -> None:
     """
     if "jax" in sys.modules:  # it runs already
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    cores = len(allowed_cpus())
     for found in _rooms(Path(root)):
         fixed, per_core = _START[found.kind]
         needed = (fixed + per_core * cores) * _MB
@@ -105,10 +105,10 @@ def in_words(n: float) -> str:
 def _rooms(root: Path) -> Iterator[Room]:
     used = _used(root)
     for name, words, kind in (
-        ("RLIMIT_AS", "the limit of the address space (ulimit -v)", "address space"),
-        ("RLIMIT_DATA", "the limit of the data segment (ulimit -d)", "data"),
+        (resource.RLIMIT_AS, "the limit of the address space (ulimit -v)", "address space"),
+        (resource.RLIMIT_DATA, "the limit of the data segment (ulimit -d)", "data"),
     ):
-        limit, _ = resource.getrlimit(getattr(resource, name))
+        limit, _ = resource.getrlimit(name)
         if limit != resource.RLIM_INFINITY:
             yield Room(kind, limit, limit - used[kind], words)
     for folder, version in control_groups(root, "memory"):

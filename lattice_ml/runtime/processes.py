@@ -15,7 +15,7 @@ import re
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 __all__ = ["ALONE", "PeerError", "Team", "explain_aborts", "join", "part", "team"]
 
@@ -26,9 +26,9 @@ _ENVIRONMENTS = (  # who says how many processes there are, and which of them th
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
 )
 
-
+Told = TypeVar("Told")  # JSON values
 _calls = itertools.count()
-_handlers: list[Any] = []  # what C calls must not be collected
+_handlers: list[object] = []  # what C calls must not be collected
 
 
 class PeerError(RuntimeError):
@@ -52,13 +52,14 @@ class Team:
         """Whether this is process 0."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Told) -> list[Told]:
         """What every process gave, a JSON value each, in their order; all must call it."""
         if self.size == 1:
             return [value]
         from jax._src.distributed import global_state  # as other libraries do: there is no other
 
-        client: Any = global_state.client
+        if (client := global_state.client) is None:
+            raise RuntimeError("the processes of this run have not met: see `join`")
         call = next(_calls)
         client.key_value_set(f"lattice_ml/{call}/{self.rank}", json.dumps(value))
         if call > 1:  # whoever is here has read what was said in the call before the last
@@ -66,7 +67,7 @@ class Team:
         keys = (f"lattice_ml/{call}/{rank}" for rank in range(self.size))
         return [json.loads(client.blocking_key_value_get(key, _FOREVER)) for key in keys]
 
-    def together(self, function: Callable[[], Any]) -> list[Any]:
+    def together(self, function: Callable[[], Told]) -> list[Told]:
         """Call a function in every process and gather what it returns; if one fails, all do.
 
         Raises:
@@ -74,7 +75,7 @@ class Team:
         """
         failed: Exception | None = None
         try:
-            said = {"value": function()}
+            said: dict[str, Any] = {"value": function()}
         except Exception as error:
             if self.size == 1:
                 raise
@@ -87,9 +88,10 @@ class Team:
                 raise PeerError(f"process {rank} of {self.size}: {other['error']}")
         return [other["value"] for other in found]
 
-    def first(self, function: Callable[[], Any]) -> Any:
+    def first(self, function: Callable[[], Told]) -> Told:
         """What a function returns in process 0, told to all; see `together`."""
-        return self.together(lambda: function() if self.leads else None)[0]
+        said: Any = self.together(lambda: function() if self.leads else None)[0]
+        return said
 
 
 ALONE = Team()

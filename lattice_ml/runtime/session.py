@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from lattice_ml.runtime import interruptions
+from lattice_ml.runtime.interruptions import Interrupted
 from lattice_ml.runtime.processes import Team
 
 __all__ = [
@@ -26,14 +27,6 @@ __all__ = [
     "provenance",
     "watching",
 ]
-
-
-class Interrupted(Exception):
-    """A signal or the time limit ended the run; what is committed stays and the run can go on."""
-
-    def __init__(self, message: str, signum: int | None) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class Watch:
 
     def agree(self, team: Team) -> str | None:
         """Why all processes should stop now, if one of them should; all must call it."""
-        for caught, late in team.gather([self.caught, time.monotonic() > self.deadline]):
+        for caught, late in team.gather((self.caught, time.monotonic() > self.deadline)):
             self.caught = self.caught or caught
             self.deadline = -1.0 if late else self.deadline
         return self.reason

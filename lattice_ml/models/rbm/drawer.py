@@ -12,11 +12,11 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Floats
 from lattice_ml.models.drawer import Drawer, Drawn
 from lattice_ml.models.rbm import GaussianRBM
-from lattice_ml.models.rbm.sections import SamplingSection
+from lattice_ml.models.rbm.sections import RBMSamplingSection
 
 __all__ = ["RBMDrawer", "RBMDrawing"]
 
-_DEFAULT = SamplingSection()
+_DEFAULT = RBMSamplingSection()
 _ROOM_SITES = 1 << 22  # fields in one compiled call
 _BATCH_SITES = 1 << 16
 _PRODUCTS = 1 << 8  # numbers of a matrix product that take as long as a site of a network
@@ -64,7 +64,7 @@ class RBMDrawer(Drawer):
         rbm: GaussianRBM,
         shape: tuple[int, ...],
         key: jax.Array,
-        sampling: SamplingSection = _DEFAULT,
+        sampling: RBMSamplingSection = _DEFAULT,
         dtype: str = "float32",
     ) -> "RBMDrawer":
         """Fill in what a `[sampling]` section leaves to be chosen."""

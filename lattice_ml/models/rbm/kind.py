@@ -13,7 +13,7 @@ from lattice_ml.models.rbm import phases, report
 from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments, measure_moments
-from lattice_ml.models.rbm.sections import SamplingSection
+from lattice_ml.models.rbm.sections import RBMSamplingSection
 from lattice_ml.models.rbm.spectrum import of_rbm
 from lattice_ml.models.training import Data, Task
 from lattice_ml.runtime.json import JsonTable, Section
@@ -38,7 +38,7 @@ class RBMModel(Model):
         self,
         shape: tuple[int, ...],
         action: Action | None,
-        sampling: SamplingSection,
+        sampling: RBMSamplingSection,
         key: jax.Array,
         dtype: str = "float32",
     ) -> Drawer:

@@ -18,7 +18,7 @@ from lattice_ml.models.rbm import fit as rbm_fit
 from lattice_ml.models.rbm.fit import RBMSettings, RBMState
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments
-from lattice_ml.models.rbm.sections import TrainingSection
+from lattice_ml.models.rbm.sections import RBMTrainingSection
 from lattice_ml.models.training import Block, Data, Learned, Plan, ServedPools, Task, TrainingError
 from lattice_ml.runtime.json import JsonTable, Section
 
@@ -54,7 +54,7 @@ class RBMPhase:
     moments: Moments
     begin: RBMState
     settings: RBMSettings
-    training: TrainingSection
+    training: RBMTrainingSection
     seed: int
 
     name = "training"
@@ -189,7 +189,7 @@ def _worth(rbm: GaussianRBM, moments: Moments, held_out: np.ndarray | None) -> d
     return found
 
 
-def _schedule(training: TrainingSection) -> tuple[list[int], list[int]]:
+def _schedule(training: RBMTrainingSection) -> tuple[list[int], list[int]]:
     """Steps at which blocks end, and those after which the spectrum is noted, 0 among them."""
     n_steps, snapshots = training.n_steps, training.snapshots
     kept = {0, n_steps}

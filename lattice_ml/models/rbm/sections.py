@@ -6,7 +6,14 @@ from typing import Literal
 
 from lattice_ml.runtime.arguments import Fields, parameters
 
-__all__ = ["ModelSection", "SamplingSection", "TrainingSection", "model_fields"]
+__all__ = [
+    "ModelSection",
+    "RBMSamplingSection",
+    "RBMTrainingSection",
+    "SamplingSection",
+    "TrainingSection",
+    "model_fields",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,7 @@ class ModelSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSection:
+class RBMTrainingSection:
     """How a Gaussian RBM is trained.
 
     Args:
@@ -73,7 +80,7 @@ class TrainingSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingSection:
+class RBMSamplingSection:
     """How samples of a Gaussian RBM are drawn.
 
     Args:
@@ -88,6 +95,10 @@ class SamplingSection:
     n_steps: int = 100
     batch_size: int | Literal["auto"] = "auto"
     n_updates: int = 2
+
+
+TrainingSection: type[RBMTrainingSection] = RBMTrainingSection  # as every kind has them
+SamplingSection: type[RBMSamplingSection] = RBMSamplingSection
 
 
 def model_fields(arguments: Sequence[str]) -> Fields:
