@@ -11,20 +11,40 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process a core: threads would collide
 
+import compiled_programs
 import jax
 import pytest
 import storage_runs
 
 jax.config.update("jax_enable_x64", True)
 
+# By the seconds that they take, longest first; the rest take less, in any order.
+_LONGEST = {
+    name: number
+    for number, name in enumerate(
+        (
+            "test_exact.py",
+        )
+    )
+}
+
 
 def pytest_configure(config):
     """Keep compiled programs: many tests compile the same ones, and most of the time goes there."""
-    folder = str(config.cache.mkdir("jax"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of commands too, not that of the user
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if not folder:
+        folder = str(compiled_programs.folder() or config.cache.mkdir("jax"))
+        compiled_programs.prune(folder)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of xdist's workers and of commands too
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # as commands set it
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Long files first, so that the processes of `make test` end together."""
+    items.sort(key=lambda item: _LONGEST.get(item.path.name, len(_LONGEST)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,9 +56,10 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs():
-    """Drop a module's compiled programs: thousands of them exhaust a process's memory mappings."""
+    """Drop compiled programs before they exhaust a process's memory mappings."""
     yield
-    jax.clear_caches()
+    if compiled_programs.too_many():
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
