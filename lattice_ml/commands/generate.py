@@ -43,7 +43,7 @@ class GenerateOptions:
     sweep: tuple[str, ...] = ()
     time_limit: str | None = None
     split: int = 1
-    devices: bool | None = None
+    distributed: bool | None = None
     heartbeat: str = "30s"
     dry_run: bool = False
     json: str | None = None
