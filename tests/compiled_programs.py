@@ -1,11 +1,11 @@
 """Where the tests keep compiled programs, on the disk and in memory.
 
-A program is compiled once for a machine, not once for a clone: two thirds of a first run of all tests
-go into XLA.  The folder is `${XDG_CACHE_HOME:-~/.cache}/lattice_ml/tests/KEY`, or where
-JAX_COMPILATION_CACHE_DIR points.  KEY is a digest of all that a program depends on and JAX's own keys
-may miss: the processor with its instructions, jaxlib, and XLA's flags.  Entries are bytes under the
-hash of their program, so processes may share the folder: one that reads what another has not
-finished writing compiles for itself.
+A program is compiled once for a machine, not once for a clone: two thirds of a first run of all
+tests go into XLA.  The folder is `${XDG_CACHE_HOME:-~/.cache}/lattice_ml/tests/KEY`, or where
+JAX_COMPILATION_CACHE_DIR points.  KEY is a digest of all that a program depends on and JAX's own
+keys may miss: the processor with its instructions, jaxlib, and XLA's flags.  Entries are bytes
+under the hash of their program, so processes may share the folder: one that reads what another
+has not finished writing compiles for itself.
 """
 
 import hashlib

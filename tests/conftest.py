@@ -19,14 +19,7 @@ import storage_runs
 jax.config.update("jax_enable_x64", True)
 
 # By the seconds that they take, longest first; the rest take less, in any order.
-_LONGEST = {
-    name: number
-    for number, name in enumerate(
-        (
-            "test_exact.py",
-        )
-    )
-}
+_LONGEST = {name: number for number, name in enumerate(("test_exact.py",))}
 
 
 def pytest_configure(config):

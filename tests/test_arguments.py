@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.chains import run
@@ -34,7 +35,7 @@ def refused(capsys, *words):
 # A stray word is nobody's.
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "stray"),
     [
         (["8"], "got 8"),
@@ -73,7 +74,7 @@ def test_settings_of_a_model_end_before_the_words_of_its_user():
     assert arguments.words([*defaults, "--seed", "3"], "lattice.shape") == ["4", "4"]
 
 
-@pytest.mark.parametrize("verb", ["measure", "check", "compare", "extrapolate", "info", "export"])
+@each("verb", ["measure", "check", "compare", "extrapolate", "info", "export"])
 def test_a_stray_word_behind_an_option_is_refused_where_directories_come_first(verb, capsys):
     assert cli.main([verb, "a", "--out", "b", "c"]) == 2
 
@@ -102,7 +103,7 @@ def test_a_text_that_looks_like_a_key_stays_a_text(toml):
         as_arguments({"shape": ["4", "--seed"]})
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "sentence"),
     [
         ("[[lattice]]\nshape = [4, 4]\n", "lattice must be one table, [lattice], got a list of 1"),
@@ -171,7 +172,7 @@ def test_seeds_of_spectra_and_benchmarks_are_checked_too(seed, capsys, tmp_path,
         assert "seed must be" in refused(capsys, *words, "--seed", str(seed))
 
 
-@pytest.mark.parametrize("value", [2.0, True, "2", None, float("nan"), np.float64(3)])
+@each("value", [2.0, True, "2", None, float("nan"), np.float64(3)])
 def test_counts_of_a_run_are_whole_numbers(value):
     sampler = dataclasses.make_dataclass("Sampler", ["action"])(None)
     with pytest.raises(ValueError, match=r"chain\.n_configs must be a whole number >= 1, got"):

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.chains import run as chain
@@ -200,13 +201,13 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("line", "sentence"), REFUSED)
+@each(("line", "sentence"), REFUSED)
 def test_bad_usage_ends_with_status_2_and_one_sentence(capsys, folder, line, sentence):
     assert sentence in refused(capsys, *line.split())
     assert not (folder / "x").exists()
 
 
-@pytest.mark.parametrize("limit", ["3x", "", "h", "1m2h", "-5s", "0s"])
+@each("limit", ["3x", "", "h", "1m2h", "-5s", "0s"])
 def test_a_time_limit_that_makes_no_sense_is_refused(capsys, limit):
     assert "--time-limit" in refused(capsys, "generate", "small.toml", f"--time-limit={limit}")
 

@@ -1,4 +1,4 @@
-"""Where the tests keep compiled programs: a folder per processor that grows no further than it may."""
+"""Where the tests keep compiled programs: a folder per processor, of bounded size."""
 
 import os
 import platform

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from rows import each
 from scipy import special
 
 from lattice_ml import FreeField, Lattice, Phi4, action
@@ -28,7 +29,7 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@each("name", CHAINS)
 def test_small_lattices_of_the_reference_file(name):
     convention, couplings, shape = CHAINS[name]
     found, known = exact(action(convention, len(shape), **couplings), shape), CASES[name]["values"]
@@ -207,7 +208,7 @@ class Unknown:
     """An action that is not quartic."""
 
 
-@pytest.mark.parametrize(
+@each(
     ("solved", "shape", "match"),
     [
         (action("kappa", 2, kappa=0.2, lam=0.1), (5, 5), "at most 4 sites together.*got 5 x 5"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from phi4_by_hand import advance, draw
+from rows import each
 
 from lattice_ml import HMC, FreeField, Lattice, Phi4, actions, estimate, run
 from lattice_ml._pytree import pytree
@@ -184,7 +185,7 @@ def test_a_trajectory_runs_backwards():
 # Symmetry
 
 
-@pytest.mark.parametrize(
+@each(
     ("acting", "setting", "flips"),
     [
         (PHI4, "auto", True),

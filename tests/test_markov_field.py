@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from markov_fields import normal, random_field, sample, series
+from rows import each
 
 from lattice_ml import HMC, Lattice, actions, run, statistics
 from lattice_ml.actions import FreeField, Phi4
@@ -243,7 +244,7 @@ def changed(name, x, value):
     return replace(field, **{name: part})
 
 
-@pytest.mark.parametrize(
+@each(
     "field, message",
     [
         (random_field((4,)), r"in 2 dimensions needs h of shape \(2, \*L\) .* got {'h': \(1, 4\)"),

@@ -5,6 +5,7 @@ import logging
 import jax
 import numpy as np
 import pytest
+from rows import each
 from test_actions import SineGordon
 
 from lattice_ml import observables
@@ -54,7 +55,7 @@ def assert_equal(measured, cfgs, action, rtol):
         np.testing.assert_allclose(values, exact, rtol=rtol, atol=rtol, err_msg=name)
 
 
-@pytest.mark.parametrize(
+@each(
     "action, shape",
     [(PHI4, (2,)), (PHI4, (5, 5)), (PHI4, (4, 6)), (FREE, (3, 4, 4)), (PHI4, (2, 3, 2, 3))],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.commands import bench, output
@@ -51,7 +52,7 @@ def refused(capsys, *words):
     return err
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "said"),
     [
         (["measure", "a/ens", "--json", ""], "json must not be empty"),
@@ -141,7 +142,7 @@ def test_a_dry_run_refuses_before_its_work(folder, capsys):
     assert "would lie in" in refused(capsys, *words, "b/ens/x.json")
 
 
-@pytest.mark.parametrize("shape", [s for s in output.__all__])
+@each("shape", [s for s in output.__all__])
 def test_no_manifest_or_config_is_taken_for_a_result(folder, shape):
     for text in (Path("a/ens/manifest.json").read_text(), '{"phi2": 1.0}', '{"a": {"phi2": 1.0}}'):
         assert not getattr(output, shape)(json.loads(text))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from rows import each
 from trained_models import as_words, make_ensemble
 
 from lattice_ml import cli
@@ -265,7 +266,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSED)
+@each(("changes", "message"), REFUSED)
 def test_what_cannot_be_sampled_is_refused(model, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         sample(model, tmp_path / "no", **changes)
