@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rows import each
 from scipy.integrate import quad
+from users_actions import SineGordon
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
@@ -41,19 +42,8 @@ def free(phi, mass_squared):
 
 
 @pytree
-class SineGordon:
-    """A user's action: S = sum_x [1/2 sum_mu (phi_{x+mu} - phi_x)^2 + 1 - cos(beta phi)]."""
-
-    beta: float
-
-    def __call__(self, phi):
-        gradients = sum((jnp.roll(phi, -1, mu) - phi) ** 2 for mu in range(phi.ndim))
-        return jnp.sum(gradients / 2 + 1 - jnp.cos(self.beta * phi))
-
-
-@pytree
 class LocalSineGordon:
-    """The same as a density, with each link shared by its ends."""
+    """SineGordon as a density, with each link shared by its ends."""
 
     beta: float
     ndim: int = static()

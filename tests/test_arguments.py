@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from rows import each
+from verbs import refused
 
 from lattice_ml import cli
 from lattice_ml.chains import run
@@ -22,14 +23,6 @@ def toml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.toml").write_text(BASE + SHAPE)
     return tmp_path / "job.toml"
-
-
-def refused(capsys, *words):
-    """The one sentence of a command that wrote nothing."""
-    assert cli.main(words) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1, err
-    return err
 
 
 # A stray word is nobody's.

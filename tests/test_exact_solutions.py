@@ -1,11 +1,9 @@
 """Exact solutions against independent ones: the reference file, dense integrals, linear algebra."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from references import CASES
 from rows import each
 from scipy import special
 
@@ -14,7 +12,6 @@ from lattice_ml.analysis.exact import exact
 from lattice_ml.analysis.transfer_matrix import SmallLattice
 from lattice_ml.observables import DERIVED
 
-CASES = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())["cases"]
 NAMES = {"phi2": "phi2", "phi4": "phi4", "M2": "m2", "M4": "m4", "absM": "abs_magnetisation"}
 NAMES |= {"U_L": "binder", "S_per_site": "action_density", "chi2": "chi2"}
 CHAINS = {

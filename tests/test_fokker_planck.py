@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.polynomial import Polynomial
 from numpy.testing import assert_allclose
-from phi4_by_hand import CASES
+from references import CASES
 from rows import each
 from scipy.integrate import quad
 from scipy.stats import norm

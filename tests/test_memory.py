@@ -147,7 +147,7 @@ def test_a_library_that_aborts_leaves_a_sentence_and_a_status_too():
 FULL = """
 import io, resource, sys
 import numpy as np
-from lattice_ml import files
+from lattice_ml.storage import files
 rows = {"chain": np.zeros(1, int), "cfgs": np.zeros((1, 10**8), np.float32)}
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 10**8, resource.RLIM_INFINITY))

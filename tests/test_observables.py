@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from rows import each
-from test_actions import SineGordon
+from users_actions import SineGordon
 
 from lattice_ml import observables
 from lattice_ml.actions import FreeField, Phi4

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import verbs
 from rows import each
 
 from lattice_ml import cli
@@ -43,13 +44,9 @@ def contents(folder):
 def refused(capsys, *words):
     """The sentence with which a command is refused; it changes nothing."""
     before = contents(".")
-    capsys.readouterr()
-    assert cli.main(words) == 2
-    out, err = capsys.readouterr()
-    assert out == "", "refused before the work"
-    assert err.startswith(f"lattice-ml {words[0]}: ") and err.count("\n") == 1
+    said = verbs.refused(capsys, *words)
     assert contents(".") == before
-    return err
+    return said
 
 
 @each(

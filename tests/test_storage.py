@@ -252,7 +252,7 @@ def test_the_time_that_a_run_took_adds_up_over_its_interruptions(tmp_path):
             time.sleep(0.05)
             run.append(*block(first))
         seconds = files.read_seconds(tmp_path)
-        assert 0.05 * (first // BLOCK + 1) <= seconds < 5
+        assert 0.05 * (first // BLOCK + 1) <= seconds < 60
     (tmp_path / "cost.json").write_text('{"seconds": 12.5}')
     assert files.read_seconds(tmp_path) == 12.5, "of an earlier version, without a seal"
     (tmp_path / "cost.json").unlink()

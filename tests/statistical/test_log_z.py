@@ -1,13 +1,11 @@
 """A trained and fine-tuned model gives the exact partition function, with its own error."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from references import CASES
 
 from lattice_ml import HMC, Lattice, action, run
 from lattice_ml.jobs.correction import reweight
@@ -16,7 +14,6 @@ from lattice_ml.models.diffusion.flow import Flow, draw_prior
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import Shallow
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "data/phi4_reference.json").read_text())
 DENOISE = fitting.Settings(total=300)
 FINE_TUNE = fitting.Settings(
     total=80, batch_size=64, b2=0.99, average=0.95, learning_rate=2e-3, flow=Flow(8)
@@ -62,7 +59,7 @@ def test_log_z_is_exact_after_fine_tuning_and_its_integration_error_is_smaller(k
 
     few, many = (np.asarray(log_weights(n_steps)) for n_steps in (16, 32))
     found = reweight(few)
-    exact = REFERENCE["cases"][f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
+    exact = CASES[f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
     assert abs(found.log_z - exact) < 3 * found.log_z_error
     assert abs(np.mean(many - few)) < found.log_z_error
     assert found.ess > 0.8
