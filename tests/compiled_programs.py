@@ -18,6 +18,7 @@ import jaxlib
 
 MAX_BYTES = 2**30  # on the disk; all tests need about a quarter
 MAX_SHARE = 0.5  # of a process's memory mappings; one more file of tests takes up to a tenth
+MAX_RESIDENT = 3 * 2**29  # bytes in memory
 _ENTRIES = "*-cache"  # as JAX names them
 
 
@@ -68,13 +69,15 @@ def prune(directory, max_bytes=MAX_BYTES):
 
 
 def too_many():
-    """Whether this process nears the number of memory mappings that it may have.
+    """Whether this process nears the memory, or the number of mappings of it, that it may have.
 
     Every program takes a few, and where there are too many the next allocation kills the process.
     """
     try:
         allowed = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         with open("/proc/self/maps", "rb") as maps:
-            return sum(1 for _ in maps) > MAX_SHARE * allowed
+            mapped = sum(1 for _ in maps)
     except OSError:  # not Linux
         return True
+    return mapped > MAX_SHARE * allowed or resident * os.sysconf("SC_PAGE_SIZE") > MAX_RESIDENT

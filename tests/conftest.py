@@ -18,8 +18,15 @@ import storage_runs
 
 jax.config.update("jax_enable_x64", True)
 
-# By the seconds that they take, longest first; the rest take less, in any order.
-_LONGEST = {name: number for number, name in enumerate(("test_exact.py",))}
+# Of 20 seconds and more where nothing is compiled yet, longest first; the rest in any order.
+_LONGEST = [
+    *("test_docs", "test_langevin", "test_exact", "test_hmc", "test_replica", "test_league"),
+    *("test_training", "test_power", "test_generate", "test_clusters", "test_split"),
+    *("test_certificates", "test_comparison", "test_free_field", "test_langevin_modes"),
+    *("test_sampling", "test_markov_fit", "test_reverse", "test_kramers", "test_replica_exact"),
+    *("test_log_z", "test_spectra", "test_relaxation", "test_fourier_hmc", "test_failures"),
+    *("test_classifiers", "test_chain", "test_couplings", "test_markov_field", "test_cycle"),
+]
 
 
 def pytest_configure(config):
@@ -37,7 +44,8 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Long files first, so that the processes of `make test` end together."""
-    items.sort(key=lambda item: _LONGEST.get(item.path.name, len(_LONGEST)))
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,10 +56,15 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_programs():
-    """Drop compiled programs before they exhaust a process's memory mappings."""
+def _few_programs(request):
+    """Drop programs before they exhaust a process's memory mappings, and those of little worth.
+
+    The next file may need the same ones, but as users have them: JAX does not find programs by
+    how far they were optimised.
+    """
     yield
-    if compiled_programs.too_many():
+    here = (item for item in request.session.items if item.path == request.path)
+    if compiled_programs.too_many() or any(item.get_closest_marker("unoptimised") for item in here):
         jax.clear_caches()
 
 

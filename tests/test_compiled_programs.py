@@ -8,6 +8,7 @@ from pathlib import Path
 
 import compiled_programs
 import jaxlib
+import pytest
 
 PROGRAM = """
 import jax, sys
@@ -79,7 +80,9 @@ def test_an_entry_that_is_half_written_is_compiled_instead(tmp_path):
             path.write_bytes(path.read_bytes()[:-20])
 
 
-def test_programs_are_dropped_before_the_memory_mappings_run_out(monkeypatch):
+@pytest.mark.parametrize("limit", ["MAX_SHARE", "MAX_RESIDENT"])
+def test_programs_are_dropped_before_memory_or_its_mappings_run_out(monkeypatch, limit):
+    monkeypatch.setattr(compiled_programs, "MAX_RESIDENT", 2**50)
     assert not compiled_programs.too_many()
-    monkeypatch.setattr(compiled_programs, "MAX_SHARE", 0.001)
+    monkeypatch.setattr(compiled_programs, limit, 0.001)
     assert compiled_programs.too_many()
