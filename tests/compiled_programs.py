@@ -52,9 +52,9 @@ def processor():
 
 
 def prune(directory, max_bytes=MAX_BYTES):
-    """Remove the entries that were not used for longest, until the others are `max_bytes`."""
+    """Remove the entries at any depth that were not used for longest, down to `max_bytes`."""
     entries = []
-    for path in Path(directory).glob(_ENTRIES):
+    for path in Path(directory).rglob(_ENTRIES):
         try:
             status = path.stat()
         except FileNotFoundError:  # another session prunes as well

@@ -33,9 +33,9 @@ def pytest_configure(config):
     """Keep compiled programs: many tests compile the same ones, and most of the time goes there."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     if not folder:
-        folder = str(compiled_programs.folder() or config.cache.mkdir("jax"))
-        compiled_programs.prune(folder)
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of xdist's workers and of commands too
+        found = compiled_programs.folder() or config.cache.mkdir("jax")
+        compiled_programs.prune(found.parent)  # with those of other processors and versions
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(found)  # of workers, of commands
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # as commands set it
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -59,13 +59,20 @@ def test_without_a_folder_to_write_to_there_is_none(tmp_path, monkeypatch):
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path):
-    for age, name in enumerate(["new-cache", "newer", "old-cache", "oldest-cache"]):
+    (tmp_path / "of another processor").mkdir()
+    old = ["old-cache", "of another processor/oldest-cache"]
+    for age, name in enumerate(["new-cache", "newer", *old]):
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
     compiled_programs.prune(tmp_path, 300)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert {path.name for path in tmp_path.rglob("*-cache")} == {
+        *("new-cache", "old-cache", "oldest-cache")
+    }
+    compiled_programs.prune(tmp_path, 250)
+    assert not (tmp_path / "of another processor" / "oldest-cache").exists()
     compiled_programs.prune(tmp_path, 199)
-    assert {path.name for path in tmp_path.iterdir()} == {"new-cache", "newer"}, "and no other file"
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"new-cache", "newer"}, "and no other file"
 
 
 def test_an_entry_that_is_half_written_is_compiled_instead(tmp_path):
