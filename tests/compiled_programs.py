@@ -1,4 +1,4 @@
-"""Where the tests keep compiled programs, on the disk and in memory.
+"""Where the tests keep compiled programs.
 
 A program is compiled once for a machine, not once for a clone: two thirds of a first run of all
 tests go into XLA.  The folder is `${XDG_CACHE_HOME:-~/.cache}/lattice_ml/tests/KEY`, or where
@@ -16,9 +16,7 @@ from pathlib import Path
 
 import jaxlib
 
-MAX_BYTES = 2**30  # on the disk; all tests need about a quarter
-MAX_SHARE = 0.5  # of a process's memory mappings; one more file of tests takes up to a tenth
-MAX_RESIDENT = 3 * 2**29  # bytes in memory
+MAX_BYTES = 2**30  # all tests need about a quarter
 _ENTRIES = "*-cache"  # as JAX names them
 
 
@@ -66,18 +64,3 @@ def prune(directory, max_bytes=MAX_BYTES):
             break
         path.unlink(missing_ok=True)
         total -= size
-
-
-def too_many():
-    """Whether this process nears the memory, or the number of mappings of it, that it may have.
-
-    Every program takes a few, and where there are too many the next allocation kills the process.
-    """
-    try:
-        allowed = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
-        resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        with open("/proc/self/maps", "rb") as maps:
-            mapped = sum(1 for _ in maps)
-    except OSError:  # not Linux
-        return True
-    return mapped > MAX_SHARE * allowed or resident * os.sysconf("SC_PAGE_SIZE") > MAX_RESIDENT

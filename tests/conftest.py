@@ -56,16 +56,14 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_programs(request):
-    """Drop programs before they exhaust a process's memory mappings, and those of little worth.
+def _few_programs():
+    """Drop a module's compiled programs: thousands of them exhaust a process's memory mappings.
 
-    The next file may need the same ones, but as users have them: JAX does not find programs by
-    how far they were optimised.
+    And JAX does not find programs by how far they were optimised: a file would have those of the
+    file before it, and numbers that depend on the order.
     """
     yield
-    here = (item for item in request.session.items if item.path == request.path)
-    if compiled_programs.too_many() or any(item.get_closest_marker("unoptimised") for item in here):
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
