@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jaxlib
 
-MAX_BYTES = 2**30  # all tests need about a quarter
+MAX_BYTES = 2**30  # all tests need a tenth
 _ENTRIES = "*-cache"  # as JAX names them
 
 
