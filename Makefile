@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICKSTART := runs/quickstart
 # A test file stays on one core, where its tests share what is compiled; a process takes up to 2 GB.
-PARALLEL := -n logical --maxprocesses=4 --dist=loadfile
+# The files go in the order of tests/conftest.py, longest first, so that the processes end together.
+PARALLEL := -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # What a user's shell may carry must not change what is installed or imported here.
 unexport PYTHONHOME PYTHONPATH

@@ -9,6 +9,7 @@ from lattice_ml import HMC, Lattice
 from lattice_ml.analysis.certificates import check
 
 SHAPE = (16, 16)
+N_CHAINS, N_CONFIGS = 32, 200
 NAMES = {
     "amplitudes",
     "copies",
@@ -32,9 +33,11 @@ def phi4(kappa, lam=0.022, ndim=2):
     return lattice_ml.action("kappa", ndim, kappa=kappa, lam=lam)
 
 
-def run(action, shape=SHAPE, seed=1, n_chains=32, n_configs=200, **settings):
+def run(action, shape=SHAPE, seed=1, *, n_chains=N_CHAINS, n_configs=N_CONFIGS, **settings):
+    """A run of HMC, with the keys of its `sampler` beside those of the chains."""
+    sampler = HMC(action, **settings.pop("sampler", {}))
     counts = {"n_chains": n_chains, "n_configs": n_configs, "n_thermalise": 100} | settings
-    return lattice_ml.run(jax.random.key(seed), HMC(action), Lattice(shape), **counts)
+    return lattice_ml.run(jax.random.key(seed), sampler, Lattice(shape), **counts)
 
 
 def verdicts(ensemble, **options):

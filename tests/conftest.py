@@ -11,20 +11,41 @@ os.environ["XLA_FLAGS"] = (
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process a core: threads would collide
 
+import compiled_programs
 import jax
 import pytest
 import storage_runs
 
 jax.config.update("jax_enable_x64", True)
 
+# Of 20 seconds and more where nothing is compiled yet, longest first; the rest in any order.
+_LONGEST = [
+    *("test_docs", "test_langevin", "test_exact", "test_hmc", "test_replica", "test_league"),
+    *("test_training", "test_power", "test_generate", "test_clusters", "test_split"),
+    *("test_certificates", "test_comparison", "test_free_field", "test_langevin_modes"),
+    *("test_sampling", "test_markov_fit", "test_reverse", "test_kramers", "test_replica_exact"),
+    *("test_log_z", "test_spectra", "test_relaxation", "test_fourier_hmc", "test_failures"),
+    *("test_classifiers", "test_chain", "test_couplings", "test_markov_field", "test_cycle"),
+]
+
 
 def pytest_configure(config):
     """Keep compiled programs: many tests compile the same ones, and most of the time goes there."""
-    folder = str(config.cache.mkdir("jax"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of commands too, not that of the user
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if not folder:
+        found = compiled_programs.folder() or config.cache.mkdir("jax")
+        compiled_programs.prune(found.parent)  # with those of other processors and versions
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(found)  # of workers, of commands
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # as commands set it
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Long files first, so that the processes of `make test` end together."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,7 +57,11 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs():
-    """Drop a module's compiled programs: thousands of them exhaust a process's memory mappings."""
+    """Drop a module's compiled programs: thousands of them exhaust a process's memory mappings.
+
+    And JAX does not find programs by how far they were optimised: a file would have those of the
+    file before it, and numbers that depend on the order.
+    """
     yield
     jax.clear_caches()
 

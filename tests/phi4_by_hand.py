@@ -1,17 +1,14 @@
 """phi^4 on 4x4 written out in NumPy, and its exact values, for the tests of samplers."""
 
-import json
-from pathlib import Path
-
 import jax
 import numpy as np
+from references import CASES
 
 from lattice_ml import Lattice
 from lattice_ml.actions.conventions import action
 
 LATTICE = Lattice((4, 4))
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)
-CASES = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())["cases"]
 NAMES = {"phi2": "phi2", "phi4": "phi4", "m2": "M2", "m4": "M4", "binder": "U_L"}
 
 advance = jax.jit(lambda sampler, *args: sampler.step(*args), static_argnums=1)

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import each
 from scipy.integrate import quad
+from users_actions import SineGordon
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
@@ -40,19 +42,8 @@ def free(phi, mass_squared):
 
 
 @pytree
-class SineGordon:
-    """A user's action: S = sum_x [1/2 sum_mu (phi_{x+mu} - phi_x)^2 + 1 - cos(beta phi)]."""
-
-    beta: float
-
-    def __call__(self, phi):
-        gradients = sum((jnp.roll(phi, -1, mu) - phi) ** 2 for mu in range(phi.ndim))
-        return jnp.sum(gradients / 2 + 1 - jnp.cos(self.beta * phi))
-
-
-@pytree
 class LocalSineGordon:
-    """The same as a density, with each link shared by its ends."""
+    """SineGordon as a density, with each link shared by its ends."""
 
     beta: float
     ndim: int = static()
@@ -74,7 +65,7 @@ def evaluate(action, phi):
     return action(phi), action.density(phi)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_phi4_is_a_sum_over_sites_and_links(shape):
     phi = field(shape)
     total, density = evaluate(PHI4, phi)
@@ -83,7 +74,7 @@ def test_phi4_is_a_sum_over_sites_and_links(shape):
     assert float(np.sum(density)) == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_the_free_field_has_the_derivative_form(shape):
     phi = field(shape)
     total, _ = evaluate(FreeField(0.3, len(shape)), phi)
@@ -270,7 +261,7 @@ def test_the_site_width_is_that_of_one_site(name, a, b, square):
     assert Phi4(0.5, a, b).site_width() ** 2 == pytest.approx(square, rel=1e-10)
 
 
-@pytest.mark.parametrize("a, b", [(3, 0.01), (1, 1), (-1, 0.1), (-8, 1), (0, 2)])
+@each("a, b", [(3, 0.01), (1, 1), (-1, 0.1), (-8, 1), (0, 2)])
 def test_the_site_width_is_a_quadrature(a, b):
     def moment(power):
         return quad(lambda x: x**power * math.exp(-a * x**2 - b * x**4), 0, 9, epsrel=1e-11)[0]
@@ -298,7 +289,7 @@ def test_the_minimum_is_zero_where_the_symmetry_is_not_broken():
 # Couplings that define no theory.
 
 
-@pytest.mark.parametrize(
+@each(
     "action, message",
     [
         (Phi4(math.nan, 1, 1), "h must be a finite number, got nan"),

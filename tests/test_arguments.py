@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from rows import each
+from verbs import refused
 
 from lattice_ml import cli
 from lattice_ml.chains.blocks import check
@@ -24,18 +26,10 @@ def toml(tmp_path, monkeypatch):
     return tmp_path / "job.toml"
 
 
-def refused(capsys, *words):
-    """The one sentence of a command that wrote nothing."""
-    assert cli.main(words) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1, err
-    return err
-
-
 # A stray word is nobody's.
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "stray"),
     [
         (["8"], "got 8"),
@@ -74,7 +68,7 @@ def test_settings_of_a_model_end_before_the_words_of_its_user():
     assert arguments.words([*defaults, "--seed", "3"], "lattice.shape") == ["4", "4"]
 
 
-@pytest.mark.parametrize("verb", ["measure", "check", "compare", "extrapolate", "info", "export"])
+@each("verb", ["measure", "check", "compare", "extrapolate", "info", "export"])
 def test_a_stray_word_behind_an_option_is_refused_where_directories_come_first(verb, capsys):
     assert cli.main([verb, "a", "--out", "b", "c"]) == 2
 
@@ -103,7 +97,7 @@ def test_a_text_that_looks_like_a_key_stays_a_text(toml):
         as_arguments({"shape": ["4", "--seed"]})
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "sentence"),
     [
         ("[[lattice]]\nshape = [4, 4]\n", "lattice must be one table, [lattice], got a list of 1"),
@@ -172,7 +166,7 @@ def test_seeds_of_spectra_and_benchmarks_are_checked_too(seed, capsys, tmp_path,
         assert "seed must be" in refused(capsys, *words, "--seed", str(seed))
 
 
-@pytest.mark.parametrize("value", [2.0, True, "2", None, float("nan"), np.float64(3)])
+@each("value", [2.0, True, "2", None, float("nan"), np.float64(3)])
 def test_counts_of_a_run_are_whole_numbers(value):
     sampler = dataclasses.make_dataclass("Sampler", ["action"])(None)
     with pytest.raises(ValueError, match=r"chain\.n_configs must be a whole number >= 1, got"):

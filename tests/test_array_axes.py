@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.jobs.exchange import import_array
@@ -30,7 +31,7 @@ def refusal(extents, **known):
     return str(error.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("extents", "n", "shape", "dropped"),
     [
         ((200, 8, 8), 200, (8, 8), ()),
@@ -55,7 +56,7 @@ def test_what_is_clear_needs_no_words(extents, n, shape, dropped):
     assert read(extents[::-1], last=True) == (n, 1, shape[::-1], julia)
 
 
-@pytest.mark.parametrize(
+@each(
     "extents",
     [
         (8, 200, 4, 4),  # of ArviZ
@@ -99,7 +100,7 @@ def test_the_readings_are_those_of_the_programs_that_there_are():
     assert "(--chain-axis 2 --sample-axis 3)" in refusal((4, 4, 8, 200), last=True)
 
 
-@pytest.mark.parametrize(
+@each(
     ("extents", "known", "found"),
     [
         ((8, 200, 4, 4), {"chain": 0}, (200, 8, (4, 4), ())),
@@ -131,7 +132,7 @@ def test_what_is_named_decides(extents, known, found):
     assert read(extents, **known) == found
 
 
-@pytest.mark.parametrize(
+@each(
     ("extents", "known", "match"),
     [
         ((8, 200, 4, 4), {"shape": (4, 4)}, "8 chains x 200 samples .*; 200 chains x 8 samples"),
@@ -210,7 +211,7 @@ def test_axes_of_length_one_are_left_out_and_said(tmp_path, monkeypatch, capsys,
     assert np.array_equal(open_ensemble("out").cfgs, FIELDS[0])
 
 
-@pytest.mark.parametrize("shape", [(20, 1), (20, 4, 1), (4, 0), (2, 2, 2, 2, 2), (-4,)])
+@each("shape", [(20, 1), (20, 4, 1), (4, 0), (2, 2, 2, 2, 2), (-4,)])
 def test_a_lattice_that_cannot_be_is_refused_before_anything_is_written(tmp_path, shape):
     np.save(tmp_path / "a.npy", FIELDS)
     known = CONFIG | {"lattice": {"shape": shape}}

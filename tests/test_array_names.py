@@ -7,6 +7,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.jobs.exchange import export_array, import_array
@@ -85,7 +86,7 @@ def test_a_name_that_looks_like_a_pattern_is_a_name_first(tmp_path):
     assert np.array_equal(made.cfgs, FIELDS)
 
 
-@pytest.mark.parametrize("ending", ["NPY", "Npz", "H5", "HDF5", "JLD2"])
+@each("ending", ["NPY", "Npz", "H5", "HDF5", "JLD2"])
 def test_endings_may_be_upper_case(tmp_path, ending):
     file = tmp_path / f"A.{ending}"
     if ending == "NPY":
@@ -147,9 +148,7 @@ def test_a_dataset_of_nothing_is_refused(tmp_path):
     assert "b1 is float64 of shape None" in refusal(tmp_path / "a.h5", dataset="b*")
 
 
-@pytest.mark.parametrize(
-    "dtype", ["f2", "g", "i4", "u2", "?", "c8", "c16", "U3", "S3", "M8[s]", [("x", "f4")]]
-)
+@each("dtype", ["f2", "g", "i4", "u2", "?", "c8", "c16", "U3", "S3", "M8[s]", [("x", "f4")]])
 def test_other_types_than_a_field_has_are_refused_by_name(tmp_path, dtype):
     np.save(tmp_path / "a.npy", np.zeros((24, 4, 4), dtype))
     said = refusal(tmp_path / "a.npy")

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.benches import (
@@ -65,7 +66,7 @@ def test_a_size_overrides_what_all_sizes_share(tmp_path):
     assert plans.load(str(path), "full").settings.repeats == 3
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "words"),
     [
         (KERNEL + "extent = [4]\n", "unknown key in .*own.toml: extent; did you mean extents?"),
@@ -105,7 +106,7 @@ def test_figures_that_cannot_be_drawn_are_refused_before_anything_runs(
     assert "figures need matplotlib" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "changes", "words"),
     [
         ("sampler_league", {"rows": ("hmc",)}, "unknown rows: hmc; did you mean hmc_1"),

@@ -7,14 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from checked_runs import NAMES, one, part, phi4, run, verdicts
+from users_actions import SineGordon
 
 import lattice_ml
 from lattice_ml import FreeField, Lattice
-from lattice_ml._pytree import pytree
 from lattice_ml.analysis.certificates import Certificate, check, evidence, movement, suite
 from lattice_ml.chains.run import Chains
 from lattice_ml.storage.run import open_run
@@ -209,19 +208,8 @@ def test_the_benchmark_of_false_alarms_runs(false_alarms, monkeypatch, capsys):
 # ------------------------------------------------------------------- what is looked at
 
 
-@pytree
-class SineGordon:
-    """A user's own action: only the total, everything else by differentiation."""
-
-    beta: float
-
-    def __call__(self, phi):
-        links = sum(jnp.sum((jnp.roll(phi, -1, axis) - phi) ** 2) for axis in range(phi.ndim))
-        return links / 2 + jnp.sum(0.25 * phi**2 - jnp.cos(self.beta * phi))
-
-
 def test_schwinger_dyson_terms_of_a_users_action_are_those_of_the_full_transform():
-    action, shape = SineGordon(1.5), (11, 13)
+    action, shape = SineGordon(1.5, mass_squared=0.5), (11, 13)
     lattice = Lattice(shape)
     cfgs = np.random.default_rng(1).standard_normal((6, *shape))
     found = evidence.gather(
@@ -246,7 +234,7 @@ def test_schwinger_dyson_terms_of_a_users_action_are_those_of_the_full_transform
 
 
 def test_a_users_action_passes():
-    ensemble = run(SineGordon(1.5), (8, 8))
+    ensemble = run(SineGordon(1.5, mass_squared=0.5), (8, 8))
     found = verdicts(ensemble)
     assert found["fail"] == set()
     assert found["not applicable"] == {"z2_balance", "cluster_signs"}

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it writes, how it exits."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 import jax
 import numpy as np
 import pytest
+from rows import each
+from verbs import refused, run
 
 from lattice_ml import cli
 from lattice_ml.chains.failures import RunError
@@ -43,21 +46,6 @@ def in_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-def run(capsys, *words):
-    """Exit status, standard output and standard error of a command."""
-    capsys.readouterr()
-    status = cli.main(words)
-    return status, *capsys.readouterr()
-
-
-def refused(capsys, *words, status=2):
-    """The one sentence that a refused command prints."""
-    got, out, err = run(capsys, *words)
-    assert (got, out) == (status, "")
-    assert err.startswith(f"lattice-ml {words[0]}: ") and err.count("\n") == 1, err
-    return err
-
-
 def shell(*words):
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
 
@@ -66,11 +54,13 @@ def shell(*words):
 
 
 def test_help_answers_within_half_a_second():
+    """Of the processor's time: the clock on the wall is that of other processes too."""
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert shell("-m", "lattice_ml", "--help").returncode == 0
-        times.append(time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.5
 
 
@@ -200,13 +190,13 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("line", "sentence"), REFUSED)
+@each(("line", "sentence"), REFUSED)
 def test_bad_usage_ends_with_status_2_and_one_sentence(capsys, folder, line, sentence):
     assert sentence in refused(capsys, *line.split())
     assert not (folder / "x").exists()
 
 
-@pytest.mark.parametrize("limit", ["3x", "", "h", "1m2h", "-5s", "0s"])
+@each("limit", ["3x", "", "h", "1m2h", "-5s", "0s"])
 def test_a_time_limit_that_makes_no_sense_is_refused(capsys, limit):
     assert "--time-limit" in refused(capsys, "generate", "small.toml", f"--time-limit={limit}")
 

@@ -1,5 +1,6 @@
 """Cluster updates: clusters are those of a graph, and signs have the exact Ising distribution."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact
+from rows import each
 from scipy import sparse, stats
 from scipy.sparse.csgraph import connected_components
 
@@ -23,14 +25,11 @@ SHAPES = [(1,), (7,), (32, 3), (33, 4), (37, 2), (64, 5), (6, 5, 4), (2, 3, 2, 3
 KINDS = [Wolff, SwendsenWang]
 
 
-def layouts():
-    every = [Layout(shape, GROUP) for shape in SHAPES]
-    return every + [Layout(shape, GROUP, merged=True) for shape in SHAPES]
-
-
-@pytest.fixture(params=layouts(), ids=str)
-def layout(request):
-    return request.param
+LAYOUTS = [  # in one dimension both kinds are the same
+    Layout(shape, GROUP, merged)
+    for shape in SHAPES
+    for merged in (False, True)[: 1 + (len(shape) > 1)]
+]
 
 
 def random_bonds(layout, seed=3):
@@ -61,6 +60,7 @@ def flooded(layout, u, bonds):
     return [grid.unpack(words).reshape(-1, GROUP) for words in (seed, wet)]
 
 
+@each("layout", LAYOUTS)
 def test_a_flood_finds_the_cluster_of_its_seed(layout):
     bonds = random_bonds(layout)
     u = np.random.default_rng(4).random((len(layout.shape), GROUP)).astype(np.float32)
@@ -76,7 +76,11 @@ def test_a_flood_finds_the_cluster_of_its_seed(layout):
 labelled = jax.jit(smallest_labels, static_argnums=0)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+# Layouts and types do not know of each other: one after the other, and both of either once.
+LABELLED = [*zip(LAYOUTS, itertools.cycle([np.int16, np.int32])), (LAYOUTS[3], np.int16)]
+
+
+@each(("layout", "dtype"), LABELLED)
 def test_labels_are_the_smallest_of_their_cluster(layout, dtype):
     shape, bonds = (*layout.shape, GROUP), random_bonds(layout)
     site = np.arange(layout.volume, dtype=dtype).reshape(*layout.shape, 1)

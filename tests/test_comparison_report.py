@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli, generate
 from lattice_ml.jobs import config
@@ -101,7 +102,7 @@ def test_measured_values_are_a_reference(runs, tmp_path):
     assert cli.main([*words, str(runs / "wrong")]) == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("names", "more", "match"),
     [
         (["seed1"], [], "needs a reference"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml.jobs import config, generate
 from lattice_ml.jobs.config import ConfigError
@@ -94,7 +95,7 @@ def lookup(resolved, key):
 # One language.
 
 
-@pytest.mark.parametrize(("key", "value"), KEYS)
+@each(("key", "value"), KEYS)
 def test_every_key_means_the_same_in_a_file_and_on_the_command_line(tmp_path, key, value):
     settings = BASE | {key: value}
     job = parse_file(as_file(tmp_path, settings))
@@ -103,7 +104,7 @@ def test_every_key_means_the_same_in_a_file_and_on_the_command_line(tmp_path, ke
     assert job.config == parse_file(as_file(tmp_path, BASE), *as_arguments({key: value})).config
 
 
-@pytest.mark.parametrize(("action", "couplings"), CONVENTIONS)
+@each(("action", "couplings"), CONVENTIONS)
 def test_the_keys_of_the_action_follow_from_its_kind_and_convention(tmp_path, action, couplings):
     settings = {"lattice.shape": [4, 4]} | {f"action.{key}": v for key, v in action.items()}
     for job in (config.parse(as_arguments(settings)), parse_file(as_file(tmp_path, settings))):
@@ -250,7 +251,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), REFUSED)
+@each(("settings", "message"), REFUSED)
 def test_a_mistake_is_refused_in_a_file_and_on_the_command_line(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
         config.parse(as_arguments(BASE | settings))

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,37 +54,62 @@ def test_there_are_five_conventions():
     assert set(CONVENTIONS) == set(VALUES) == set(WRITTEN_OUT)
 
 
-@pytest.mark.parametrize("name, values", CASES)
+def of_actions(field, actions):
+    """S of every action at its field scaled as it is, `field / scale`; one program for all."""
+    h, a, b, scale = np.transpose([(*action.couplings(), scale) for action, scale in actions])
+    return np.asarray(_total(jnp.asarray(field), h, a, b, scale))
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+def _total(field, h, a, b, scale):
+    return Phi4(h, a, b)(field / scale)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_convention_is_its_written_out_action_up_to_the_documented_constant(name, values, shape):
+def test_a_convention_is_its_written_out_action_up_to_the_documented_constant(shape):
     phi = np.random.default_rng(1).normal(size=shape)
-    constant = CONSTANTS.get(name, lambda p, q: 0)(*values) * phi.size
-    ours = float(build(name, values, len(shape))(jnp.asarray(phi)))
-    assert ours + constant == pytest.approx(WRITTEN_OUT[name](phi, *values), rel=1e-13)
-    assert CONVENTIONS[name].constant(*values) * phi.size == constant
+    ours = of_actions(phi, [(build(*case, len(shape)), 1.0) for case in CASES])
+    wrong = []
+    for (name, values), found in zip(CASES, ours, strict=True):
+        constant = CONSTANTS.get(name, lambda p, q: 0)(*values)
+        written_out = WRITTEN_OUT[name](phi, *values)
+        if found + constant * phi.size != pytest.approx(written_out, rel=1e-13):
+            wrong.append((name, values, found))
+        if CONVENTIONS[name].constant(*values) != constant:
+            wrong.append((name, values, "constant"))
+    assert not wrong
 
 
-@pytest.mark.parametrize("name, values", CASES)
-@pytest.mark.parametrize("ndim", [1, 2, 3, 4])
-def test_parameters_are_read_back(name, values, ndim):
-    read = conventions.parameters(build(name, values, ndim), name, ndim)
-    assert tuple(read) == CONVENTIONS[name].keys
-    assert tuple(read.values()) == pytest.approx(values, rel=1e-13)
+def test_parameters_are_read_back():
+    wrong = []
+    for (name, values), ndim in itertools.product(CASES, (1, 2, 3, 4)):
+        read = conventions.parameters(build(name, values, ndim), name, ndim)
+        assert tuple(read) == CONVENTIONS[name].keys
+        if tuple(read.values()) != pytest.approx(values, rel=1e-13):
+            wrong.append((name, values, ndim, read))
+    assert not wrong
 
 
-@pytest.mark.parametrize("old, new", list(itertools.permutations(VALUES, 2)))
-@pytest.mark.parametrize("which", [0, 1], ids=["single well", "double well"])
-def test_converting_the_field_keeps_the_weight(old, new, which):
+def test_converting_the_field_keeps_the_weight():
     phi = np.random.default_rng(2).normal(size=(3, 2))
-    action = build(old, VALUES[old][which], 2)
-    converted, scale = conventions.convert(action, new, 2)
-    conventions.parameters(converted, new, 2)  # refuses another normalisation
-    before, after = (float(s(jnp.asarray(x))) for s, x in ((action, phi), (converted, phi / scale)))
-    assert after == pytest.approx(before, rel=1e-12)
+    pairs = list(itertools.product(itertools.permutations(VALUES, 2), (0, 1)))
+    before, after, wrong = [], [], []
+    for (old, new), which in pairs:
+        action = build(old, VALUES[old][which], 2)
+        converted, scale = conventions.convert(action, new, 2)
+        conventions.parameters(converted, new, 2)  # refuses another normalisation
+        before.append((action, 1.0))
+        after.append((converted, scale))
 
-    back, inverse = conventions.convert(converted, old, 2)
-    assert scale * inverse == pytest.approx(1, rel=1e-12)
-    assert back.couplings() == pytest.approx(action.couplings(), rel=1e-12)
+        back, inverse = conventions.convert(converted, old, 2)
+        same = back.couplings() == pytest.approx(action.couplings(), rel=1e-12)
+        if not same or scale * inverse != pytest.approx(1, rel=1e-12):
+            wrong.append((old, new, which, back, inverse))
+    assert not wrong
+    changed = of_actions(phi, after) != pytest.approx(of_actions(phi, before), rel=1e-12)
+    both = zip(pairs, of_actions(phi, before), of_actions(phi, after), strict=True)
+    assert not changed, list(both)
 
 
 @pytest.mark.parametrize("a, b", [(2.3, 0.0), (2.3, 1e-18), (-4.0, 1e-3), (0.0, 0.5), (1e6, 1e-6)])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from rows import each
 
 from lattice_ml import action, cli, convert_ensemble, generate, measure, open_ensemble
 from lattice_ml.actions.conventions import CONVENTIONS
@@ -74,7 +75,7 @@ def test_densities_are_those_of_the_scaled_field(tmp_path):
     assert_allclose(new.log_prob - old.log_prob, 16 * math.log(scale), rtol=1e-10)
 
 
-@pytest.mark.parametrize(("one", "two"), list(itertools.permutations(CONVENTIONS, 2)))
+@each(("one", "two"), list(itertools.permutations(CONVENTIONS, 2)))
 def test_every_pair_of_conventions_there_and_back(tmp_path, one, two):
     """Fields, couplings, densities, weights and histories return; each step is recorded."""
     first = convert_ensemble(weighted(tmp_path / "model"), tmp_path / "one", one)

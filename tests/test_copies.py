@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from drawn_fields import certificate, draw, ensemble
+from rows import each
 
 from lattice_ml.actions import Phi4, site_term
 from lattice_ml.analysis.certificates import check
@@ -37,7 +38,7 @@ DISGUISES = {
 }
 
 
-@pytest.mark.parametrize("disguise", DISGUISES)
+@each("disguise", DISGUISES)
 def test_each_configuration_once_more_is_found(honest, disguise):
     half = honest[:20]
     copied = DISGUISES[disguise](half)
@@ -70,7 +71,7 @@ def test_a_little_noise_does_not_hide_a_copy(honest, noise):
     assert judged(np.concatenate([half, copies])).verdict == "fail"
 
 
-@pytest.mark.parametrize(
+@each(
     ("shape", "n_chains", "n_configs"),
     [((8, 8), 16, 40), ((4, 4), 64, 100), ((2, 2), 64, 100), ((16,), 16, 100), ((4, 2, 4), 400, 1)],
 )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import each
 
 import lattice_ml
 from lattice_ml import HMC, FreeField, Langevin, Lattice, Phi4, action, infer_couplings
@@ -255,7 +256,7 @@ def synthetic(values, expected=None, names=couplings.PHI4, n=40):
     return couplings.Couplings(names, np.asarray(values), left_out, expected, 2)
 
 
-@pytest.mark.parametrize("convention", ["kappa", "beta", "standard", "standard24", "nohalf"])
+@each("convention", ["kappa", "beta", "standard", "standard24", "nohalf"])
 def test_parameters_of_a_convention_have_propagated_errors(convention):
     found = synthetic([0.9, 1.7, 0.3])
     read = found.named(convention)

@@ -1,17 +1,15 @@
 """Cumulants: exact for quadratures as weighted series, errors those of Hermite polynomials."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from references import CASES
 from synthetic import ar1
 
 from lattice_ml.statistics.cumulants import cumulants
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())
 EVEN = (2, 4, 6, 8)
 
 
@@ -43,7 +41,7 @@ def test_of_the_exponential_distribution_with_and_without_an_offset():
 
 def test_of_one_site_of_phi4():
     """The reference case whose wells are far apart, by the trapezoidal rule."""
-    case = REFERENCE["cases"]["wang_toy_mu2=-1_g=0.4"]
+    case = CASES["wang_toy_mu2=-1_g=0.4"]
     x = np.linspace(-9, 9, 400)
     action = case["parameters"]["mu2"] * x**2 / 2 + case["parameters"]["g"] * x**4 / 24
     found = values(x, log_weights=-action[None])

@@ -7,6 +7,7 @@ import pytest
 from chain_blocks import blocks
 from numpy.testing import assert_allclose, assert_array_equal
 from phi4_by_hand import LATTICE, PHI4, advance, assert_exact
+from rows import each
 
 from lattice_ml import HMC, MALA, Cycle, Kramers, Langevin, Wolff, measure, run
 from lattice_ml.analysis.exact import exact
@@ -136,7 +137,7 @@ def test_periods_of_the_slowest_mode_make_a_trajectory():
     assert_allclose(length(0.5), 2 * length(0.25), rtol=0.1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         ("--sampler.kind HMC+Wolf", r"unknown sampler.kind: Wolf; did you mean Wolff\?"),

@@ -1,11 +1,10 @@
 """Exact solutions against independent ones: the reference file, dense integrals, linear algebra."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from references import CASES
+from rows import each
 from scipy import special
 
 from lattice_ml import FreeField, Lattice, Phi4, action
@@ -13,7 +12,6 @@ from lattice_ml.analysis.exact import exact
 from lattice_ml.analysis.transfer_matrix import SmallLattice
 from lattice_ml.observables import DERIVED
 
-CASES = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())["cases"]
 NAMES = {"phi2": "phi2", "phi4": "phi4", "M2": "m2", "M4": "m4", "absM": "abs_magnetisation"}
 NAMES |= {"U_L": "binder", "S_per_site": "action_density", "chi2": "chi2"}
 CHAINS = {
@@ -28,7 +26,7 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@each("name", CHAINS)
 def test_small_lattices_of_the_reference_file(name):
     convention, couplings, shape = CHAINS[name]
     found, known = exact(action(convention, len(shape), **couplings), shape), CASES[name]["values"]
@@ -207,7 +205,7 @@ class Unknown:
     """An action that is not quartic."""
 
 
-@pytest.mark.parametrize(
+@each(
     ("solved", "shape", "match"),
     [
         (action("kappa", 2, kappa=0.2, lam=0.1), (5, 5), "at most 4 sites together.*got 5 x 5"),

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from extrapolation_runs import HMC, KRAMERS, LANGEVIN, MALA, STEPS, measure_means, written
+from rows import each
 
 import lattice_ml
 from lattice_ml.analysis import measurement
@@ -184,7 +185,7 @@ def test_samplers_without_a_bias_are_refused(ensembles, tmp_path, sampler, sente
     refused([*ensembles, written(tmp_path, 0.3, sampler=sampler)], sentence, order=order)
 
 
-@pytest.mark.parametrize(
+@each(
     ("more", "sentence"),
     [
         ({"action": {"kappa": 0.21}}, "action.kappa: {0} has 0.2, {1} has 0.21; ensembles may"),

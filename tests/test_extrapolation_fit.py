@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from rows import each
 from scipy import stats
 
 from lattice_ml.analysis.dynamics.extrapolation_fit import LEVEL, SIGNIFICANT, fit
@@ -256,7 +257,7 @@ def test_significant_is_what_the_level_says():
 # Refusals.
 
 
-@pytest.mark.parametrize(
+@each(
     ("steps", "errors", "sentence"),
     [
         ([0.1], [0.1], "needs points at two or more step sizes, got 1 points at 1 step sizes"),

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 from extrapolation_runs import STEPS, measure_means, written
+from verbs import run
 
-from lattice_ml import cli
 from lattice_ml.analysis.dynamics.extrapolation_fit import fit
 from lattice_ml.jobs import extrapolate as extrapolation
 from lattice_ml.jobs.extrapolate import as_table, extrapolate
@@ -38,18 +38,12 @@ def found(ensembles):
     return extrapolate(ensembles)
 
 
-def run(capsys, *words):
-    capsys.readouterr()
-    status = cli.main(["extrapolate", *map(str, words)])
-    return status, *capsys.readouterr()
-
-
 def test_the_command_prints_a_table_and_writes_json_and_a_page(
     capsys, folder, ensembles, found, tmp_path
 ):
     paths = [ensemble.directory for ensemble in ensembles]
     file, out = tmp_path / "found.json", tmp_path / "page"
-    status, text, err = run(capsys, *paths, "--json", file, "--out", out)
+    status, text, err = run(capsys, "extrapolate", *paths, "--json", file, "--out", out)
     assert (status, err) == (0, "")
     head, columns, *lines, page = text.splitlines()
     assert head == "Langevin euler: O(eps) = O(0) + slope eps, eps = 0.05, 0.1, 0.2"
@@ -86,7 +80,7 @@ def test_warnings_are_printed_and_the_status_is_0(capsys, tmp_path):
         written(tmp_path / str(step), step, seed=1, means=means(step), **few).directory
         for step in STEPS
     ]
-    status, text, err = run(capsys, *paths, "--out", tmp_path / "page")
+    status, text, err = run(capsys, "extrapolate", *paths, "--out", tmp_path / "page")
     assert (status, err) == (0, "")
     line = next(line for line in text.splitlines() if line.startswith("  phi2 "))
     assert line.endswith("  fit, curved, far, short")
@@ -95,7 +89,7 @@ def test_warnings_are_printed_and_the_status_is_0(capsys, tmp_path):
     assert "\n  curved: phi2: a term eps^2 moves the value at zero from " in text
     page = (tmp_path / "page" / "index.html").read_text()
     assert "share the seed 1" in page and "a term eps^2 moves" in page
-    square = run(capsys, *paths, "--order", "2")[1].splitlines()
+    square = run(capsys, "extrapolate", *paths, "--order", "2")[1].splitlines()
     assert next(line for line in square if line.startswith("  phi2 ")).endswith("  short")
     assert square[1].endswith("with eps^3  doubt")
 
@@ -113,16 +107,16 @@ def test_bad_input_ends_with_status_2_and_one_sentence(
     capsys, monkeypatch, folder, ensembles, words, sentence
 ):
     monkeypatch.chdir(folder)
-    status, text, err = run(capsys, *words)
+    status, text, err = run(capsys, "extrapolate", *words)
     assert (status, text) == (2, "") and sentence in err and err.count("\n") == 1
 
 
 def test_an_order_that_no_scheme_has_is_refused_on_the_command_line(capsys):
-    assert run(capsys, "a", "b", "--order", "3")[0] == 2
+    assert run(capsys, "extrapolate", "a", "b", "--order", "3")[0] == 2
 
 
 def test_the_help_says_what_the_status_is(capsys):
-    status, text, _ = run(capsys, "--help")
+    status, text, _ = run(capsys, "extrapolate", "--help")
     words = " ".join(text.replace("│", " ").split())
     assert status == 0 and "the exit status is 0 all the same" in words
 

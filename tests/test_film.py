@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from rows import each
 from theories import free_theory
 
 from lattice_ml import jobs, report
@@ -155,7 +156,7 @@ def test_every_frame_is_drawn_in_units_of_its_own_rms(shape):
         assert_allclose(axis.images[0].get_array(), plane.T if shape == (6, 4) else plane)
 
 
-@pytest.mark.parametrize(
+@each(
     ("frames", "variances", "message"),
     [
         (np.ones((6, 8, 8))[:, 0], VARIANCES, r"\(n_frames, n, \*L\).* got shape \(6, 8\)"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from free_modes import fields
 from numpy.testing import assert_allclose
-from phi4_by_hand import CASES
+from references import CASES
 
 from lattice_ml import Kramers, Langevin, Lattice, Phi4, estimate
 from lattice_ml.analysis.dynamics.finite_step import (

@@ -1,13 +1,12 @@
 """The probability flow: closed forms without a network, order of the schemes, exact log Z."""
 
-import json
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from references import CASES
 from test_shallow import rough
 from theories import critical_theory, free_theory
 
@@ -21,7 +20,6 @@ from lattice_ml.statistics import log_mean
 
 pytestmark = pytest.mark.unoptimised
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())
 
 prior = jax.jit(draw_prior, static_argnums=2)
 
@@ -86,7 +84,7 @@ def test_weights_average_to_the_exact_partition_function(kappa, lam):
         return -theory.action(x) - log_q
 
     found = log_mean(np.asarray(draw(jax.random.key(5))))
-    exact = REFERENCE["cases"][f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
+    exact = CASES[f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
     assert abs(found.value - exact) < 3 * found.error
     assert found.error < 0.1
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.polynomial import Polynomial
 from numpy.testing import assert_allclose
-from phi4_by_hand import CASES
+from references import CASES
+from rows import each
 from scipy.integrate import quad
 from scipy.stats import norm
 
@@ -228,7 +229,7 @@ def test_a_potential_must_be_bounded_below(coefficients):
             call(Polynomial(coefficients))
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"width": 0.0}, r"a positive width, got means = \[0.0\] and width = 0"),

@@ -10,6 +10,7 @@ import pytest
 from chain_blocks import blocks
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4
+from rows import each
 
 from lattice_ml import FourierHMC, FreeField, Lattice, run
 from lattice_ml._pytree import pytree
@@ -152,7 +153,7 @@ def test_the_keys_are_those_of_hmc_and_the_mass():
     assert parse([*BASE, "--sampler.mass-squared", "0.3"]).sampler.mass_squared == 0.3
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         ("--sampler.mass-squared 0", "sampler.mass_squared must be auto or positive and finite, g"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.chains.failures import Doubt, RunError
@@ -232,7 +233,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@each("change", CHANGES)
 def test_another_config_in_the_same_directory_is_refused_by_key(reference, change):
     before = contents(reference.directory)
     key, value = change.replace("_", ".", 1), CHANGES[change]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn_fields import certificate, draw, ensemble
+from rows import each
 
 from lattice_ml import FreeField
 from lattice_ml._pytree import pytree
@@ -34,7 +35,7 @@ def test_what_was_measured_while_running_passes(honest):
     assert judged(honest).value == "0 of 640 configurations differ"
 
 
-@pytest.mark.parametrize("name", PRIMARIES)
+@each("name", PRIMARIES)
 def test_every_primary_is_measured_again(honest, name):
     series = honest.series(name)
     wrong = [1.1 * series, 1.001 * series, series + 0.01 * series.std()]
@@ -139,7 +140,7 @@ def test_reports_of_a_sampler_fit_each_other(honest, n_proposals):
     assert judged(altered(honest, **renamed)).verdict == "pass"
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "factor"),
     [
         *((name, f) for name in ("acceptance", "exp_minus_dh", "dh") for f in (1.1, 0.99)),
@@ -152,7 +153,7 @@ def test_a_report_that_was_altered_contradicts_the_others(honest, name, factor):
     assert judged(wrong).verdict == "fail"
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("acceptance", 1.01),

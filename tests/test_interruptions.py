@@ -12,7 +12,7 @@ from lattice_ml.runtime import interruptions, session
 
 BLOCKS = """
 import hashlib, sys
-from lattice_ml import interruptions, session
+from lattice_ml.runtime import interruptions, session
 with interruptions.answered("lattice-ml test"):
     with session.watching(None) as watch:
         print("begun", flush=True)

@@ -14,6 +14,7 @@ from chain_blocks import blocks
 from free_modes import fields
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, drift
+from rows import each
 from scipy import integrate
 
 from lattice_ml import FreeField, Langevin, Lattice, Phi4, check, estimate, measure, run
@@ -282,7 +283,7 @@ def test_a_chain_that_is_not_finite_does_not_keep_the_adaptive_loop_going():
     assert np.isnan(found[..., 0]).any() and np.isfinite(found[..., 1:]).all()
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         ("--sampler.scheme milstein", "sampler.scheme must be"),

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml.fields.lattice import Lattice, hop
 
@@ -27,7 +28,7 @@ def sum_of_neighbours(phi):
     return out
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_hop_is_the_sum_over_neighbours(shape):
     phi = field(shape)
     np.testing.assert_allclose(hop(jnp.asarray(phi)), sum_of_neighbours(phi), rtol=0, atol=1e-14)
@@ -43,7 +44,7 @@ def test_hop_leaves_axes_behind_the_lattice_alone():
     np.testing.assert_allclose(hop(jnp.asarray(phi), 2), np.stack(chains, -1), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_plane_waves_are_eigenvectors_of_hop(shape):
     phi, lattice = field(shape), Lattice(shape)
     eigenvalues = 2 * lattice.ndim - lattice.p_hat_squared
@@ -85,7 +86,7 @@ def test_a_lattice_knows_its_size_and_its_longest_axes():
     assert lattice == Lattice((4, 8, 8)) and hash(lattice) == hash(Lattice((4, 8, 8)))
 
 
-@pytest.mark.parametrize(
+@each(
     "shape",
     [
         (),

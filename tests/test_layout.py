@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import actions
 from lattice_ml.actions import Phi4
@@ -40,7 +41,7 @@ def hop_and_sum(fields, layout):
     return layout.hop(fields), layout.site_sum(fields)
 
 
-@pytest.mark.parametrize("shape, group", CASES)
+@each("shape, group", CASES)
 def test_both_layouts_agree_bit_for_bit_and_with_one_chain_at_a_time(shape, group):
     phi = chains(shape, group)
     hops, sums = [], []
@@ -64,7 +65,7 @@ def product_and_slices(fields, layout):
     return product, [layout.slice_sums(fields, axis) for axis in axes]
 
 
-@pytest.mark.parametrize("shape, group", CASES)
+@each("shape, group", CASES)
 def test_sums_of_products_and_over_slices(shape, group):
     phi = chains(shape, group)
     wide = phi.astype(np.float64)
@@ -98,7 +99,7 @@ def test_the_last_rows_are_added_without_loss(x64):
     assert total.tolist() == [3]
 
 
-@pytest.mark.parametrize("shape, group", CASES)
+@each("shape, group", CASES)
 def test_sites_are_rows_of_chains_in_memory(shape, group):
     phi = chains(shape, 3 * group)
     for layout in (Layout(shape, group), Layout(shape, group, merged=True)):

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from rows import each
 from scipy import integrate, stats
 
 from lattice_ml.analysis.dynamics.learning import (
@@ -285,7 +286,7 @@ def test_splitting_of_sgd_scales_with_learning_rate_over_batch_size():
 # ----------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (lambda: gradient_flow(-1.0, 2.0, 0.1, 1.0), "kappa must be positive and finite, got -1"),

@@ -1,14 +1,14 @@
 """The phi^4 Markov field: an action, a product of link potentials, and what training finds."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from markov_fields import normal, random_field, sample, series
+from references import CASES
+from rows import each
 
 from lattice_ml import HMC, Lattice, actions, run, statistics
 from lattice_ml.actions import FreeField, Phi4
@@ -17,7 +17,6 @@ from lattice_ml.models.markov_field import COUPLINGS, MarkovField, kl_divergence
 from lattice_ml.statistics import reweight
 
 SHAPES = [(5,), (4, 2), (3, 2, 4)]  # an extent of 2 has two links between the same pair
-REFERENCE = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())
 PHI4 = Phi4(0.4, 0.956, 0.022)  # torus4x4_kappa_k=0.2_l=0.022 of the reference file
 
 
@@ -213,7 +212,7 @@ def test_hmc_samples_two_sites_with_all_couplings_as_quadrature_does():
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_reweighting_to_a_neighbouring_action_gives_its_exact_values(seed):
-    shape, exact = (4, 4), REFERENCE["cases"]["torus4x4_kappa_k=0.2_l=0.022"]["values"]
+    shape, exact = (4, 4), CASES["torus4x4_kappa_k=0.2_l=0.022"]["values"]
     field = MarkovField.homogeneous(0.36, 0.95, 0.03, shape)
     cfgs = sample(jax.random.key(seed), field, "hot", n_thermalise=200).astype(np.float64)
     log_w = log_weights(field, PHI4, cfgs)
@@ -243,7 +242,7 @@ def changed(name, x, value):
     return replace(field, **{name: part})
 
 
-@pytest.mark.parametrize(
+@each(
     "field, message",
     [
         (random_field((4,)), r"in 2 dimensions needs h of shape \(2, \*L\) .* got {'h': \(1, 4\)"),

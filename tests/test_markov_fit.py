@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from markov_fields import N_CHAINS, N_CONFIGS, normal, random_field, sample, series
+from rows import each
 
 from lattice_ml import HMC, Lattice, run, statistics
 from lattice_ml._pytree import pytree
@@ -216,7 +217,7 @@ GOOD = MarkovField.homogeneous(0.2, 1, 0.1, (2, 3))
 CFGS = normal((100, 2, 3))
 
 
-@pytest.mark.parametrize(
+@each(
     "change, message",
     [
         (

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-import pytest
+from rows import each
 from theories import to_modes, to_sites
 
 from lattice_ml.fields.modes import Modes
@@ -14,7 +14,7 @@ def fields(shape, n=3):
     return np.random.default_rng(1).normal(size=(n, *shape))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_the_transform_is_orthogonal(shape):
     modes, x = Modes(shape), fields(shape)
     y = np.asarray(to_modes(x, modes))
@@ -22,7 +22,7 @@ def test_the_transform_is_orthogonal(shape):
     np.testing.assert_allclose(np.sum(y**2, modes.axes), np.sum(x**2, modes.axes))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_p_hat_squared_is_the_laplacian(shape):
     modes, x = Modes(shape), fields(shape)
     neighbours = sum(np.roll(x, step, axis) for step in (1, -1) for axis in modes.axes)
@@ -31,7 +31,7 @@ def test_p_hat_squared_is_the_laplacian(shape):
     np.testing.assert_allclose(to_sites(multiplied, modes), laplacian, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_the_zero_mode_is_the_mean_times_the_root_of_the_volume(shape):
     modes, x = Modes(shape), fields(shape)
     y, mean = np.asarray(to_modes(x, modes)), np.mean(x, modes.axes)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml.models.diffusion.noise import (
     KINDS,
@@ -62,7 +63,7 @@ def test_the_preserving_schedule_keeps_unit_variance():
     np.testing.assert_allclose(total, 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize("data_variance", [0.0, 1.7])
+@each("data_variance", [0.0, 1.7])
 def test_the_forward_process_has_the_schedules_variance(schedule, data_variance):
     """dv/ds = 2 f v + g^2 of dx = f x ds + g dW, ends at scale^2 (v_0 + sigma^2)."""
 

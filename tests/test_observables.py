@@ -5,7 +5,8 @@ import logging
 import jax
 import numpy as np
 import pytest
-from test_actions import SineGordon
+from rows import each
+from users_actions import SineGordon
 
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.fields.lattice import Lattice
@@ -53,7 +54,7 @@ def assert_equal(measured, cfgs, action, rtol):
         np.testing.assert_allclose(values, exact, rtol=rtol, atol=rtol, err_msg=name)
 
 
-@pytest.mark.parametrize(
+@each(
     "action, shape",
     [(PHI4, (2,)), (PHI4, (5, 5)), (PHI4, (4, 6)), (FREE, (3, 4, 4)), (PHI4, (2, 3, 2, 3))],
 )

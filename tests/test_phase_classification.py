@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.benches import phase_classification
@@ -21,7 +22,7 @@ def test_half_of_the_configurations_are_ordered_between_two_couplings():
     assert half_ordered([0.1, 0.2, 0.3, 0.4], [*shares[1:3], *shares[1:3]]) is None, "twice"
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "match"),
     [
         ({"kappas": (0.2,)}, "at least two, rising"),

@@ -2,30 +2,18 @@
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checked_runs import N_CHAINS, SHAPE, phi4, run
 
 import lattice_ml
-from lattice_ml import HMC, Lattice, Phi4
+from lattice_ml import Phi4
 from lattice_ml._pytree import pytree
 from lattice_ml.analysis.certificates import check
 from lattice_ml.chains.run import Chains
 
 LAM = 0.022
-SHAPE = (16, 16)
-N_CHAINS, N_CONFIGS = 32, 200
-
-
-def phi4(kappa):
-    return lattice_ml.action("kappa", 2, kappa=kappa, lam=LAM)
-
-
-def run(action, seed=1, shape=SHAPE, n_chains=N_CHAINS, n_configs=N_CONFIGS, **settings):
-    sampler = HMC(action, **settings.pop("sampler", {}))
-    counts = {"n_chains": n_chains, "n_configs": n_configs, "n_thermalise": 100} | settings
-    return lattice_ml.run(jax.random.key(seed), sampler, Lattice(shape), **counts)
 
 
 @pytest.fixture(scope="module")

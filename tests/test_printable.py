@@ -10,8 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import verbs
 
-from lattice_ml import cli, comparison
+from lattice_ml import comparison
 from lattice_ml.comparison import verdict
 from lattice_ml.jobs.exchange import import_array
 from lattice_ml.report import page
@@ -93,9 +94,7 @@ def in_folder(ensembles, monkeypatch):
 
 def run(capsys, *words):
     """Status and output of a command, nothing of which is obeyed by a terminal."""
-    capsys.readouterr()
-    status = cli.main(words)
-    out, err = capsys.readouterr()
+    status, out, err = verbs.run(capsys, *words)
     assert (out + err).replace("\n", "").isprintable()
     assert "\nb: passed" not in out + err
     return status, out, err

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
+from rows import each
 from scipy import stats
 
 from lattice_ml.fields import randomness
@@ -204,7 +205,7 @@ def test_uniforms_of_sites_are_uniform_and_independent(keys):
     assert max(off.values()) < LIMIT, off
 
 
-@pytest.mark.parametrize("volume", [1, 15, 96])
+@each("volume", [1, 15, 96])
 def test_uniforms_of_sites_do_not_depend_on_the_grouping_of_chains(keys, volume):
     whole = site_uniforms(keys, jnp.uint32(2), volume, 3)
     one = site_uniforms(tuple(word[7:8] for word in keys), jnp.uint32(2), volume, 3)
@@ -212,7 +213,7 @@ def test_uniforms_of_sites_do_not_depend_on_the_grouping_of_chains(keys, volume)
     np.testing.assert_array_equal(whole[:2], site_uniforms(keys, jnp.uint32(2), volume, 2))
 
 
-@pytest.mark.parametrize(("volume", "n"), [(8, 0), (8, 9), (1 << 29, 2)])
+@each(("volume", "n"), [(8, 0), (8, 9), (1 << 29, 2)])
 def test_uniforms_of_sites_that_would_repeat_are_refused(keys, volume, n):
     with pytest.raises(ValueError, match="need 1 <= n <= 8 and volume < 2"):
         randomness.site_uniforms(keys, jnp.uint32(0), volume, n)

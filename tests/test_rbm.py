@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rbms import dense, machine, random_rbm
+from rows import each
 from scipy import integrate
 
 from lattice_ml.models.rbm import GaussianRBM, gaussian_kl
@@ -179,7 +180,7 @@ def test_a_weight_that_cannot_be_normalised_is_refused():
     GaussianRBM.of(1.4 * np.eye(3), 2.0)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         ((np.ones((3, 2)), -1.0), r"must be positive, got -1 and 1"),

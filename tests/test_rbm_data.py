@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rows import each
 from trained_models import make_ensemble
 from trained_rbms import FREE, job, sample, train
 
@@ -86,7 +87,7 @@ def test_settings_that_define_no_model_are_refused(free, tmp_path, changes, mess
     assert not (tmp_path / "m").exists(), "the same directory serves the mended job"
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (["--model.hidden", "3"], r"model.hidden; did you mean model.n_hidden\?"),

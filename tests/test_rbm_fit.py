@@ -1,9 +1,7 @@
 """Training of the Gaussian RBM: gradients, and the fixed points of the reference file."""
 
-import json
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +21,13 @@ from rbms import (
     random_rbm,
     spectrum,
 )
+from references import RBM_CASES
 
 from lattice_ml.models.rbm import fit as rbm_fit
 from lattice_ml.models.rbm.fit import gradient, initial, log_likelihood
 from lattice_ml.models.rbm.moments import measure_moments
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "rbm_reference.json").read_text())["cases"]
-CHAIN = np.array(REFERENCE["rbm1d"]["values"]["spectrum"])
+CHAIN = np.array(RBM_CASES["rbm1d"]["values"]["spectrum"])
 # Tests share shapes and settings, and so the compiled programs.
 CD, CD_3, PCD = (
     replace(WIDE, batch_size=2048, method=method, n_gibbs=n_gibbs)
@@ -166,7 +164,7 @@ def test_a_fit_begins_with_equal_singular_values_and_chains_of_the_model(n_hidde
 
 @pytest.mark.parametrize("mu_squared", [9.0, 7.8, 7.1, 4.8])
 def test_the_mass_is_an_ultraviolet_regulator(mu_squared):
-    expected = REFERENCE[f"rbm1d.fixed_mu2={mu_squared}"]["values"]
+    expected = RBM_CASES[f"rbm1d.fixed_mu2={mu_squared}"]["values"]
     covariance = np.linalg.inv(kernel((10,), 4.0))
     state = begin(WIDE, 10, 10, mu_squared)
     state = fit(WIDE, state, exact_moments(covariance), 300)
@@ -178,7 +176,7 @@ def test_the_mass_is_an_ultraviolet_regulator(mu_squared):
 
 @pytest.mark.parametrize(("n_hidden", "n_columns"), [(9, 10), (7, 10), (5, 10), (3, 10), (3, 3)])
 def test_fewer_hidden_fields_learn_the_infrared_and_the_common_mass(n_hidden, n_columns):
-    expected = REFERENCE[f"rbm1d.Nh={n_hidden}_learn_mu2"]["values"]
+    expected = RBM_CASES[f"rbm1d.Nh={n_hidden}_learn_mu2"]["values"]
     covariance = np.linalg.inv(kernel((10,), 4.0))
     settings = replace(WIDE, train_mu=True)
     state = begin(settings, 10, n_hidden, 9.0, n_columns=n_columns)
@@ -190,7 +188,7 @@ def test_fewer_hidden_fields_learn_the_infrared_and_the_common_mass(n_hidden, n_
 
 @pytest.mark.parametrize("n_hidden", [9, 7, 5, 3])
 def test_fewer_hidden_fields_at_a_fixed_mass(n_hidden):
-    expected = REFERENCE[f"rbm1d.Nh={n_hidden}_mu2=9"]["values"]
+    expected = RBM_CASES[f"rbm1d.Nh={n_hidden}_mu2=9"]["values"]
     covariance = np.linalg.inv(kernel((10,), 4.0))
     state = begin(WIDE, 10, n_hidden, 9.0, n_columns=10)
     state = fit(WIDE, state, exact_moments(covariance), 300)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from rbms import kernel
+from references import RBM_CASES
 from storage_runs import contents
 from trained_models import make_ensemble, metrics
 from trained_rbms import FREE, sample, train
@@ -20,7 +21,6 @@ from lattice_ml.storage.files import StorageError
 
 pytestmark = pytest.mark.unoptimised
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "rbm_reference.json").read_text())["cases"]
 EXACT = np.linalg.eigvalsh(kernel((10,), 4.0))
 
 
@@ -156,7 +156,7 @@ def test_masses_of_every_site_are_better_than_one_for_all(free, tmp_path):
     model = train(tmp_path / "m", free, **changes)
     assert model.network.mu_squared.shape == (10,)
     kl = model.report["theories"][0]["kl_gaussian"]
-    assert 0 < kl < REFERENCE["rbm1d.Nh=3_learn_mu2"]["values"]["KL"]
+    assert 0 < kl < RBM_CASES["rbm1d.Nh=3_learn_mu2"]["values"]["KL"]
 
 
 def test_the_first_weights_the_width_and_the_mass_are_those_of_the_config(free, model, tmp_path):

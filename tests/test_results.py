@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml.report import page
 from lattice_ml.runtime import results
@@ -44,9 +45,7 @@ def test_what_json_has_no_word_for_is_null_or_a_list(tmp_path):
     assert written == {"answer": 0.5, "rows": [[1.0, None], [None, 2, None]]}
 
 
-@pytest.mark.parametrize(
-    "content", [b"notes", b"{}", b"[1]", b'{"question": 1}', b"\xff\xfe", b"[" * 100_000, b"1"]
-)
+@each("content", [b"notes", b"{}", b"[1]", b'{"question": 1}', b"\xff\xfe", b"[" * 100_000, b"1"])
 def test_anything_else_is_not_replaced(tmp_path, content):
     file = tmp_path / "file.json"
     file.write_bytes(content)
@@ -83,7 +82,7 @@ def test_a_pipe_and_the_standard_output_are_written_to(tmp_path, capfd):
     write_json("/dev/null", {}, SHAPE)
 
 
-@pytest.mark.parametrize(
+@each(
     ("place", "above"),
     [
         ("ens/x.json", "manifest.json shards/"),

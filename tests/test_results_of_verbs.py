@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import verbs
+from rows import each
 
 from lattice_ml import cli
 from lattice_ml.commands import bench, output
@@ -42,16 +44,12 @@ def contents(folder):
 def refused(capsys, *words):
     """The sentence with which a command is refused; it changes nothing."""
     before = contents(".")
-    capsys.readouterr()
-    assert cli.main(words) == 2
-    out, err = capsys.readouterr()
-    assert out == "", "refused before the work"
-    assert err.startswith(f"lattice-ml {words[0]}: ") and err.count("\n") == 1
+    said = verbs.refused(capsys, *words)
     assert contents(".") == before
-    return err
+    return said
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "said"),
     [
         (["measure", "a/ens", "--json", ""], "json must not be empty"),
@@ -141,7 +139,7 @@ def test_a_dry_run_refuses_before_its_work(folder, capsys):
     assert "would lie in" in refused(capsys, *words, "b/ens/x.json")
 
 
-@pytest.mark.parametrize("shape", [s for s in output.__all__])
+@each("shape", [s for s in output.__all__])
 def test_no_manifest_or_config_is_taken_for_a_result(folder, shape):
     for text in (Path("a/ens/manifest.json").read_text(), '{"phi2": 1.0}', '{"a": {"phi2": 1.0}}'):
         assert not getattr(output, shape)(json.loads(text))

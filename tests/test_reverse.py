@@ -1,14 +1,13 @@
 """Reverse processes on a free field, whose score is exact, and path weights on exact log Z."""
 
-import json
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from references import CASES
 from scipy import stats
 
 from lattice_ml.fields.modes import Modes
@@ -16,8 +15,6 @@ from lattice_ml.models.diffusion import reverse
 from lattice_ml.models.diffusion.denoiser import Denoiser, Zero
 from lattice_ml.models.diffusion.noise import VarianceExploding, VariancePreserving
 from lattice_ml.models.diffusion.theory import Theory
-
-REFERENCE = json.loads((Path(__file__).parent / "data" / "phi4_reference.json").read_text())
 
 MASS_SQUARED = 0.5
 C = 1 / (MASS_SQUARED + Modes((4, 4)).p_hat_squared.ravel())  # variance of each mode
@@ -271,7 +268,7 @@ def interacting(kappa, lam):
 )
 def test_the_mean_weight_is_the_exact_partition_function(kappa, lam, network):
     """Whatever the network; first order is no good at strong coupling, so not there."""
-    exact = REFERENCE["cases"][f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
+    exact = CASES[f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
     path = paths(jax.random.key(3), network, interacting(kappa, lam), 6)
     weights = np.exp(np.asarray(path.log_weight) - exact)
     error = weights.std() / np.sqrt(len(weights))

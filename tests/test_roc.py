@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from rows import each
 from scipy import special, stats
 from sklearn import metrics
 from synthetic import ar1
@@ -86,7 +87,7 @@ def test_scores_without_scatter():
     assert one.value == 1 and math.isnan(one.error) and math.isnan(one.p_value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("scores", "message"),
     [
         (Scores([]), "at least one"),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import (
     HMC,
@@ -78,7 +79,7 @@ def test_the_total_and_the_force_of_a_group_are_those_of_floats():
     np.testing.assert_allclose(force(PHI4, group, layout), force(PHI4, group.astype(float), layout))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "bool", ">f8", ">f4", "float16", "longdouble"])
+@each("dtype", ["int8", "bool", ">f8", ">f4", "float16", "longdouble"])
 def test_configurations_of_any_real_numbers_are_measured_in_floats(dtype):
     fields = np.repeat(SPINS[None], 3, axis=0).astype(dtype)
     expected = measure_configurations(PHI4, fields.astype(np.float64))
@@ -131,9 +132,7 @@ def test_a_start_that_overflows_is_refused(value, dtype, said):
 # Couplings.
 
 
-@pytest.mark.parametrize(
-    "value", ["0.2", True, np.True_, None, 1j, [0.2, 0.3], np.ones(1), np.nan, -np.inf, 10**400]
-)
+@each("value", ["0.2", True, np.True_, None, 1j, [0.2, 0.3], np.ones(1), np.nan, -np.inf, 10**400])
 def test_a_coupling_is_a_finite_number(value):
     with pytest.raises(ValueError, match=r"action\.kappa must be a finite number, got"):
         action("kappa", 2, kappa=value, lam=0.1)
@@ -143,7 +142,7 @@ def test_a_coupling_is_a_finite_number(value):
         chains(HMC(FreeField(value, 2)))
 
 
-@pytest.mark.parametrize("kind", [int, np.float32, np.int64, jnp.float64, jnp.asarray])
+@each("kind", [int, np.float32, np.int64, jnp.float64, jnp.asarray])
 def test_numbers_of_any_kind_are_couplings(kind):
     found = action("standard", 2, mass_squared=kind(1), g=kind(2))
     assert found == action("standard", 2, mass_squared=1.0, g=2.0)
@@ -189,7 +188,7 @@ def test_couplings_alone_are_of_no_dimension():
     assert float(free(jnp.ones((2, 2, 2)))) == pytest.approx(8 * (0.8 + 0.1 - 1.2))
 
 
-@pytest.mark.parametrize("ndim", [0, 5, "2", 2.5, None])
+@each("ndim", [0, 5, "2", 2.5, None])
 def test_an_action_has_one_to_four_dimensions(ndim):
     with pytest.raises(ValueError, match="an action lives in 1 to 4 dimensions, got"):
         action("kappa", ndim, kappa=0.1, lam=0.1)
@@ -198,7 +197,7 @@ def test_an_action_has_one_to_four_dimensions(ndim):
 # Keys, types and modes.
 
 
-@pytest.mark.parametrize(
+@each(
     ("key", "said"),
     [
         (lambda: jax.random.key(1, impl="rbg"), "key<rbg> of shape"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from rows import each
 from trained_models import make_ensemble
 
 from lattice_ml import cli
@@ -82,7 +83,7 @@ def test_reweighted_samples_carry_minus_action_minus_log_prob(model, tmp_path):
     assert reweight(made.log_weight).ess > 0.5
     mean = np.average(made.series("schwinger_dyson"), weights=np.exp(made.log_weight + 30))
     raw = made.series("schwinger_dyson").mean()
-    assert abs(mean - 1) < 0.05 < abs(raw - 1) + 0.05
+    assert abs(mean - 1) < 0.05 < abs(raw - 1)
 
 
 def test_metropolis_makes_a_chain_of_the_proposals_without_weights(model, tmp_path):
@@ -136,14 +137,17 @@ def test_stochastic_methods_sample_without_density(model, tmp_path, method):
 
 
 @pytest.mark.parametrize("correct", ["none", "metropolis", "hmc"])
-def test_cut_anywhere_and_lengthened_the_numbers_are_the_same(model, tmp_path, correct):
+def test_cut_anywhere_and_lengthened_the_numbers_are_the_same(
+    model, tmp_path, monkeypatch, correct
+):
     whole = sample(model, tmp_path / "whole", correct=correct, n_samples=70)
     cut = tmp_path / "cut"
-    with pytest.raises(session.Interrupted, match=r"time limit: \d+ of 70 samples are safe in"):
-        for n_samples in (5, 21, 70):  # inside units, and by the time limit
-            limit = 1e-9 if n_samples == 70 and correct != "hmc" else None
-            sample(model, cut, correct=correct, n_samples=n_samples, time_limit=limit)
-        raise session.Interrupted("time limit: 70 of 70 samples are safe in", None)
+    for n_samples in (5, 21):  # inside units
+        sample(model, cut, correct=correct, n_samples=n_samples)
+    monkeypatch.setattr(units, "_SHARD_WORK", {"cpu": 1})  # the clock is read after every unit
+    if correct != "hmc":  # of which all are one unit
+        with pytest.raises(session.Interrupted, match=r"time limit: \d+ of 70 samples are safe in"):
+            sample(model, cut, correct=correct, n_samples=70, time_limit=1e-9)
     assert_same_numbers(sample(model, cut, correct=correct, n_samples=70), whole)
 
 
@@ -263,7 +267,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), REFUSED)
+@each(("changes", "message"), REFUSED)
 def test_what_cannot_be_sampled_is_refused(model, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         sample(model, tmp_path / "no", **changes)

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from rows import each
 from synthetic import ar1, binder, moments
 
 from lattice_ml import FreeField, Lattice
@@ -95,7 +96,7 @@ def test_huge_and_tiny_numbers_have_their_errors(unit):
     assert ratio.value / unit == pytest.approx(x.mean() / np.mean(x**2))
 
 
-@pytest.mark.parametrize(
+@each(
     ("numbers", "message"),
     [
         (np.zeros((2, 10), complex), "must be real, got complex128"),
@@ -148,7 +149,7 @@ def test_tracing_is_refused_where_it_takes_the_numbers_away_and_else_harmless():
     assert float(inside) == pytest.approx(estimate(moments(x), binder).value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "weights", "error", "match"),
     [
         ([1.0, math.nan], None, ValueError, "values must be finite, got 1 of 2 that are not"),

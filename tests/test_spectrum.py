@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from rows import each
 from theories import critical_theory
 
 from lattice_ml.actions import FreeField, Phi4
@@ -54,7 +55,7 @@ def linear(matrix):
 # ---------------------------------------------------------------------------- identities
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_plane_waves_are_orthonormal_and_diagonalise_the_laplacian(shape):
     lattice = Lattice(shape)
     waves, shell = plane_waves(lattice)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
+from rows import each
 
 from lattice_ml import HMC, Lattice, action, cli, open_ensemble, run
 from lattice_ml.chains import blocks, engine
@@ -224,7 +225,7 @@ def test_a_run_goes_on_with_another_split(tmp_path):
 # What cannot be split.
 
 
-@pytest.mark.parametrize(
+@each(
     ("shape", "split", "said"),
     [
         ((8, 8), 3, "first extent of the lattice (8, 8) that leaves 4 sites: 1, 2, 4, 8; got 3"),

@@ -8,6 +8,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from rows import each
 from storage_runs import (
     BLOCK,
     N_CHAINS,
@@ -58,7 +59,7 @@ def test_without_configurations_the_state_still_resumes(tmp_path):
         assert np.array_equal(run.state()["phi"], state["phi"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("shape", "chunks"),
     [
         ((10**6,), (2**17,)),
@@ -126,7 +127,7 @@ def test_opening_a_complete_run_writes_nothing(run_copy):
     assert (run_copy / "manifest.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "match"),
     [
         ({"action": {"kappa": 0.28}}, r"action\.kappa: .* with 0\.27, asked 0\.28"),
@@ -213,7 +214,7 @@ def test_a_missing_shard_reads_as_nan_in_the_index(run_copy):
         assert (file["chain"][()] == -1).tolist() == lost
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "match"),
     [
         ({"trajectory": []}, r"trajectory \(n,\) with n >= 1, got trajectory.shape=\(0,\)"),
@@ -251,7 +252,7 @@ def test_the_time_that_a_run_took_adds_up_over_its_interruptions(tmp_path):
             time.sleep(0.05)
             run.append(*block(first))
         seconds = files.read_seconds(tmp_path)
-        assert 0.05 * (first // BLOCK + 1) <= seconds < 5
+        assert 0.05 * (first // BLOCK + 1) <= seconds < 60
     (tmp_path / "cost.json").write_text('{"seconds": 12.5}')
     assert files.read_seconds(tmp_path) == 12.5, "of an earlier version, without a seal"
     (tmp_path / "cost.json").unlink()

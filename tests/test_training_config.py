@@ -1,6 +1,7 @@
 """The config of `train` and `sample`: the same language, and a mistake gets the same sentence."""
 
 import pytest
+from rows import each
 from test_config import BASE, as_file, lookup, parse_file
 
 from lattice_ml.jobs import config
@@ -31,7 +32,7 @@ TRAINING_KEYS = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), TRAINING_KEYS)
+@each(("key", "value"), TRAINING_KEYS)
 def test_training_keys_mean_the_same_in_a_file_and_on_the_command_line(tmp_path, key, value):
     file = as_file(tmp_path, {key: value})
     words = config.read_arguments(file, config.TRAINING)
@@ -104,20 +105,18 @@ REFUSED_TRAINING = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), REFUSED_TRAINING)
+@each(("settings", "message"), REFUSED_TRAINING)
 def test_a_mistake_in_a_training_config_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         config.parse_training(as_arguments(settings))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("90s", 90), ("30m", 1800), ("3h", 10800), ("1h30m", 5400), ("7", 7)]
-)
+@each(("text", "expected"), [("90s", 90), ("30m", 1800), ("3h", 10800), ("1h30m", 5400), ("7", 7)])
 def test_a_time_limit_is_read_in_hours_minutes_and_seconds(text, expected):
     assert arguments.seconds(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "3 hours", "-5s", "1.5h"])
+@each("text", ["", "0", "3 hours", "-5s", "1.5h"])
 def test_a_time_limit_of_another_form_is_refused(text):
     with pytest.raises(ConfigError, match=r"--time-limit must look like 90s, 30m, 3h or 1h30m"):
         arguments.seconds(text)

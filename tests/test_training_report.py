@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from rows import each
 from trained_models import make_ensemble
 from trained_rbms import FREE
 from trained_rbms import train as train_rbm
@@ -31,7 +32,7 @@ def entry(ess=0.5, pareto_k=0.3, n_samples=2048, **more):
     return good | {"ess": ess, "pareto_k": pareto_k, "n_samples": n_samples} | more
 
 
-@pytest.mark.parametrize(
+@each(
     "good",
     [
         entry(),
@@ -46,7 +47,7 @@ def test_good_models_pass(good):
     assert verdict([good]) == "passed"
 
 
-@pytest.mark.parametrize(
+@each(
     ("bad", "says"),
     [
         (entry(ess=1 / 4096, pareto_k=500.0, n_samples=4096), "useless: 4096 samples are worth 1 "),

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from rows import each
 
 from lattice_ml import HMC, FreeField, Lattice, run
 from lattice_ml._pytree import pytree
@@ -118,7 +119,7 @@ def test_the_condensate_of_the_broken_phase_is_no_slow_mode():
 # Whatever the warm-up
 
 
-@pytest.mark.parametrize("n_thermalise", [0, 1, 2, 3, 10])
+@each("n_thermalise", [0, 1, 2, 3, 10])
 def test_any_warm_up_gives_a_sampler(n_thermalise):
     chains = warm(HMC(PHI4), n_thermalise=n_thermalise)
     assert all(0 < value < np.inf for value in chains.tuned.values())

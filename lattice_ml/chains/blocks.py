@@ -30,7 +30,7 @@ __all__ = [
 
 _BLOCKS = 10**6  # and shards of a run
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
-_SMALL = 1 << 22  # bytes that a call may clear without being felt
+_SMALL = 1 << 24  # bytes that a call may clear without being felt: a program takes longer
 
 
 class Block(NamedTuple):

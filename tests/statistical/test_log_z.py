@@ -1,13 +1,13 @@
 """A trained and fine-tuned model gives the exact partition function, with its own error."""
 
-import json
-from pathlib import Path
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from references import CASES
 
 from lattice_ml import HMC, Lattice, action, run
 from lattice_ml.models.diffusion import fitting
@@ -16,11 +16,18 @@ from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import Shallow
 from lattice_ml.statistics import reweight
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "data/phi4_reference.json").read_text())
 DENOISE = fitting.Settings(total=300)
 FINE_TUNE = fitting.Settings(
     total=80, batch_size=64, b2=0.99, average=0.95, learning_rate=2e-3, flow=Flow(8)
 )
+
+
+@partial(jax.jit, static_argnums=0)
+def log_weights(graph, weights, theory, n_steps):
+    """Of samples of the flow in so many steps, `(8192,)`."""
+    u, log_q = draw_prior(theory, jax.random.key(5), 8192)
+    x, log_prob = Flow(n_steps).transport(nnx.merge(graph, weights), theory, u, log_q)
+    return -theory.action(x) - log_prob
 
 
 @pytest.mark.slow
@@ -52,17 +59,10 @@ def test_log_z_is_exact_after_fine_tuning_and_its_integration_error_is_smaller(k
         n=FINE_TUNE.total,
         settings=FINE_TUNE,
     )
-
-    @jax.jit
-    def log_weights(n_steps):
-        u, log_q = draw_prior(theory, jax.random.key(5), 8192)
-        network = nnx.merge(graph, state.average)
-        x, log_prob = Flow(n_steps).transport(network, theory, u, log_q)
-        return -theory.action(x) - log_prob
-
-    few, many = (np.asarray(log_weights(n_steps)) for n_steps in (16, 32))
+    how = graph, state.average, theory
+    few, many = (np.asarray(log_weights(*how, n_steps)) for n_steps in (16, 32))
     found = reweight(few)
-    exact = REFERENCE["cases"][f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
+    exact = CASES[f"torus4x4_kappa_k={kappa}_l={lam}"]["values"]["lnZ"][0]
     assert abs(found.log_z - exact) < 3 * found.log_z_error
     assert abs(np.mean(many - few)) < found.log_z_error
     assert found.ess > 0.8
