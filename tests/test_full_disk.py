@@ -132,7 +132,7 @@ REAL = """
 import json, subprocess, sys
 from pathlib import Path
 from lattice_ml import cli
-from lattice_ml.ensemble import open_ensemble
+from lattice_ml.storage.ensemble import open_ensemble
 config, disk = sys.argv[1:]
 def mount(*options):
     subprocess.run(["mount", "-t", "tmpfs", *options, "none", disk], check=True)
