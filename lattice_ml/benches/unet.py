@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from scipy.optimize import brentq
 
-from lattice_ml.models.diffusion.fitting import transform
+from lattice_ml.models.augmentation import transform
 from lattice_ml.models.diffusion.noise import VarianceExploding
 from lattice_ml.models.diffusion.reverse import draw_noise, euler_maruyama, uniform_grid
 from lattice_ml.models.diffusion.theory import Theory

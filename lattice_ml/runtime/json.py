@@ -36,18 +36,18 @@ def plain(value: object) -> Json:
     Raises:
         TypeError: there is something else.
     """
-    if isinstance(value, _Listed):
-        value = value.tolist()
-    if isinstance(value, _Named):
-        value = value._asdict()
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
     if isinstance(value, Mapping):
         return plain_table(value)
+    if isinstance(value, _Named):
+        return plain_table(value._asdict())
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    if isinstance(value, _Listed):
+        return plain(value.tolist())
     raise TypeError(f"JSON has no place for {value!r}")
 
 
