@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from theories import CRITICAL, critical_theory, two_well_fields
 
+from lattice_ml.models.augmentation import transform
 from lattice_ml.models.diffusion import fitting
 from lattice_ml.models.diffusion.fitting import Settings
 from lattice_ml.models.diffusion.flow import Flow
@@ -110,7 +111,7 @@ def test_the_importance_of_noise_levels_leaves_the_loss_unbiased(theories, pool)
 
 def test_random_symmetries_leave_the_action_alone_and_reach_all_images():
     phi = jnp.asarray(two_well_fields((3, 3), 2))
-    draw = jax.jit(lambda i: fitting.transform(jax.random.key(i), phi, (3, 3)))
+    draw = jax.jit(lambda i: transform(jax.random.key(i), phi, (3, 3)))
     images = [np.asarray(draw(i)) for i in range(600)]
     actions = np.array([[CRITICAL(one) for one in image] for image in images[:20]])
     np.testing.assert_allclose(actions, np.broadcast_to(actions[0], actions.shape), rtol=1e-5)
@@ -119,7 +120,7 @@ def test_random_symmetries_leave_the_action_alone_and_reach_all_images():
 
 def test_axes_of_different_extent_are_not_exchanged():
     phi = jnp.asarray(two_well_fields((2, 4), 2))
-    assert fitting.transform(jax.random.key(3), phi, (2, 4)).shape == phi.shape
+    assert transform(jax.random.key(3), phi, (2, 4)).shape == phi.shape
 
 
 def test_validation_repeats_itself_and_knows_a_better_network(theories, pool):

@@ -9,6 +9,7 @@ from trained_models import make_ensemble
 
 from lattice_ml import open_ensemble, train
 from lattice_ml.chains.run import Chains
+from lattice_ml.runtime.session import Interrupted
 from lattice_ml.storage.files import StorageError
 
 pytestmark = pytest.mark.unoptimised
@@ -53,3 +54,15 @@ def test_other_chains_go_on_in_no_directory_of_a_model(path, tmp_path):
     chains.cfgs[0] += 1
     with pytest.raises(StorageError, match="is trained on other data"):
         train(RBM, tmp_path / "m", data=[chains])
+
+
+def test_an_interrupted_training_in_memory_says_that_it_is_lost(path):
+    with pytest.raises(Interrupted, match=r"of 6 \(training\) is lost with what is in memory$"):
+        train(RBM, data=[in_memory(path)], time_limit=1e-9)
+
+
+def test_a_model_in_memory_is_where_another_training_begins(path):
+    model = train(RBM, data=[in_memory(path)])
+    still = trained_rbms.job(training_n_steps=0)
+    again = train(still, data=[in_memory(path)], init_from=model)
+    assert np.array_equal(again.network.w, model.network.w)

@@ -16,8 +16,8 @@ import optax
 from flax import nnx
 from scipy.optimize import brentq
 
+from lattice_ml.models.augmentation import transform
 from lattice_ml.models.diffusion.denoiser import Weights
-from lattice_ml.models.diffusion.fitting import transform
 from lattice_ml.models.diffusion.networks.unet import UNet
 from lattice_ml.models.diffusion.noise import VarianceExploding
 from lattice_ml.models.diffusion.reverse import draw_noise, euler_maruyama, uniform_grid

@@ -6,6 +6,7 @@ the data alone, not on where the training was interrupted.  What the phases of a
 kind of model says (`models/training.py`).
 """
 
+import contextlib
 import os
 import tempfile
 import time
@@ -24,14 +25,13 @@ from lattice_ml.models.training import Block, Learned, Phase, Task, TrainingErro
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.runtime.session import (
-    Interrupted,
     Progress,
     Watch,
     compile_times,
     provenance,
     watching,
 )
-from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
+from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.model import Arrays, digest
 from lattice_ml.storage.model_run import ModelRun, open_model_run
 
@@ -44,7 +44,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     *,
     data: Sequence[str | os.PathLike[str] | Chains] = (),
-    init_from: str | os.PathLike[str] | None = None,
+    init_from: str | os.PathLike[str] | Model | None = None,
     time_limit: float | None = None,
     verify: bool = True,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -73,41 +73,17 @@ def train(
         TrainingError: the loss is not a number; the steps before are kept.
         OSError: the file system refuses.
     """
-    limits = (init_from, time_limit, verify, on_progress)
-    if out is not None:
-        return _train(job, out, data, *limits)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            made = _train(job, folder, data, *limits)
-        except Interrupted as stop:
-            raise Interrupted("the training in memory was interrupted", stop.signum) from stop
-        written = (made.manifest, made.config, made.report, made.history, made.seconds, made.hash)
-        return replace(made, record=Kept(*written))
-
-
-def _train(
-    job: TrainingJob,
-    out: str | os.PathLike[str],
-    data: Sequence[str | os.PathLike[str] | Chains],
-    init_from: str | os.PathLike[str] | None,
-    time_limit: float | None,
-    verify: bool,
-    on_progress: Callable[[Progress], None],
-) -> Model:
-    """Train in a directory; see `train`."""
     ensembles = [
-        ChainsAsData(**vars(given))
-        if isinstance(given, Chains)
-        else open_ensemble(given, verify=verify)
+        ChainsAsData.of(given) if isinstance(given, Chains) else open_ensemble(given, verify=verify)
         for given in data
     ]
-    on_disk = [e for e in ensembles if isinstance(e, EnsembleOnDisk)]
+    on_disk = [e for e in ensembles if not isinstance(e, Chains)]
     if len({ensemble.directory.resolve() for ensemble in on_disk}) < len(on_disk):
         raise ValueError(f"--data must be different ensembles, got {' '.join(map(str, data))}")
     for ensemble in on_disk if verify else []:
         ensemble.verify()
     kind = KINDS[job.model["kind"]].model
-    initial = None if init_from is None else open_model(init_from)
+    initial = open_model(init_from) if isinstance(init_from, str | os.PathLike) else init_from
     if initial is not None:
         _check_network(job.model, initial)
     check_agreement(job.config, ensembles)
@@ -124,33 +100,41 @@ def _train(
         found = [kind.measure(task, d) for d in data_sets] or [stage.theories for stage in known]
         return [[kind.arrays(theory) for theory in theories] for theories in found]
 
-    run = open_model_run(
-        out,
-        job.config,
-        entries,
-        measure=measure,
-        provenance=provenance("train") | {"data": [str(e.directory) for e in ensembles]},
-        parent=digest([identify(ensembles), None if initial is None else initial.hash]),
-    )
-    with run, watching(time_limit) as watch:
-        if not run.finished:
-            stages = stages_of(kind, run.directory, entries, run.theories)
-            _go_on(kind, replace(task, stages=stages), job, run, watch, on_progress)
-    return open_model(out)
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(tempfile.TemporaryDirectory()) if out is None else out
+        run = open_model_run(
+            folder,
+            job.config,
+            entries,
+            measure=measure,
+            provenance=provenance("train") | {"data": [str(e.directory) for e in ensembles]},
+            parent=digest([identify(ensembles), None if initial is None else initial.hash]),
+        )
+        with run, watching(time_limit) as watch:
+            if not run.finished:
+                stages = stages_of(kind, run.directory, entries, run.theories)
+                task = replace(task, stages=stages)
+                _train(kind, task, run, watch, on_progress, lasting=out is not None)
+        made = open_model(folder)
+        if out is None:
+            made = replace(made, record=Kept.of(made.record))
+    return made
 
 
-def _go_on(
+def _train(
     kind: type[Model],
     task: Task,
-    job: TrainingJob,
     run: ModelRun,
     watch: Watch,
     on_progress: Callable[[Progress], None],
+    *,
+    lasting: bool,
 ) -> None:
     """Go through the phases from the last checkpoint on, and write the model."""
     network, phases = kind.plan(task)
     learned, begin = Learned(network), run.step
-    log = _Log(run, job.training.checkpoint_every, phases)
+    safe = f"safe in {run.directory}" if lasting else "lost with what is in memory"
+    log = _Log(run, task.training.checkpoint_every, phases)
     end = max((phase.first + phase.total for phase in phases), default=0)
     for number, phase in enumerate(phases):
         if phase.first + phase.total < begin:  # its weights live on in the state of a later phase
@@ -165,12 +149,12 @@ def _go_on(
                 done = block.step - phase.first
                 on_progress(Progress(phase.name, done, phase.total, block.found))
                 watch.stop(
-                    f": step {block.step} of {end} ({phase.name}) is safe in {run.directory}; the "
-                    f"same command goes on from there"
+                    f": step {block.step} of {end} ({phase.name}) is {safe}"
+                    + "; the same command goes on from there" * lasting
                 )
         except TrainingError as error:
             log.commit()
-            raise TrainingError(f"{error}; the steps before are safe in {run.directory}") from error
+            raise TrainingError(f"{error}; the steps before are {safe}") from error
         learned = phase.end(state)
     log.commit()
     report = kind.worth(task, learned.network, phases, training_report.judge)

@@ -29,20 +29,26 @@ _FEWEST_WORTH = 10  # of weighted data; `statistics.doubt` says where more are t
 
 
 class ChainsAsData(Chains):
-    """Chains in memory, with what a training asks of an ensemble on disk."""
+    """Chains in memory, with what a training asks of an ensemble on disk.
 
+    Attributes:
+        config: the `[action]` section, as the couplings alone tell it.
+        manifest: what tells these fields from others.
+    """
+
+    config: JsonTable
+    manifest: JsonTable
     directory = Path("memory")
-    log_weight = None
+    log_weight: np.ndarray | None = None
 
-    @property
-    def config(self) -> JsonTable:
-        """With the `[action]` section, as the couplings alone tell it."""
-        return {"action": conventions.section(self.action, len(self.shape))}
-
-    @property
-    def manifest(self) -> JsonTable:
-        """With what tells these fields from others."""
-        return {"shards": [{"sha256": hashlib.sha256(self.cfgs.tobytes()).hexdigest()}]}
+    @classmethod
+    def of(cls, chains: Chains) -> "ChainsAsData":
+        """The same chains."""
+        made = cls(**vars(chains))
+        section = conventions.section(chains.action, len(chains.shape))
+        sha256 = hashlib.sha256(chains.cfgs.tobytes()).hexdigest()
+        vars(made).update(config={"action": section}, manifest={"shards": [{"sha256": sha256}]})
+        return made
 
 
 Fields = EnsembleOnDisk | ChainsAsData

@@ -76,6 +76,12 @@ class Kept(NamedTuple):
     hash: str
     directory: Path | None = None
 
+    @classmethod
+    def of(cls, other: Record) -> "Kept":
+        """What another record says, wherever it lay."""
+        said = (other.manifest, other.config, other.report, other.history)
+        return cls(*said, other.seconds, other.hash)
+
 
 @dataclass(frozen=True)
 class Probing:

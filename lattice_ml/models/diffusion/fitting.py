@@ -13,7 +13,6 @@ number alone, so a run cut anywhere and continued has the same weights to the bi
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -23,6 +22,7 @@ import optax
 from flax import nnx
 from jax import lax
 
+from lattice_ml.models.augmentation import transform
 from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.theory import Theory
@@ -280,22 +280,6 @@ def _regression(
     seen = jnp.zeros(_N_BINS, bins.dtype).at[bin_].add(1)
     squares = jnp.zeros(_N_BINS, bins.dtype).at[bin_].add(lax.stop_gradient(loss))
     return jnp.mean(loss / (density[bin_] * _N_BINS)), jnp.stack([seen, squares])
-
-
-def transform(key: jax.Array, fields: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Apply a random sign to each field, and one random lattice symmetry to all `(n, *L)`."""
-    sign_key, exchange_key, axis_key = jax.random.split(key, 3)
-    signs = jax.random.rademacher(sign_key, (len(fields),), fields.dtype)
-    fields = fields * signs.reshape(-1, *[1] * len(shape))
-    for axis, other in combinations(range(1, 1 + len(shape)), 2):
-        if shape[axis - 1] == shape[other - 1]:
-            exchange = jax.random.bernoulli(jax.random.fold_in(exchange_key, axis + 9 * other))
-            fields = jnp.where(exchange, jnp.swapaxes(fields, axis, other), fields)
-    for axis, extent in enumerate(shape, start=1):
-        shift, flip = jax.random.split(jax.random.fold_in(axis_key, axis))
-        fields = jnp.roll(fields, jax.random.randint(shift, (), 0, extent), axis)
-        fields = jnp.where(jax.random.bernoulli(flip), jnp.flip(fields, axis), fields)
-    return fields
 
 
 def _pieces(batch_size: int, volume: int) -> tuple[int, int]:

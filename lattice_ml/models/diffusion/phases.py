@@ -24,8 +24,7 @@ from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import TrainingSection
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.model import Stage
-from lattice_ml.models.training import Block, Data, Learned, Plan, ServedPools, Task, TrainingError
+from lattice_ml.models.training import Block, Learned, Plan, ServedPools, Task, TrainingError
 from lattice_ml.runtime.json import JsonTable
 
 __all__ = ["DiffusionPhase", "check", "plan"]
@@ -42,30 +41,24 @@ class DiffusionPhase:
     """Steps of one kind on one stage.
 
     Args:
+        task: of the training.
         kind: "denoising" or "fine-tuning".
         number: of its stage.
-        stage: with its theories.
         first: steps of the training before it.
         settings: of the fit.
         network: what is trained; of its weights those in the state count.
-        data: to denoise; None while fine-tuning.
-        seed: of the training.
-        pool_bytes: how much of the data is in memory at once.
     """
 
+    task: Task
     kind: str
     number: int
-    stage: Stage[Theory]
     first: int
     settings: Settings
     network: Denoiser
-    data: Data | None
-    seed: int
-    pool_bytes: int
 
     @property
     def name(self) -> str:
-        return f"{' x '.join(map(str, self.stage.shape))} {self.kind}"
+        return f"{' x '.join(map(str, self.task.stages[self.number].shape))} {self.kind}"
 
     @property
     def total(self) -> int:
@@ -95,12 +88,13 @@ class DiffusionPhase:
         return Learned(fitting.averaged(self.network, state))
 
     def blocks(self, state: TrainState) -> Iterator[Block[TrainState]]:
-        graph, settings, data = nnx.graphdef(self.network), self.settings, self.data
-        theories = fitting.stack(list(self.stage.theories)).astype(jnp.float32)
-        key = jax.random.fold_in(jax.random.key(self.seed), self.first)
+        graph, settings, task = nnx.graphdef(self.network), self.settings, self.task
+        theories = fitting.stack(list(task.stages[self.number].theories)).astype(jnp.float32)
+        key = jax.random.fold_in(jax.random.key(task.seed), self.first)
         pools = held_out = None
-        if data is not None:
-            pools = ServedPools(data, self.seed, self.pool_bytes, settings.batch_size)
+        if self.kind == "denoising":
+            data = task.data[self.number]
+            pools = ServedPools(data, task.seed, task.training.pool_bytes, settings.batch_size)
             held_out = data.held_out(_VALIDATION_FIELDS)
         done = int(state.step)
         while done < settings.total:
@@ -151,11 +145,10 @@ def plan(task: Task) -> Plan:
     augment = training.augment and model["symmetric"] and not network.equivariant
     phases: list[DiffusionPhase] = []
 
-    def add(kind: str, number: int, data: Data | None, settings: Settings) -> None:
+    def add(kind: str, number: int, settings: Settings) -> None:
         if settings.total and jax.tree.leaves(nnx.state(network)):
             first = phases[-1].first + phases[-1].total if phases else 0
-            how = (settings, network, data, task.seed, training.pool_bytes)
-            phases.append(DiffusionPhase(kind, number, stages[number], first, *how))
+            phases.append(DiffusionPhase(task, kind, number, first, settings, network))
 
     for i, stage in enumerate(stages):
         numbers = training.of_stage(i, len(stages))
@@ -168,7 +161,7 @@ def plan(task: Task) -> Plan:
                 augment=augment,
                 **shared,
             )
-            add("denoising", i, task.data[i], settings)
+            add("denoising", i, settings)
         if training.fine_tune:
             n_steps = numbers["flow_steps"]
             settings = Settings(
@@ -180,7 +173,7 @@ def plan(task: Task) -> Plan:
                 average=_FINE_TUNING_AVERAGE,
                 **shared,
             )
-            add("fine-tuning", i, None, settings)
+            add("fine-tuning", i, settings)
     return Plan(network, phases)
 
 

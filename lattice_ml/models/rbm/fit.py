@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lattice_ml.models.diffusion.fitting import transform
+from lattice_ml.models.augmentation import transform
 from lattice_ml.models.rbm import GaussianRBM, matmul
 from lattice_ml.models.rbm.moments import Moments
 

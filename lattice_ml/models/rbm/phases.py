@@ -7,7 +7,7 @@ interrupted and resumed ends with the same bits.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,43 +42,37 @@ class RBMPhase:
     """All steps of a training.
 
     Args:
-        data: of the one lattice.
+        task: of the training.
         moments: of the fields to train on.
         begin: the first state of the fit.
         settings: of the fit.
-        training: the `[training]` section.
-        seed: of the training.
     """
 
-    data: Data
+    task: Task
     moments: Moments
     begin: RBMState
     settings: RBMSettings
-    training: RBMTrainingSection
-    seed: int
 
     name = "training"
     first = evaluations = 0
+    place: ClassVar[JsonTable] = {}
 
     @property
     def total(self) -> int:
-        return self.training.n_steps
-
-    @property
-    def place(self) -> JsonTable:
-        return {}
+        return int(self.task.training.n_steps)
 
     def start(self, network: GaussianRBM) -> _Progress:
-        kept = _schedule(self.training)[1]
+        kept = _schedule(self.task.training)[1]
         nothing = jnp.full((len(kept), len(self.moments.mean)), jnp.nan, self.moments.mean.dtype)
         progress = _Progress(self.begin, nothing, nothing[:, 0])
         return _note(progress, 0, self.moments)
 
     def blocks(self, state: _Progress) -> Iterator[Block[_Progress]]:
-        training, settings, moments = self.training, self.settings, self.moments
-        pools = ServedPools(self.data, self.seed, training.pool_bytes, training.batch_size)
-        held_out = self.data.held_out(512) if settings.method == "exact" else None
-        key = jax.random.fold_in(jax.random.key(self.seed), 1)
+        training, settings, moments = self.task.training, self.settings, self.moments
+        (data,), seed = self.task.data, self.task.seed
+        pools = ServedPools(data, seed, training.pool_bytes, training.batch_size)
+        held_out = data.held_out(512) if settings.method == "exact" else None
+        key = jax.random.fold_in(jax.random.key(seed), 1)
         rate, decay = (jnp.asarray(x, moments.mean.dtype) for x in (training.learning_rate, np.inf))
         if training.decay:
             decay = jnp.asarray(training.decay, moments.mean.dtype)
@@ -104,7 +98,7 @@ class RBMPhase:
 
     def end(self, state: _Progress) -> Learned:
         history = {
-            "step": np.array(_schedule(self.training)[1]),
+            "step": np.array(_schedule(self.task.training)[1]),
             "eigenvalues": np.asarray(state.eigenvalues),
             "log_likelihood": np.asarray(state.log_likelihood),
         }
@@ -117,10 +111,9 @@ def plan(task: Task) -> Plan:
     Raises:
         ValueError: data that do not vary.
     """
-    moments, (data,) = moments_of(task), task.data
-    settings, begin = _begin(task, data, moments)
-    phase = RBMPhase(data, moments, begin, settings, task.training, task.seed)
-    return Plan(begin.rbm, [phase])
+    moments = moments_of(task)
+    settings, begin = _begin(task, moments)
+    return Plan(begin.rbm, [RBMPhase(task, moments, begin, settings)])
 
 
 def moments_of(task: Task) -> Moments:
@@ -199,13 +192,13 @@ def _schedule(training: RBMTrainingSection) -> tuple[list[int], list[int]]:
     return sorted(kept | set(even)), sorted(kept)
 
 
-def _begin(task: Task, data: Data, moments: Moments) -> tuple[RBMSettings, RBMState]:
+def _begin(task: Task, moments: Moments) -> tuple[RBMSettings, RBMState]:
     """Settings and first state of the fit.
 
     Raises:
         ValueError: data that do not vary.
     """
-    model, training = task.model, task.training
+    model, training, (data,) = task.model, task.training, task.data
     centre = moments.mean if model["centre"] else jnp.zeros_like(moments.mean)
     second = moments.about(centre).second
     scale = float(jnp.mean(jnp.diagonal(second)))
