@@ -19,18 +19,20 @@ from lattice_ml.analysis.probes import (
 from lattice_ml.analysis.spectrum import (
     bare_form,
     couplings,
-    data_kernel,
     fit_line,
     inverse_propagator,
-    largest_deviation,
-    machine,
-    regulated,
-    shell_sets,
 )
 from lattice_ml.analysis.two_point import TwoPoint
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.diffusion.networks import Shallow, UNet
 from lattice_ml.models.diffusion.spectrum import score_of
+from lattice_ml.models.rbm.spectrum import (
+    data_kernel,
+    largest_deviation,
+    machine,
+    regulated,
+    shell_sets,
+)
 from lattice_ml.report import spectrum_figures as spectrum
 
 pytestmark = pytest.mark.unoptimised
