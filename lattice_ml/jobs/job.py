@@ -181,7 +181,10 @@ def _sampler_table(sampler: Any) -> Section:
     for name, part in zip(names, parts, strict=True):
         if kinds.KINDS.get(name) is not type(part):
             raise ConfigError(f"a job is for the samplers of {', '.join(kinds.KINDS)}, got {name}")
-    tables = [table("sampler", part, "action") for part in parts]
+    tables = []
+    for part in parts:
+        named = [field.name for field in dataclasses.fields(part) if field.type is Any]
+        tables.append(table("sampler", part, "action", named=named))
     return {"kind": "+".join(names), **merged(zip(names, tables, strict=True))}
 
 

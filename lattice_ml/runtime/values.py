@@ -5,6 +5,7 @@ A record is a dataclass whose fields are the keys of a section; the annotations 
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin
 
 import numpy as np
@@ -25,17 +26,29 @@ class Record(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
-def table(section: str, record: Record, *without: str) -> dict[str, Any]:
-    """The fields of a record as a config has them, but those named.
+def table(
+    section: str, record: Record, *without: str, named: Collection[str] = ()
+) -> dict[str, Any]:
+    """The fields of a record as a config has them.
+
+    Args:
+        section: of the config, for messages.
+        record: a dataclass.
+        without: fields that belong to other sections.
+        named: fields whose objects a config knows by their names.
 
     Raises:
         ConfigError: a value that the field's type does not allow.
     """
-    return {
-        field.name: as_value(f"{section}.{field.name}", vars(record)[field.name], field.type)
-        for field in dataclasses.fields(record)
-        if field.name not in without
-    }
+    found = {}
+    for field in dataclasses.fields(record):
+        name, value = field.name, vars(record)[field.name]
+        if name in named:
+            value = str(value)
+        elif name not in without:
+            value = as_value(f"{section}.{name}", value, field.type)
+        found[name] = value
+    return {name: value for name, value in found.items() if name not in without}
 
 
 def as_value(key: str, value: object, kind: object) -> Any:
@@ -44,8 +57,6 @@ def as_value(key: str, value: object, kind: object) -> Any:
     Raises:
         ConfigError: naming the key, and what its type allows.
     """
-    if kind is Any:  # an object that has a name in a config
-        return str(value)
     if not isinstance(value, _JSON):  # of NumPy or JAX
         value = np.asarray(value).tolist()
     if not _fits(value, kind):
