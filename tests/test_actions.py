@@ -45,8 +45,8 @@ def free(phi, mass_squared):
 class LocalSineGordon:
     """SineGordon as a density, with each link shared by its ends."""
 
-    beta: float
-    ndim: int = static()
+    beta: float = 1.0
+    ndim: int = static(default=3)
 
     def density(self, phi, hop):
         return phi * (self.ndim * phi - hop(phi) / 2) + 1 - jnp.cos(self.beta * phi)
