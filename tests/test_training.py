@@ -15,9 +15,7 @@ from lattice_ml.jobs import config, exchange, training_data
 from lattice_ml.jobs import train as training
 from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.diffusion import fitting
-from lattice_ml.models.diffusion.phases import plan
-from lattice_ml.models.model import Stage
-from lattice_ml.models.training import ServedPools, Task, TrainingError
+from lattice_ml.models.training import ServedPools, TrainingError
 from lattice_ml.runtime import session
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.files import StorageError
@@ -165,17 +163,6 @@ def test_ensembles_of_one_shape_are_one_stage(data, tmp_path):
     assert [entry["action"]["kappa"] for entry in model.report["theories"]] == [0.25, 0.2]
     assert "kappa" not in model.defaults["action"]
     assert model.defaults["action"]["lam"] == 0.1
-
-
-def test_phases_are_those_with_steps_stage_by_stage():
-    job = trained_models.job(training_fine_tune=True, training_fine_tune_steps=[0, 3])
-    stages = tuple(Stage(shape, (), ()) for shape in ((4, 4), (8, 8)))
-    phases = plan(Task(job.model, job.training, 1, ["small", "large"], None, stages)).phases
-    assert [(p.name, p.first, p.first + p.total) for p in phases] == [
-        ("4 x 4 denoising", 0, 40),
-        ("8 x 8 denoising", 40, 80),
-        ("8 x 8 fine-tuning", 80, 83),
-    ]
 
 
 def test_a_model_is_fine_tuned_without_data(uninterrupted, tmp_path):

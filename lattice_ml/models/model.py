@@ -11,7 +11,7 @@ shape in one `Stage`.  Whoever stores it sees arrays by name; the kind makes obj
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
@@ -115,13 +115,16 @@ class Model(ABC):
         free_keys: of `[model]`, those that weights do not depend on.
     """
 
-    record: Record = field(repr=False)
-    stages: tuple[Stage[Any], ...] = field(repr=False)
-    network: Any = field(repr=False)
+    record: Record
+    stages: tuple[Stage[Any], ...]
+    network: Any
 
     kind: ClassVar[str]
     pooled: ClassVar[bool] = False
     free_keys: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.directory or 'in memory'})"
 
     # ------------------------------------------------------------------------- what was written
 
