@@ -14,8 +14,14 @@ from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.runtime.arguments import unknown
-from lattice_ml.samplers import HMC, MALA, Cycle, FourierHMC, Kramers, Langevin, SwendsenWang, Wolff
+from lattice_ml.samplers.cluster import SwendsenWang, Wolff
+from lattice_ml.samplers.cycle import Cycle
+from lattice_ml.samplers.fourier_hmc import FourierHMC
+from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.kinds import CLUSTER_PERIODS
+from lattice_ml.samplers.kramers import Kramers
+from lattice_ml.samplers.langevin import Langevin
+from lattice_ml.samplers.mala import MALA
 
 __all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
 

@@ -26,6 +26,7 @@ from lattice_ml.runtime.arguments import (
     type_arguments,
 )
 from lattice_ml.samplers import kinds
+from lattice_ml.samplers.sampler import Sampler
 
 __all__ = [
     "SECTIONS",
@@ -58,7 +59,7 @@ class Job:
 
     config: dict[str, Any]
     lattice: Lattice
-    sampler: Any
+    sampler: Sampler
     chain: ChainSettings
     output: OutputSection
     seed: int
@@ -119,9 +120,8 @@ def parse(
         config["sampler"]["kind"] = kind
     try:
         settings = dict(config["sampler"])
-        if "ladder" in settings:
-            settings |= _ladder(config, lattice.ndim)
-        sampler = kinds.build(settings.pop("kind"), action, settings)
+        kind = settings.pop("kind")
+        sampler = kinds.build(kind, action, settings, config["action"], lattice.ndim)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Job(config, lattice, sampler, parsed.chain, parsed.output, parsed.seed)
@@ -231,18 +231,6 @@ def _theory(config: dict[str, Any]) -> tuple[Lattice, Any]:
         return lattice, conventions.from_config(config["action"], lattice.ndim)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _ladder(config: dict[str, Any], ndim: int) -> dict[str, Any]:
-    """What a sampler needs to vary the coupling that its config names, every value checked."""
-    name, values = config["sampler"]["coupling"], config["sampler"]["ladder"]
-    coupling = conventions.coupling(config["action"], name, ndim)
-    for value in values:
-        try:
-            conventions.from_config(config["action"] | {name: value}, ndim)
-        except ValueError as error:
-            raise ValueError(f"sampler.ladder, {name} = {value:g}: {error}") from error
-    return {"coupling": coupling, "ladder": tuple(values)}
 
 
 def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fields:

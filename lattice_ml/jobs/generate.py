@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +23,7 @@ from lattice_ml.runtime.session import (
     provenance,
     watching,
 )
+from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import Ensemble, open_ensemble
 from lattice_ml.storage.run import Run, StorageError, open_run
@@ -165,7 +165,7 @@ def _commit(run: Run, part: Block) -> None:
 
 def _warm(
     done: int,
-    sampler: Any,
+    sampler: Sampler,
     job: Job,
     watch: Watch,
     processes: Team,

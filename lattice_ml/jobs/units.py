@@ -24,7 +24,7 @@ from lattice_ml.jobs import correction
 from lattice_ml.models.diffusion.drawing import Drawn, log_weights
 from lattice_ml.models.drawers import Drawer
 from lattice_ml.observables import measure_configurations
-from lattice_ml.samplers import HMC
+from lattice_ml.samplers.hmc import HMC
 
 __all__ = ["CORRECTIONS", "Samples", "Units"]
 
@@ -137,6 +137,7 @@ class Units:
     def _move(self, first: int, drawn: Drawn) -> Samples:
         """Move every sample by HMC; its weight stays."""
         weights = log_weights(drawn, measure_configurations(self.action, drawn.fields)["action"])
+        assert self.action is not None, "HMC needs one"
         lattice = Lattice(self.drawer.shape)
         key = jax.random.fold_in(self.key, _HMC_STREAM)
         cfgs, acceptance, tuned = [], [], self.tuned
