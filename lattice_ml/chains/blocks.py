@@ -29,6 +29,8 @@ __all__ = [
 _BLOCKS = 10**6  # and shards of a run
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
 _SMALL = 1 << 22  # bytes that a call may clear without being felt
+_FEW_SITES = 1 << 13  # of all chains: then more room in a program costs at most 1 ms per call ...
+_ROOM, _SLOTS = 64, 256  # ... up to so many configurations and trajectories
 
 
 _Running = tuple[int, np.ndarray, Output]  # first configuration, trajectories, what will be there
@@ -126,14 +128,28 @@ def blocks(
 def programs(
     engine: Engine, settings: ChainSettings, *, save_configs: bool = True
 ) -> tuple[Program, Program]:
-    """The programs of production and of warm-up, which are one where that is as fast."""
-    chunk = warm_up_step(settings.n_thermalise)
-    room = 1 << (int(settings.n_configs) - 1).bit_length()  # similar lengths share a program
-    size = min(engine.buffer_configs(settings.thin, save_configs), room)
-    program = Program(engine, size, max(size * settings.thin, chunk), save_configs)
+    """The programs of production and of warm-up, which are one where that is as fast.
+
+    Rooms are powers of two, and where there are few sites not below `_ROOM` and `_SLOTS`, so that
+    many settings share a program.  Blocks do not depend on that: none is longer than the run.
+    """
+    chunk, thin, room = warm_up_step(settings.n_thermalise), settings.thin, settings.n_configs
+    small = engine.n_chains * engine.lattice.volume <= _FEW_SITES
+    if small and _ROOM * thin <= _SLOTS:
+        room = max(_ROOM, room)
+    size = min(engine.buffer_configs(thin, save_configs), _power_of_two(room))
+    slots = max(size * thin, chunk)
+    if small:
+        slots = _power_of_two(max(_SLOTS, slots))
+    program = Program(engine, size, slots, save_configs)
     if program.bytes <= _SMALL:  # one compilation serves both
         return program, program
     return program, Program(engine, 1, chunk, save=False)
+
+
+def _power_of_two(n: int) -> int:
+    """The next one from `n` on."""
+    return 1 << (int(n) - 1).bit_length()
 
 
 def warm_up_step(n_thermalise: int) -> int:
