@@ -203,7 +203,6 @@ def runs(kind: str, theory: tuple[Any, ...], n_chains: int, n_configs: int) -> I
     import jax
 
     import lattice_ml
-    from lattice_ml.chains.blocks import restored
 
     shape, kappa, lam, start = theory
     action = lattice_ml.action("kappa", len(shape), kappa=kappa, lam=lam)
@@ -211,7 +210,7 @@ def runs(kind: str, theory: tuple[Any, ...], n_chains: int, n_configs: int) -> I
     counts = {"n_chains": n_chains, "n_configs": n_configs, "thin": KINDS[kind][0]}
     key = jax.random.key(zlib.crc32(f"{kind} {theory}".encode()))
     found = lattice_ml.run(key, chosen, lattice, n_thermalise=N_THERMALISE, start=start, **counts)
-    tuned = restored(chosen, found.tuned)
+    tuned = chosen.retuned(**found.tuned)
     for number in range(10**9):
         key = jax.random.fold_in(key, number)
         last = found.cfgs[-n_chains:]

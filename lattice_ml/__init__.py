@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from lattice_ml.analysis.two_point import two_point as two_point
     from lattice_ml.chains.run import Chains as Chains
     from lattice_ml.chains.run import run as run
+    from lattice_ml.chains.run import tune as tune
     from lattice_ml.chains.settings import ChainSettings as ChainSettings
     from lattice_ml.comparison import Comparison as Comparison
     from lattice_ml.comparison import compare as compare
@@ -49,15 +50,15 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from lattice_ml.models.rbm.sections import RBMSamplingSection as RBMSamplingSection
     from lattice_ml.models.rbm.sections import RBMTrainingSection as RBMTrainingSection
     from lattice_ml.observables.ensemble import Ensemble as Ensemble
-    from lattice_ml.samplers import HMC as HMC
-    from lattice_ml.samplers import MALA as MALA
-    from lattice_ml.samplers import Cycle as Cycle
-    from lattice_ml.samplers import FourierHMC as FourierHMC
-    from lattice_ml.samplers import Kramers as Kramers
-    from lattice_ml.samplers import Langevin as Langevin
-    from lattice_ml.samplers import ReplicaExchange as ReplicaExchange
-    from lattice_ml.samplers import SwendsenWang as SwendsenWang
-    from lattice_ml.samplers import Wolff as Wolff
+    from lattice_ml.samplers.cluster import SwendsenWang as SwendsenWang
+    from lattice_ml.samplers.cluster import Wolff as Wolff
+    from lattice_ml.samplers.cycle import Cycle as Cycle
+    from lattice_ml.samplers.fourier_hmc import FourierHMC as FourierHMC
+    from lattice_ml.samplers.hmc import HMC as HMC
+    from lattice_ml.samplers.kramers import Kramers as Kramers
+    from lattice_ml.samplers.langevin import Langevin as Langevin
+    from lattice_ml.samplers.mala import MALA as MALA
+    from lattice_ml.samplers.replica import ReplicaExchange as ReplicaExchange
     from lattice_ml.statistics import Estimate as Estimate
     from lattice_ml.statistics import estimate as estimate
     from lattice_ml.storage.ensemble import EnsembleOnDisk as EnsembleOnDisk
@@ -67,11 +68,10 @@ else:
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, _, other = _HOMES[name].partition(":")
-        return vars(importlib.import_module(f"{__name__}.{module}"))[other or name]
+        return vars(importlib.import_module(f"{__name__}.{_HOMES[name]}"))[name]
 
 
-_HOMES = {  # name: module, and the name there where it has another one
+_HOMES = {
     # fields and actions
     "Lattice": "fields.lattice",
     "Action": "actions",
@@ -80,17 +80,18 @@ _HOMES = {  # name: module, and the name there where it has another one
     "action": "actions.conventions",
     "convert": "actions.conventions",
     # samplers
-    "HMC": "samplers",
-    "FourierHMC": "samplers",
-    "Langevin": "samplers",
-    "MALA": "samplers",
-    "Kramers": "samplers",
-    "Wolff": "samplers",
-    "SwendsenWang": "samplers",
-    "ReplicaExchange": "samplers",
-    "Cycle": "samplers",
+    "HMC": "samplers.hmc",
+    "FourierHMC": "samplers.fourier_hmc",
+    "Langevin": "samplers.langevin",
+    "MALA": "samplers.mala",
+    "Kramers": "samplers.kramers",
+    "Wolff": "samplers.cluster",
+    "SwendsenWang": "samplers.cluster",
+    "ReplicaExchange": "samplers.replica",
+    "Cycle": "samplers.cycle",
     # chains in memory
     "run": "chains.run",
+    "tune": "chains.run",
     "Chains": "chains.run",
     "ChainSettings": "chains.settings",
     # jobs that write directories

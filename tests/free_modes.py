@@ -22,13 +22,13 @@ def with_shapes(names):
 
 @partial(jax.jit, static_argnames=("layout", "n"))
 def bare_run(sampler, keys, phi, layout, n):
-    """Fields after each of `n` updates, `(n, *L, n_chains)`: `step` in a loop and nothing else."""
+    """Fields after each of `n` updates, `(n, *L, n_chains)`: `update` in a loop alone."""
     numbers = jnp.arange(n, dtype=jnp.uint32)
     draws = sampler.draw(keys, numbers)
 
     def update(state, at):
         number, drawn = at
-        state, _ = sampler.step(layout, keys, number, drawn, state)
+        state, _ = sampler.update(layout, keys, number, drawn, state)
         return state, state.phi
 
     return lax.scan(update, sampler.start(phi), (numbers, draws))[1]

@@ -11,7 +11,7 @@ LATTICE = Lattice((4, 4))
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)
 NAMES = {"phi2": "phi2", "phi4": "phi4", "m2": "M2", "m4": "M4", "binder": "U_L"}
 
-advance = jax.jit(lambda sampler, *args: sampler.step(*args), static_argnums=1)
+advance = jax.jit(lambda sampler, *args: sampler.update(*args), static_argnums=1)
 drawn = jax.jit(lambda sampler, *args: sampler.draw(*args))
 
 

@@ -1,13 +1,11 @@
 """Arguments: a word belongs to the key before it and to no other; what cannot be is a sentence."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from rows import each
 from verbs import refused
 
-from lattice_ml import cli
+from lattice_ml import HMC, FreeField, cli
 from lattice_ml.chains.blocks import check
 from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.fields.lattice import Lattice
@@ -168,7 +166,7 @@ def test_seeds_of_spectra_and_benchmarks_are_checked_too(seed, capsys, tmp_path,
 
 @each("value", [2.0, True, "2", None, float("nan"), np.float64(3)])
 def test_counts_of_a_run_are_whole_numbers(value):
-    sampler = dataclasses.make_dataclass("Sampler", ["action"])(None)
+    sampler = HMC(FreeField(mass_squared=1.0, ndim=2))
     with pytest.raises(ValueError, match=r"chain\.n_configs must be a whole number >= 1, got"):
         check(sampler, Lattice((4, 4)), ChainSettings(2, n_configs=value))
     check(sampler, Lattice((4, 4)), ChainSettings(np.int64(2), n_configs=3))

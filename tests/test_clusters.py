@@ -17,8 +17,7 @@ from lattice_ml import HMC, Cycle, Phi4, SwendsenWang, Wolff, measure, run
 from lattice_ml.fields import randomness
 from lattice_ml.fields.layout import Layout
 from lattice_ml.samplers import cluster
-from lattice_ml.samplers.flood import Grid, flood
-from lattice_ml.samplers.labels import smallest_labels
+from lattice_ml.samplers.components import Grid, flood, smallest_labels
 
 GROUP = 5
 SHAPES = [(1,), (7,), (32, 3), (33, 4), (37, 2), (64, 5), (6, 5, 4), (2, 3, 2, 3), (1, 6)]
@@ -118,7 +117,7 @@ def updates(sampler, keys, phi, layout, n):
     """Fields before and after each of `n` updates."""
 
     def update(phi, t):
-        new = sampler.step(layout, keys, t, (), sampler.start(phi))[0].phi
+        new = sampler.update(layout, keys, t, (), sampler.start(phi))[0].phi
         return new, (phi, new)
 
     return jax.lax.scan(update, phi, jnp.arange(n, dtype=jnp.uint32))[1]

@@ -18,7 +18,7 @@ from lattice_ml.actions.conventions import action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.layout import single
 from lattice_ml.samplers import integrators
-from lattice_ml.samplers.hmc import State
+from lattice_ml.samplers.sampler import FieldState
 
 LATTICE = Lattice((4, 4))
 PHI4 = action("kappa", 2, kappa=0.2, lam=0.022)
@@ -98,7 +98,7 @@ def test_an_update_accepts_where_dh_is_below_the_threshold():
     sampler = HMC(PHI4, trajectory_length=1.0, **COARSE)
     keys, phi = keys_and_phi(64)
     state, info, draws = step(sampler, keys, phi)
-    assert isinstance(state, State) and state.phi.shape == phi.shape
+    assert isinstance(state, FieldState) and state.phi.shape == phi.shape
     assert {x.shape for x in (*info, *draws)} == {(64,)}
     moved = np.any(state.phi != phi * draws.sign, axis=(0, 1))
     assert np.array_equal(moved, info.dh < draws.threshold) and 0 < moved.sum() < 64

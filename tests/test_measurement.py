@@ -22,7 +22,7 @@ from lattice_ml.chains import run as chain
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations
 from lattice_ml.observables.ensemble import Ensemble as Contract
-from lattice_ml.samplers import HMC
+from lattice_ml.samplers.hmc import HMC
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.run import open_run
 

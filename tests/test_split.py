@@ -23,7 +23,8 @@ from jax.sharding import Mesh, PartitionSpec
 from rows import each
 
 from lattice_ml import HMC, Lattice, action, cli, open_ensemble, run
-from lattice_ml.chains import blocks, engine
+from lattice_ml.chains import blocks, engine, program
+from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.fields import randomness, split
 from lattice_ml.fields.lattice import hop
 from lattice_ml.fields.layout import Layout
@@ -199,7 +200,7 @@ def test_a_split_run_needs_no_more_than_a_gpu_has():
     made = engine.Engine(jax.random.key(1), Lattice((8, 6)), 2, "float32", 2)
     assert made.mesh.shape == {CHAINS: 1, SITES: 2}
     static = {"slots": 2, "size": 2, "save": True, "layout": made.layout, "mesh": made.mesh}
-    traced = engine._advance.trace(FIXED, made.start(FIXED, "hot"), made.keys, 0, 2, 1, **static)
+    traced = program._advance.trace(FIXED, made.start(FIXED, "hot"), made.keys, 0, 2, 1, **static)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "collective_permute" in text and "all_to_all" in text
 
@@ -251,13 +252,14 @@ def test_a_refused_split_leaves_nothing_behind(tmp_path, capsys):
 def test_a_sampler_that_needs_whole_lattices_is_refused():
     settings = {"ReplicaExchange": {"coupling": "h", "ladder": (0.4,)}}
     samplers = {name: kind(PHI4, **settings.get(name, {})) for name, kind in kinds.KINDS.items()}
-    refused = {name: s for name, s in samplers.items() if not getattr(s, "splits", False)}
-    assert set(refused) == set(samplers) - set(SPLIT)
+    refused = {name: s for name, s in samplers.items() if not (s.splits or s.incomplete)}
+    assert set(refused) == {"FourierHMC", "ReplicaExchange"}
+    assert {name for name, s in samplers.items() if s.splits} == set(SPLIT)
     refused["Langevin"] = Langevin(PHI4, fourier_mass_squared=1.0)
     refused["HMC+Wolff"] = Cycle((FIXED, samplers["Wolff"]))
     for name, sampler in refused.items():
         with pytest.raises(ValueError, match=r"split.* whole lattices") as error:
-            blocks._check_splits(sampler)
+            blocks.check(sampler, Lattice((8, 8)), ChainSettings(2), split=2)
         assert str(error.value).startswith(f"{name} ")
         assert all(kind in str(error.value) for kind in SPLIT)
     with pytest.raises(ValueError, match=r"^HMC\+Wolff cannot be used with split"):

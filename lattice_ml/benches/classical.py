@@ -5,18 +5,25 @@ and are tuned by the package's own.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from lattice_ml.actions import Action
+from lattice_ml.actions import Action, Quartic
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, timed_chains
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.runtime.arguments import unknown
-from lattice_ml.samplers import HMC, MALA, Cycle, FourierHMC, Kramers, Langevin, SwendsenWang, Wolff
+from lattice_ml.samplers.cluster import SwendsenWang, Wolff
+from lattice_ml.samplers.cycle import Cycle
+from lattice_ml.samplers.fourier_hmc import FourierHMC
+from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.kinds import CLUSTER_PERIODS
+from lattice_ml.samplers.kramers import Kramers
+from lattice_ml.samplers.langevin import Langevin
+from lattice_ml.samplers.mala import MALA
+from lattice_ml.samplers.sampler import Sampler
 
 __all__ = ["CLASSICAL", "Classical", "check_names", "equilibrium", "independent", "run"]
 
@@ -32,7 +39,7 @@ class Classical(NamedTuple):
         exact: whether it has no bias.
     """
 
-    build: Callable[[Action, float], Any]
+    build: Callable[[Quartic, float], Sampler]
     thin: int = 1
     exact: bool = True
 
@@ -72,7 +79,7 @@ def equilibrium(key: jax.Array, action: Action, lattice: Lattice, **counts: int)
 def run(
     name: str,
     key: jax.Array,
-    action: Action,
+    action: Quartic,
     reference: Samples,
     *,
     n_chains: int,

@@ -17,10 +17,11 @@ from lattice_ml.actions import Action, conventions
 from lattice_ml.benches.record import Column, Number, Result
 from lattice_ml.benches.style import colours, empty
 from lattice_ml.chains.engine import Engine
+from lattice_ml.chains.program import Program
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.report.page import style
 from lattice_ml.runtime.printable import shape_label
-from lattice_ml.samplers import HMC
+from lattice_ml.samplers.hmc import HMC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,7 @@ def advancer(
     """A function that advances all chains by n trajectories with the program of a real run."""
     sampler = HMC(action, trajectory_length=LENGTH, n_steps=N_STEPS, step_size=LENGTH / N_STEPS)
     engine = Engine(jax.random.key(seed), lattice, n_chains, dtype)
-    program = engine.program(size=1, slots=2048, save=False)
+    program = Program(engine, size=1, slots=2048, save=False)
     state, done = engine.start(sampler, "hot"), 0
 
     def advance(n: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from lattice_ml.models.diffusion.networks.unet import UNet
 from lattice_ml.models.diffusion.noise import VarianceExploding
 from lattice_ml.observables import DERIVED, measure_configurations
 from lattice_ml.report.page import style
-from lattice_ml.samplers import HMC
+from lattice_ml.samplers.hmc import HMC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

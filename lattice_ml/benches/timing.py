@@ -7,7 +7,7 @@ warm-up nor compilation is in them.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.observables import DERIVED, measure_configurations
 from lattice_ml.runtime.session import compile_times
+from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.statistics import Estimate
 
 __all__ = ["REPEATS", "Samples", "compiled_apart", "timed_chains", "timed_draws"]
@@ -67,7 +68,7 @@ class Samples:
 
 def timed_chains(
     key: jax.Array,
-    sampler: Any,
+    sampler: Sampler,
     lattice: Lattice,
     *,
     n_chains: int,

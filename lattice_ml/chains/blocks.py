@@ -1,29 +1,28 @@
 """The warm-up of a run and its production, block by block, for those who store what it yields."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from lattice_ml.chains.engine import Engine, Program
+from lattice_ml.actions import as_action
+from lattice_ml.chains.engine import Engine
 from lattice_ml.chains.failures import Watch
+from lattice_ml.chains.program import Output, Program
 from lattice_ml.chains.settings import ChainSettings, check_counts
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
+from lattice_ml.samplers.sampler import Sampler, State
 
 __all__ = [
     "Block",
     "block_spans",
     "blocks",
     "check",
-    "kind_of",
     "programs",
-    "restored",
-    "tune",
     "warm_up_step",
     "warming",
 ]
@@ -31,6 +30,11 @@ __all__ = [
 _BLOCKS = 10**6  # and shards of a run
 _CHUNKS = 100  # of the warm-up; the tuner learns after each
 _SMALL = 1 << 24  # bytes that a call may clear without being felt: a program takes longer
+_FEW_SITES = 1 << 13  # of all chains: then more room in a program costs at most 1 ms per call ...
+_ROOM, _SLOTS = 64, 256  # ... up to so many configurations and trajectories
+
+
+_Running = tuple[int, np.ndarray, Output]  # first configuration, trajectories, what will be there
 
 
 class Block(NamedTuple):
@@ -45,24 +49,28 @@ class Block(NamedTuple):
     chains: range  # of this process; all of them where it is alone
 
 
-def check(sampler: Any, lattice: Lattice, settings: ChainSettings, split: int = 1) -> None:
+def check(sampler: Sampler, lattice: Lattice, settings: ChainSettings, split: int = 1) -> None:
     """Refuse a run that cannot be.
 
     Raises:
         ValueError: naming a setting, its value and what is allowed.
     """
     check_counts(settings)
-    if problem := getattr(sampler, "incomplete", ""):
-        raise ValueError(problem)
-    getattr(sampler.action, "check", lambda ndim: None)(lattice.ndim)
-    if split > 1:
-        _check_splits(sampler)
+    if sampler.incomplete:
+        raise ValueError(sampler.incomplete)
+    as_action(sampler.action).check(lattice.ndim)
+    if split > 1 and not sampler.splits:
+        raise ValueError(
+            f"{'+'.join(sampler.kinds)} cannot be used with split, because it needs whole lattices:"
+            " HMC, Langevin without fourier_mass_squared, MALA and Kramers can, "
+            "such as --sampler.kind HMC"
+        )
     plan(lattice.shape, settings.n_chains, split)
 
 
 def blocks(
     key: jax.Array,
-    sampler: Any,
+    sampler: Sampler,
     lattice: Lattice,
     settings: ChainSettings,
     *,
@@ -72,7 +80,7 @@ def blocks(
     save_configs: bool = True,
     resume: tuple[int, dict[str, np.ndarray], dict[str, float]] | None = None,
     block_configs: int | None = None,
-    on_warm_up: Callable[[int, Any], None] = lambda trajectory, sampler: None,
+    on_warm_up: Callable[[int, Sampler], None] = lambda trajectory, sampler: None,
 ) -> Iterator[Block]:
     """Yield a run block by block; see `run` for the arguments they share.
 
@@ -94,12 +102,12 @@ def blocks(
         tuned = sampler.tuned()
     else:
         done, arrays, tuned = resume
-        sampler = restored(asked, tuned)
+        sampler = asked.retuned(**tuned)
         state = engine.load(sampler, arrays)
     spans = block_spans(program, done, n_configs, thin * sampler.forces, block_configs)
     watch = Watch(sampler, asked, thermalised=n_thermalise > 0)
 
-    def launch(state: Any, done: int, n: int) -> tuple[Any, Any]:
+    def launch(state: State, done: int, n: int) -> tuple[State, _Running]:
         first = n_thermalise + done * thin
         state, output = program(sampler, state, first, n, thin)
         return state, (done, first + thin * np.arange(1, n + 1), output)
@@ -107,7 +115,7 @@ def blocks(
     if spans:
         state, running = launch(state, *spans[0])
     for position in range(len(spans)):
-        (index, trajectory, output), arrays = running, engine.unload(state)
+        (index, trajectory, output), arrays = running, engine.unload(sampler, state)
         if position + 1 < len(spans):  # the devices go on while this block is stored
             state, running = launch(state, *spans[position + 1])
         cfgs, history = program.collect(output)
@@ -121,15 +129,28 @@ def blocks(
 def programs(
     engine: Engine, settings: ChainSettings, *, save_configs: bool = True
 ) -> tuple[Program, Program]:
-    """The programs of production and of warm-up, which are one where that is as fast."""
-    chunk = warm_up_step(settings.n_thermalise)
-    room = 1 << (int(settings.n_configs) - 1).bit_length()  # similar lengths share a program
-    size = min(engine.buffer_configs(settings.thin, save_configs), room)
-    slots = max(size * settings.thin, chunk)
-    program = engine.program(size=size, slots=slots, save=save_configs)
+    """The programs of production and of warm-up, which are one where that is as fast.
+
+    Rooms are powers of two, and where there are few sites not below `_ROOM` and `_SLOTS`, so that
+    many settings share a program.  Blocks do not depend on that: none is longer than the run.
+    """
+    chunk, thin, room = warm_up_step(settings.n_thermalise), settings.thin, settings.n_configs
+    small = engine.n_chains * engine.lattice.volume <= _FEW_SITES
+    if small and _ROOM * thin <= _SLOTS:
+        room = max(_ROOM, room)
+    size = min(engine.buffer_configs(thin, save_configs), _power_of_two(room))
+    slots = max(size * thin, chunk)
+    if small:
+        slots = _power_of_two(max(_SLOTS, slots))
+    program = Program(engine, size, slots, save_configs)
     if program.bytes <= _SMALL:  # one compilation serves both
         return program, program
-    return program, engine.program(size=1, slots=chunk, save=False)
+    return program, Program(engine, 1, chunk, save=False)
+
+
+def _power_of_two(n: int) -> int:
+    """The next one from `n` on."""
+    return 1 << (int(n) - 1).bit_length()
 
 
 def warm_up_step(n_thermalise: int) -> int:
@@ -161,38 +182,13 @@ def block_spans(
     return [(a, b - a) for a, b in pairwise(edges) if b > a]
 
 
-def restored(sampler: Any, tuned: Mapping[str, float]) -> Any:
-    """The sampler with what an earlier warm-up has fixed."""
-    return getattr(sampler, "retuned", partial(replace, sampler))(**tuned)
-
-
-def tune(
-    key: jax.Array,
-    sampler: Any,
-    lattice: Lattice,
-    *,
-    n_chains: int,
-    n_thermalise: int,
-    start: str | np.ndarray = "hot",
-    dtype: str = "float32",
-) -> Any:
-    """The sampler with what a warm-up fixes; the chains are thrown away. Arguments as of `run`."""
-    settings = ChainSettings(n_chains, n_thermalise, n_configs=1)
-    check(sampler, lattice, settings)
-    engine = Engine(key, lattice, n_chains, dtype)
-    _, warm = programs(engine, settings)
-    for _, tuned, _, _ in warming(warm, sampler, engine.start(sampler, start), n_thermalise):
-        sampler = tuned
-    return sampler
-
-
 def _warmed(
     program: Program,
-    asked: Any,
-    state: Any,
+    asked: Sampler,
+    state: State,
     n_thermalise: int,
-    on_warm_up: Callable[[int, Any], None],
-) -> tuple[Any, Any]:
+    on_warm_up: Callable[[int, Sampler], None],
+) -> tuple[Sampler, State]:
     """The sampler as tuned and the state after the warm-up, the last quarter of it unchanged."""
     watch, before = Watch(asked, asked, thermalised=False), 0
     for done, sampler, new, history in warming(program, asked, state, n_thermalise):
@@ -205,8 +201,8 @@ def _warmed(
 
 
 def warming(
-    program: Program, sampler: Any, state: Any, n_thermalise: int
-) -> Iterator[tuple[int, Any, Any, dict[str, np.ndarray]]]:
+    program: Program, sampler: Sampler, state: State, n_thermalise: int
+) -> Iterator[tuple[int, Sampler, State, dict[str, np.ndarray]]]:
     """Thermalise and tune in steps: trajectories done, the sampler as tuned so far, the state.
 
     The first step does nothing yet.  Each consumes the state of the one before, and yields the
@@ -225,17 +221,3 @@ def warming(
         per_chain = {name: value[0] for name, value in history.items()}
         tuner.update(done, per_chain, partial(engine.fields, state))
         yield done, tuner.sampler, state, history
-
-
-def _check_splits(sampler: Any) -> None:
-    if not getattr(sampler, "splits", False):
-        raise ValueError(
-            f"{kind_of(sampler)} cannot be used with split, because it needs whole lattices: "
-            "HMC, Langevin without fourier_mass_squared, MALA and Kramers can, "
-            "such as --sampler.kind HMC"
-        )
-
-
-def kind_of(sampler: Any) -> str:
-    """The name of a sampler's kind, as in a config: `HMC+Wolff` of a cycle."""
-    return "+".join(getattr(sampler, "kinds", [type(sampler).__name__]))

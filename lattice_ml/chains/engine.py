@@ -1,15 +1,10 @@
-"""The compiled part of a run: one program that advances all chains, and its data on the devices.
+"""Where the chains of a run live: their layout on the devices, their keys, and their starts.
 
 Chains are grouped as `fields/layout.py` says and groups are spread over devices with shard_map.
-The program advances every chain by any number of kept configurations: couplings, step sizes,
-`n_steps` and the number of configurations are traced, so none of them compiles anew; only the room
-for configurations and trajectories in one call is part of the program.
 """
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +13,14 @@ from jax import lax
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lattice_ml import observables
 from lattice_ml.actions import as_action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
 from lattice_ml.fields.split import CHAINS, SITES, plan
+from lattice_ml.samplers.sampler import Sampler, State
 
-__all__ = ["BLOCK_BYTES", "Engine", "Program"]
+__all__ = ["BLOCK_BYTES", "Engine", "spec"]
 
 _START = 2**32 - 1  # the trajectory number that draws hot starts
 BLOCK_BYTES = 1 << 26  # configurations of one call
@@ -54,7 +49,7 @@ class Engine:
         self.slots = np.minimum(np.arange(first, first + count), n_chains - 1)
         self.chains = self.share(jax.process_index())
         words = randomness.chain_keys(key, count, first)
-        self.keys = tuple(self._put(np.asarray(word).reshape(here, -1)) for word in words)
+        self.keys = tuple(self._put(np.asarray(word).reshape(here, -1), True) for word in words)
 
     def share(self, rank: int) -> range:
         """The chains that a process runs and stores; none where there are more processes."""
@@ -75,7 +70,7 @@ class Engine:
         chains = min(len(self.slots), self.n_chains)
         return max(1, _BLOCK_FORCES // (self.lattice.volume * chains * forces))
 
-    def start(self, sampler: Any, start: str | np.ndarray) -> Any:
+    def start(self, sampler: Sampler, start: str | np.ndarray) -> State:
         """State of all chains at their start."""
         n, ndim = len(self.slots), self.lattice.ndim
         if isinstance(start, np.ndarray):
@@ -97,44 +92,45 @@ class Engine:
             raise ValueError(
                 f"chain.start must be hot, cold or the path of an ensemble, got {start!r}"
             )
-        state = jax.vmap(sampler.start)(jnp.asarray(self._pack(fields)))  # of every group
-        return jax.tree.map(self._put, jax.tree.map(self._of_all_chains, state))
+        packed = jnp.asarray(self.layout.pack(fields).astype(self.dtype))
+        leaves = jax.vmap(sampler.start)(packed)._asdict()
+        for name in sampler.per_chain:  # all chains start alike, with numbers (..., 1)
+            shape = (*leaves[name].shape[:-1], self.layout.group)
+            leaves[name] = jnp.broadcast_to(leaves[name], shape)
+        return sampler.state_type(
+            **{name: self._put(leaf, name in sampler.per_chain) for name, leaf in leaves.items()}
+        )
 
-    def load(self, sampler: Any, arrays: dict[str, np.ndarray]) -> Any:
+    def load(self, sampler: Sampler, arrays: Mapping[str, np.ndarray]) -> State:
         """Rebuild a state from the host's arrays of all chains."""
-        template = sampler.start(np.zeros(0))
-        leaves = {name: arrays[name][self.slots] for name in template._fields}
-        return type(template)(**{name: self._put(self._pack(x)) for name, x in leaves.items()})
 
-    def unload(self, state: Any) -> dict[str, np.ndarray]:
+        def leaf(name: str) -> jax.Array:
+            own, chains = name in sampler.per_chain, arrays[name][self.slots]
+            packed = self._layout_of(own).pack(chains)
+            return self._put(packed if own else packed.astype(self.dtype), own)
+
+        return sampler.state_type(**{name: leaf(name) for name in sampler.leaves})
+
+    def unload(self, sampler: Sampler, state: State) -> dict[str, np.ndarray]:
         """Fields of this process's `chains` as `(n, ..., *L)`, numbers per chain as `(n, ...)`."""
         return {
-            name: self._by_chain(self._here(value), value)[: len(self.chains)]
+            name: self._by_chain(self._here(value), name in sampler.per_chain)[: len(self.chains)]
             for name, value in state._asdict().items()
         }
 
-    def fields(self, state: Any) -> np.ndarray:
+    def fields(self, state: State) -> np.ndarray:
         """The fields of all chains, `(n_chains, *L)`, in every process."""
         everywhere = process_allgather(state.phi, tiled=True)
-        return self._by_chain(np.asarray(everywhere), state.phi)[: self.n_chains]
-
-    def program(self, *, size: int, slots: int, save: bool) -> "Program":
-        """The compiled update with room for `size` configurations and `slots` trajectories."""
-        return Program(self, size, slots, save)
+        return self._by_chain(np.asarray(everywhere), per_chain=False)[: self.n_chains]
 
     def series(self, value: jax.Array, n: int) -> np.ndarray:
         """`(n_groups, size, group)` to `(n, n_chains)` in float64."""
         by_config = np.asarray(value, np.float64)[:, :n].swapaxes(0, 1)
         return np.ascontiguousarray(by_config.reshape(n, -1)[:, : self.n_chains])
 
-    def _pack(self, chains: np.ndarray) -> np.ndarray:
-        """Invert `_by_chain` for the slots of this process."""
-        packed = self._layout_of(chains).pack(chains)
-        return packed if _per_chain(chains) else packed.astype(self.dtype)
-
-    def _put(self, leaf: Any) -> jax.Array:
+    def _put(self, leaf: np.ndarray | jax.Array, per_chain: bool) -> jax.Array:
         """A leaf of the state or the keys, `(n_groups of this process, ...)`, on the devices."""
-        sharding = NamedSharding(self.mesh, _spec(leaf, self.layout))
+        sharding = NamedSharding(self.mesh, spec(leaf, per_chain, self.layout))
         shape = (self.n_groups, *leaf.shape[1:])
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), shape)
 
@@ -153,89 +149,20 @@ class Engine:
         here = first % (len(self.slots) // self.layout.group)
         return slice(here, here + stop - first), *index[1:]
 
-    def _by_chain(self, groups: np.ndarray, leaf: jax.Array) -> np.ndarray:
+    def _by_chain(self, groups: np.ndarray, per_chain: bool) -> np.ndarray:
         """Groups of a leaf of the state, by chains."""
-        layout = self._layout_of(leaf)
+        layout = self._layout_of(per_chain)
         found = layout.unpack(groups)
         return np.moveaxis(found, found.ndim - len(layout.shape) - 1, 0)
 
-    def _of_all_chains(self, leaf: jax.Array) -> jax.Array:
-        """Numbers with which all chains start alike, `(..., 1)`, as `(..., group)`."""
-        if not _per_chain(leaf):
-            return leaf
-        return jnp.broadcast_to(leaf, (*leaf.shape[:-1], self.layout.group))
-
-    def _layout_of(self, leaf: Any) -> Layout:
+    def _layout_of(self, per_chain: bool) -> Layout:
         """Numbers per chain are fields on a single site."""
-        return Layout((), self.layout.group) if _per_chain(leaf) else self.layout
+        return Layout((), self.layout.group) if per_chain else self.layout
 
 
-def _per_chain(leaf: Any) -> bool:
-    """Whole numbers in a state belong to a chain, all others to its sites."""
-    return np.issubdtype(leaf.dtype, np.integer)
-
-
-@dataclass(frozen=True)
-class Program:
-    """Advances all chains; instances of equal size share one compilation."""
-
-    engine: Engine
-    size: int
-    slots: int
-    save: bool
-
-    @property
-    def bytes(self) -> int:
-        """Memory for the configurations of one call."""
-        itemsize = np.dtype(self.engine.dtype).itemsize if self.save else 0
-        return self.size * self.engine.n_chains * self.engine.lattice.volume * itemsize
-
-    def __call__(self, sampler: Any, state: Any, first: int, n: int, thin: int) -> tuple[Any, Any]:
-        """Start keeping `n <= size` configurations, one per `thin` trajectories from `first` on.
-
-        Returns:
-            The new state (the old one is consumed) and what `collect` makes arrays of, both still
-            being computed.
-        """
-        keys, shapes = self.engine.keys, self._shapes()
-        state, cfgs, history = _advance(sampler, state, keys, first, n, thin, **shapes)
-        return state, (n, cfgs, history)
-
-    def memory(self, sampler: Any, state: Any) -> Any:
-        """What a call takes of a device, as XLA counts it in bytes; compiles, and runs nothing."""
-        lowered = _advance.lower(sampler, state, self.engine.keys, 0, 1, 1, **self._shapes())
-        return lowered.compile().memory_analysis()
-
-    def collect(self, output: Any) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
-        """Wait for this process's configurations `(n, n_here, *L)`, or None, and all histories.
-
-        Histories are `(n, n_chains)`, the same in every process.
-        """
-        n, cfgs, history = output
-        engine, layout = self.engine, self.engine.layout
-        series = {name: engine.series(value, n) for name, value in history.items()}
-        if cfgs is None:
-            return None, series
-        slots = len(engine.slots) // layout.group, layout.group
-        fields = np.empty((n, *slots, layout.volume), cfgs.dtype)
-        for shard in cfgs.addressable_shards:  # views: gathering them first would copy once more
-            here = math.prod(layout.here), layout.group
-            rows = np.asarray(shard.data)[:, :n].reshape(-1, n, *here)
-            first = (shard.index[2].start or 0) * layout.volume // layout.field_shape[0]
-            sites = slice(first, first + rows.shape[2])
-            fields[:, engine.local(shard.index)[0], :, sites] = rows.transpose(1, 0, 3, 2)
-        chains = fields.reshape(n, -1, *layout.shape)
-        return chains[:, : len(engine.chains)], series
-
-    def _shapes(self) -> dict[str, Any]:
-        """What is compiled for."""
-        sizes = {"slots": self.slots, "size": self.size, "save": self.save}
-        return sizes | {"layout": self.engine.layout, "mesh": self.engine.mesh}
-
-
-def _spec(leaf: Any, layout: Layout) -> PartitionSpec:
+def spec(leaf: np.ndarray | jax.Array, per_chain: bool, layout: Layout) -> PartitionSpec:
     """Where a leaf of the state, `(n_groups, ...)`, is divided."""
-    if _per_chain(leaf):
+    if per_chain:
         return PartitionSpec(CHAINS)
     between = leaf.ndim - 1 - len(layout.field_shape)
     return PartitionSpec(CHAINS, *[None] * between, SITES)
@@ -250,84 +177,3 @@ def _hot(keys: randomness.Keys, *, layout: Layout, mesh: Mesh) -> jax.Array:
         out_specs=PartitionSpec(CHAINS, SITES),
         check_vma=False,
     )(keys)
-
-
-@partial(
-    jax.jit,
-    static_argnames=("slots", "size", "save", "layout", "mesh"),
-    donate_argnames="state",
-)
-def _advance(
-    sampler: Any,
-    state: Any,
-    keys: randomness.Keys,
-    first: jax.Array,
-    n: jax.Array,
-    thin: jax.Array,
-    *,
-    slots: int,
-    size: int,
-    save: bool,
-    layout: Layout,
-    mesh: Mesh,
-) -> tuple[Any, jax.Array | None, dict[str, jax.Array]]:
-    """Advance every group; leaves of `state`, fields and histories lead with the group axis."""
-    # Small random numbers of all trajectories are drawn before the loop: inside it XLA would
-    # fuse them into the field updates and draw them again for every site.
-    trajectories = jnp.asarray(first, jnp.uint32) + jnp.arange(slots, dtype=jnp.uint32)
-
-    def group(args: tuple[Any, randomness.Keys]) -> tuple[Any, Any, Any]:
-        state, keys = args
-        draws = sampler.draw(keys, trajectories)
-
-        def keep(k: jax.Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            state, cfgs, history = carry
-
-            def trajectory(j: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-                state, record = carry
-                slot = k * thin + j
-                drawn = jax.tree.map(lambda x: x[slot], draws)
-                state, info = sampler.step(layout, keys, trajectories[slot], drawn, state)
-                return state, _accumulate(record, info, thin)
-
-            state, record = lax.fori_loop(0, thin, trajectory, (state, blank))
-            record |= observables.primaries(sampler.action, state.phi, layout)
-            history = {name: history[name].at[k].set(record[name]) for name in history}
-            cfgs = cfgs.at[k].set(state.phi) if save else None
-            return state, cfgs, history
-
-        sample = partial(sampler.step, layout, keys, trajectories[0])
-        info = jax.eval_shape(sample, jax.tree.map(lambda x: x[0], draws), state)[1]
-        blank = {name: jnp.zeros(x.shape, x.dtype) for name, x in info._asdict().items()}
-        names = (*blank, *observables.PRIMARIES)
-        history = {name: jnp.zeros((size, layout.group), widest(jnp.float32)) for name in names}
-        cfgs = jnp.zeros((size, *state.phi.shape), state.phi.dtype) if save else None
-        return lax.fori_loop(0, n, keep, (state, cfgs, history))
-
-    def all_groups(state: Any, keys: randomness.Keys) -> tuple[Any, Any, Any]:
-        state, cfgs, history = lax.map(group, (state, keys))
-        if mesh.is_multi_process:  # all see all histories, on which decisions rest
-            stacked = jnp.stack(list(history.values()))  # one message
-            gathered = lax.all_gather(stacked, CHAINS, axis=1, tiled=True)
-            history = dict(zip(history, gathered, strict=True))
-        return state, cfgs, history
-
-    chains, fields = PartitionSpec(CHAINS), jax.tree.map(lambda x: _spec(x, layout), state)
-    all_or_own = PartitionSpec() if mesh.is_multi_process else chains
-    return jax.shard_map(
-        all_groups,
-        mesh=mesh,
-        in_specs=(fields, chains),
-        out_specs=(fields, PartitionSpec(CHAINS, None, SITES), all_or_own),
-        check_vma=False,
-    )(state, keys)
-
-
-def _accumulate(record: dict[str, jax.Array], info: Any, thin: jax.Array) -> dict[str, jax.Array]:
-    """Average what trajectories report over the ones since the last kept configuration."""
-    return {
-        name: jnp.maximum(record[name], value)
-        if name.startswith("max_")
-        else record[name] + value / thin
-        for name, value in info._asdict().items()
-    }

@@ -15,11 +15,11 @@ r"""What stops a run whose dynamics have failed, judged by all that it has produ
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from lattice_ml.actions import as_action
+from lattice_ml.samplers.sampler import Sampler
 
 __all__ = ["Doubt", "RunError", "Watch", "doubt", "voice_doubt"]
 
@@ -46,7 +46,7 @@ class Watch:
         thermalised: whether there was a warm-up; without one chains may be on their way.
     """
 
-    def __init__(self, sampler: Any, asked: Any, *, thermalised: bool) -> None:
+    def __init__(self, sampler: Sampler, asked: Sampler, *, thermalised: bool) -> None:
         self._sampler, self._asked, self._thermalised = sampler, asked, thermalised
         self._total: dict[str, float] = {}
         self._count = 0
@@ -161,14 +161,14 @@ def _named(chains: np.ndarray) -> str:
     return f"chain {first} and {len(more)} more of {len(chains)}" if more else f"chain {first}"
 
 
-def doubt(sampler: Any) -> str | None:
+def doubt(sampler: Sampler) -> str | None:
     """Why chains may stay in the wells that they begin in, or None.
 
     Args:
         sampler: of an action that may have a `barrier`.
     """
-    barrier = as_action(sampler.action).barrier / getattr(sampler, "temperature", 1.0)
-    if barrier < _HIGH or getattr(sampler, "crosses", False):
+    barrier = as_action(sampler.action).barrier / sampler.temperature
+    if barrier < _HIGH or sampler.crosses:
         return None
     return (
         f"the barrier between the two wells of a site, a^2/(4 b) = {barrier:.3g}, is high: chains "
@@ -177,7 +177,7 @@ def doubt(sampler: Any) -> str | None:
     )
 
 
-def voice_doubt(sampler: Any) -> None:
+def voice_doubt(sampler: Sampler) -> None:
     """Warn the caller of a function in `jax_modes.ordinary` of a `doubt`."""
     if text := doubt(sampler):
         # this function, the one that calls it, what surrounds that, and its caller

@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from lattice_ml.actions import Action
-from lattice_ml.chains.blocks import blocks, check, kind_of
+from lattice_ml.chains.blocks import blocks, check, programs, warming
+from lattice_ml.chains.engine import Engine
 from lattice_ml.chains.failures import voice_doubt
 from lattice_ml.chains.settings import ChainSettings, dtype_name, starting_fields
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import Section
+from lattice_ml.samplers.sampler import Sampler
 
-__all__ = ["Chains", "run"]
+__all__ = ["Chains", "run", "tune"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Chains:
 @ordinary()
 def run(
     key: jax.Array,
-    sampler: Any,
+    sampler: Sampler,
     lattice: Lattice,
     *,
     n_chains: int,
@@ -76,7 +78,7 @@ def run(
     n_thermalise: int = 500,
     thin: int = 1,
     start: str | np.ndarray | jax.Array = "hot",
-    dtype: Any = "float32",
+    dtype: DTypeLike = "float32",
     split: int = 1,
 ) -> Chains:
     """Run `n_chains` chains and keep everything in memory; `generate` writes to disk instead.
@@ -123,6 +125,44 @@ def run(
         name: np.concatenate([part.history[name] for part in parts]).T for name in parts[0].history
     }
     flat = cfgs.reshape(-1, *lattice.shape)
-    made_by: dict[str, Any] = {"kind": kind_of(sampler)}
-    made_by["temperature"] = float(getattr(sampler, "temperature", 1.0))
-    return Chains(sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned, **made_by)
+    return Chains(
+        sampler.action,
+        lattice.shape,
+        thin,
+        flat,
+        histories,
+        parts[-1].tuned,
+        temperature=float(sampler.temperature),
+        kind="+".join(sampler.kinds),
+    )
+
+
+@ordinary()
+def tune(
+    key: jax.Array,
+    sampler: Sampler,
+    lattice: Lattice,
+    *,
+    n_chains: int,
+    n_thermalise: int,
+    start: str | np.ndarray = "hot",
+    dtype: str = "float32",
+) -> Sampler:
+    """The sampler with numbers for what is "auto", from a warm-up whose chains are thrown away.
+
+    Args:
+        key, sampler, lattice, n_chains, n_thermalise, start, dtype: as of `run`.
+
+    Returns:
+        A sampler for `Sampler.step`, or for runs without a warm-up.
+
+    Raises:
+        ValueError: an argument that makes no sense, by name.
+    """
+    settings = ChainSettings(n_chains, n_thermalise, n_configs=1)
+    check(sampler, lattice, settings)
+    engine = Engine(key, lattice, n_chains, dtype)
+    _, warm = programs(engine, settings)
+    for _, tuned, _, _ in warming(warm, sampler, engine.start(sampler, start), n_thermalise):
+        sampler = tuned
+    return sampler

@@ -1,9 +1,9 @@
 """What a user hands to a run, checked before anything is computed: settings, a type, a start."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lattice_ml.observables import real
 
@@ -50,7 +50,7 @@ def check_counts(settings: ChainSettings) -> None:
             raise ValueError(f"{name} must be below 2^31, which random numbers count, got {size}")
 
 
-def dtype_name(dtype: Any) -> str:
+def dtype_name(dtype: npt.DTypeLike) -> str:
     """The name of a type: "float32" of np.float32 and of jnp.float32."""
     try:
         return str(dtype) if dtype is None else np.dtype(dtype).name
@@ -58,7 +58,7 @@ def dtype_name(dtype: Any) -> str:
         return str(dtype)
 
 
-def starting_fields(start: Any, dtype: str) -> str | np.ndarray:
+def starting_fields(start: str | npt.ArrayLike, dtype: str) -> str | np.ndarray:
     """How chains begin: a word, or fields in floats whose fourth power a type holds.
 
     Raises:
@@ -81,6 +81,6 @@ def starting_fields(start: Any, dtype: str) -> str | np.ndarray:
     return fields
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     """Whether a value counts something: 3 or np.int64(3), not 3.0 and not True."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

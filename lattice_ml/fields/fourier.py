@@ -35,7 +35,7 @@ def accelerate(drift: jax.Array, mass_squared: Scalar, layout: Layout) -> jax.Ar
 
 
 def accelerator(
-    mass_squared: Scalar, layout: Layout, dtype: jnp.dtype
+    mass_squared: Scalar, layout: Layout, dtype: jax.typing.DTypeLike
 ) -> Callable[[jax.Array], jax.Array]:
     """`accelerate` prepared for many calls: both transforms of the last axis and C as one matrix.
 

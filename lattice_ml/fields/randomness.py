@@ -49,7 +49,7 @@ def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
     return threefry((words[:1], words[1:]), np.zeros_like(chains), chains)
 
 
-def step_keys(keys: Keys, trajectory: jax.Array, step: jax.Array) -> Keys:
+def step_keys(keys: Keys, trajectory: jax.Array, step: jax.Array | int) -> Keys:
     """Keys of one step of a trajectory, for updates that need fresh noise in every step.
 
     Args:

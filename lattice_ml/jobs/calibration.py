@@ -24,14 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.chains.blocks import programs, restored, warming
-from lattice_ml.chains.engine import Engine, Program
+from lattice_ml.chains.blocks import programs, warming
+from lattice_ml.chains.engine import Engine
+from lattice_ml.chains.program import Program
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
 from lattice_ml.jobs.generate import starting_fields
 from lattice_ml.jobs.job import Job
 from lattice_ml.runtime.devices import return_freed_memory
 from lattice_ml.runtime.printable import shape_label
+from lattice_ml.samplers.sampler import Sampler, State
 from lattice_ml.storage import files
 
 __all__ = ["Begun", "Calibration", "calibrate"]
@@ -54,8 +56,8 @@ _PER_CHUNK = 64  # ... for each of their chunks of a MiB
 class Tuning:
     """A warm-up, cut where it would take too long."""
 
-    sampler: Any  # with the settings that it ended at
-    state: Any
+    sampler: Sampler  # with the settings that it ended at
+    state: State
     n_trajectories: int
     forces: tuple[int, int]  # per trajectory, least and most over the second half
     seconds: float  # of a step of the warm-up at its end
@@ -207,7 +209,7 @@ def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
         sampler = job.sampler.tuner(job.lattice, wanted.n_thermalise).sampler
         state = engine.start(job.sampler, starting_fields(wanted.start))
     else:
-        sampler = restored(job.sampler, begun[1])
+        sampler = job.sampler.retuned(**begun[1])
         state = engine.load(sampler, begun[0]) if begun[0] else engine.start(sampler, "hot")
     needs = [p.memory(sampler, state) for p in ((program,) if warm is program else (program, warm))]
     setup = time.monotonic() - begin
@@ -240,7 +242,7 @@ def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
     return Calibration(
         program=program,
         tuning=tuning,
-        state=engine.unload(state),
+        state=engine.unload(sampler, state),
         histories=tuple(history),
         setup=setup,
         per_block=max(0.0, one - per_config),
@@ -253,7 +255,7 @@ def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
     )
 
 
-def _tune(job: Job, warm: Program, sampler: Any, state: Any) -> Tuning:
+def _tune(job: Job, warm: Program, sampler: Sampler, state: State) -> Tuning:
     """As much of the warm-up as some seconds allow, at least `_FEWEST` trajectories of it."""
     spare = jax.tree.map(jnp.copy, state)
     times = []
@@ -267,8 +269,9 @@ def _tune(job: Job, warm: Program, sampler: Any, state: Any) -> Tuning:
 
     begin = time.monotonic()
     steps = []  # (trajectories done, forces of the next, seconds so far)
-    for done, *reached in warming(warm, job.sampler, state, n):
-        steps.append((done, int(reached[0].forces), time.monotonic() - begin))
+    for step in warming(warm, job.sampler, state, n):
+        done, sampler, reached, _ = step
+        steps.append((done, int(sampler.forces), time.monotonic() - begin))
         if steps[-1][2] > 2 * _SECONDS and done >= min(n, _FEWEST // 4):
             break
     half = steps[len(steps) // 2 :]
@@ -276,8 +279,8 @@ def _tune(job: Job, warm: Program, sampler: Any, state: Any) -> Tuning:
     last = last or [(steps[-1][0], steps[-1][2])]
     forces = [step[1] for step in half]
     return Tuning(
-        sampler=reached[0],
-        state=reached[1],
+        sampler=sampler,
+        state=reached,
         n_trajectories=steps[-1][0],
         forces=(min(forces), max(forces)),
         seconds=float(np.median([seconds for _, seconds in last])),

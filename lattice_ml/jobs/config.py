@@ -26,7 +26,6 @@ from lattice_ml.runtime.arguments import (
     read_file,
     type_arguments,
 )
-from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.values import ConfigError, table
 from lattice_ml.samplers import kinds
 
@@ -150,11 +149,8 @@ def job_of(parsed: SimpleNamespace) -> Job:
             raise ConfigError("action.kind = none cannot be sampled: name an action")
         kind = settings.pop("kind")
         if kind == kinds.AUTO:
-            barrier = getattr(action, "barrier", 0.0)
-            kind, _ = kinds.automatic(section["kind"], lattice.shape, barrier)
-        if "ladder" in settings:
-            settings |= _ladder(section, settings, lattice.ndim)
-        sampler = kinds.build(kind, action, settings)
+            kind, _ = kinds.automatic(section["kind"], lattice.shape, action.barrier)
+        sampler = kinds.build(kind, action, settings, section, lattice.ndim)
         return Job(lattice, sampler, parsed.chain, parsed.output, parsed.seed)
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -215,18 +211,6 @@ def split_file(
     if file == "FILE":
         raise ConfigError(f"usage: lattice-ml {verb} FILE [--section.key VALUE ...]; no file given")
     return file, words
-
-
-def _ladder(section: Section, settings: Section, ndim: int) -> Section:
-    """What a sampler needs to vary the coupling that its config names, every value checked."""
-    name, values = settings["coupling"], settings["ladder"]
-    coupling = conventions.coupling(section, name, ndim)
-    for value in values:
-        try:
-            conventions.from_config({**section, name: value}, ndim)
-        except ValueError as error:
-            raise ValueError(f"sampler.ladder, {name} = {value:g}: {error}") from error
-    return {"coupling": coupling, "ladder": tuple(values)}
 
 
 def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fields:

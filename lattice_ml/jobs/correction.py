@@ -9,16 +9,15 @@ What the weights themselves are worth says `statistics.reweighting`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
 from lattice_ml import statistics
-from lattice_ml.chains.blocks import tune
-from lattice_ml.chains.run import Chains, run
+from lattice_ml.chains.run import Chains, run, tune
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["Metropolis", "metropolis", "refine"]
@@ -113,7 +112,7 @@ def _walk(
 
 def refine(
     key: jax.Array,
-    sampler: Any,
+    sampler: Sampler,
     lattice: Lattice,
     cfgs: npt.ArrayLike,
     n_updates: int,
@@ -151,7 +150,7 @@ def refine(
             f"{fields.shape} and {n_updates=}"
         )
     tuning, moving = jax.random.split(key)
-    if "auto" in sampler.tuned().values():
+    if sampler.unsettled:
         sampler = tune(
             tuning,
             sampler,

@@ -16,8 +16,6 @@ from typing import Literal
 
 import numpy as np
 
-from lattice_ml import samplers
-from lattice_ml.actions import Action
 from lattice_ml.analysis.dynamics.extrapolation_fit import (
     SIGNIFICANT,
     Doubts,
@@ -28,6 +26,7 @@ from lattice_ml.analysis.dynamics.extrapolation_fit import (
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import Section
+from lattice_ml.samplers import kinds
 from lattice_ml.samplers.settings import whole_steps
 from lattice_ml.storage.ensemble import EnsembleOnDisk
 
@@ -173,9 +172,10 @@ def _bias_order(ensemble: EnsembleOnDisk) -> int:
     section = dict(ensemble.config.get("sampler") or {})
     kind = section.pop("kind", None)
     needed = "extrapolation needs Langevin, or Kramers with sampler.accept = false"
-    if kind not in samplers.KINDS:
+    if kind not in kinds.KINDS:
         raise ValueError(f"{ensemble.directory} was not made by a sampler with steps; {needed}")
-    order = getattr(samplers.KINDS[kind](Action(), **section), "order", None)
+    theory, ndim = ensemble.config["action"], len(ensemble.shape)
+    order = kinds.KINDS[kind].from_config(ensemble.action, section, theory, ndim).order
     if order is None:
         raise ValueError(
             f"{ensemble.directory} was made by {kind}, which is exact at every step size here, so "

@@ -26,7 +26,8 @@ from lattice_ml.fields.layout import single
 from lattice_ml.fields.randomness import chain_keys
 from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.report import film
-from lattice_ml.samplers import Langevin
+from lattice_ml.samplers.langevin import Langevin
+from lattice_ml.samplers.sampler import FieldState
 
 __all__ = ["langevin", "langevin_step_size", "write_film"]
 
@@ -124,7 +125,7 @@ def langevin(
     sampler = Langevin(action, step_size, trajectory_length=step_size, sign_flip=False)
 
     def step(k: jax.Array, phi: jax.Array) -> jax.Array:
-        state, _ = sampler.step(layout, keys, k, sampler.draw(keys, k), sampler.start(phi))
+        state, _ = sampler.update(layout, keys, k, sampler.draw(keys, k), FieldState(phi))
         return state.phi
 
     def frame(phi: jax.Array, span: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

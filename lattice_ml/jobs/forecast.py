@@ -13,17 +13,17 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from lattice_ml.chains.blocks import block_spans, check, restored, warm_up_step
+from lattice_ml.chains.blocks import block_spans, check, warm_up_step
 from lattice_ml.jobs.calibration import Calibration, calibrate
 from lattice_ml.jobs.job import Job
 from lattice_ml.runtime import memory
 from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.session import provenance
+from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.storage import files, seals, shards
 from lattice_ml.storage import run as storage
 from lattice_ml.storage.config_file import as_toml
@@ -194,10 +194,10 @@ def _forecast(
     )
 
 
-def _settled(job: Job, manifest: Section | None, calibrated: Any, shared: bool) -> Any:
+def _settled(job: Job, manifest: Section | None, calibrated: Sampler, shared: bool) -> Sampler:
     """The sampler with the settings of the run, or its own, or else those of the calibration."""
     if manifest:
-        return restored(job.sampler, manifest["tuned"])
+        return job.sampler.retuned(**manifest["tuned"])
     if not shared:
         return calibrated
     free = {name for name in _LENGTHS if job.config["sampler"].get(name) == "auto"}

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +24,7 @@ from lattice_ml.runtime.session import (
     provenance,
     watching,
 )
+from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.run import Run, StorageError, open_run
@@ -76,7 +76,7 @@ def generate(
     voice_doubt(job.sampler)
     _check_memory(job)
 
-    def warm(done: int, sampler: Any, watch: Watch) -> None:
+    def warm(done: int, sampler: Sampler, watch: Watch) -> None:
         on_progress(Progress("warm-up", done, settings.n_thermalise, sampler.tuned()))
         watch.agree(processes)
         if watch.caught:  # not at a time limit, which a long warm-up would never get past

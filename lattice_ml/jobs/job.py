@@ -22,6 +22,7 @@ from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.values import ConfigError, Record, as_value, table
 from lattice_ml.samplers import kinds
 from lattice_ml.samplers.cycle import Cycle, merged
+from lattice_ml.samplers.sampler import Sampler
 
 __all__ = ["Job", "SamplingJob", "TrainingJob"]
 
@@ -42,7 +43,7 @@ class Job:
     """
 
     lattice: Lattice
-    sampler: Any
+    sampler: Sampler
     chain: ChainSettings = dataclasses.field(default_factory=ChainSettings)
     output: OutputSettings = dataclasses.field(default_factory=OutputSettings)
     seed: int = 1
@@ -170,7 +171,7 @@ class SamplingJob:
         }
 
 
-def _sampler_table(sampler: Any) -> Section:
+def _sampler_table(sampler: Sampler) -> Section:
     """The `[sampler]` section of a sampler: the inverse of `kinds.build`.
 
     Raises:
@@ -181,10 +182,7 @@ def _sampler_table(sampler: Any) -> Section:
     for name, part in zip(names, parts, strict=True):
         if kinds.KINDS.get(name) is not type(part):
             raise ConfigError(f"a job is for the samplers of {', '.join(kinds.KINDS)}, got {name}")
-    tables = []
-    for part in parts:
-        named = [field.name for field in dataclasses.fields(part) if field.type is Any]
-        tables.append(table("sampler", part, "action", named=named))
+    tables = [table("sampler", part, "action", named=part.config_types) for part in parts]
     return {"kind": "+".join(names), **merged(zip(names, tables, strict=True))}
 
 

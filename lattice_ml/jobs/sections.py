@@ -9,7 +9,7 @@ there are follows from `model.kind`.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from lattice_ml.actions import conventions
 from lattice_ml.chains.settings import ChainSettings
@@ -180,9 +180,9 @@ def _sampler(arguments: Sequence[str]) -> Fields:
     for name in kinds.parts(kind):
         if name not in kinds.KINDS:
             raise ConfigError(unknown("sampler.kind", name, (kinds.AUTO, *kinds.KINDS)))
-        known = parameters(kinds.KINDS[name], "action")
-        # A sampler may take an object where a config has its name.
-        typed = {key: (str if t is Any else t, default) for key, t, default in known}
+        sampler = kinds.KINDS[name]
+        known = parameters(sampler, "action")
+        typed = {key: (sampler.config_types.get(key, t), default) for key, t, default in known}
         tables.append((name, typed))
     fields = merged(tables).items()
     settings = [(key, t, defaults.get(key, default)) for key, (t, default) in fields]

@@ -24,7 +24,7 @@ from lattice_ml.jobs import correction
 from lattice_ml.models.drawer import Drawer, Drawn
 from lattice_ml.observables import measure_configurations
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.samplers import HMC
+from lattice_ml.samplers.hmc import HMC
 from lattice_ml.statistics import log_weights
 
 __all__ = ["CORRECTIONS", "Samples", "Units", "known_weights"]
@@ -149,6 +149,7 @@ class Units:
     def _move(self, first: int, drawn: Drawn[np.ndarray]) -> Samples:
         """Move every sample by HMC; its weight stays."""
         weights = drawn.log_weights(measure_configurations(self.action, drawn.fields)["action"])
+        assert self.action is not None, "HMC needs one"
         lattice = Lattice(self.drawer.shape)
         key = jax.random.fold_in(self.key, _HMC_STREAM)
         cfgs, acceptance, tuned = [], [], self.tuned

@@ -14,9 +14,9 @@ Both leave exp(-S) invariant and every |phi_x| as it is: they are no samplers by
 parts of a `Cycle` with one that moves |phi|.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,11 @@ import numpy as np
 from jax import lax
 
 from lattice_ml._pytree import pytree
-from lattice_ml.actions import Action, Quartic, quartic
+from lattice_ml.actions import Quartic, quartic
 from lattice_ml.fields import randomness
-from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
-from lattice_ml.samplers.flood import Grid, flood
-from lattice_ml.samplers.hmc import State
-from lattice_ml.samplers.labels import smallest_labels
-from lattice_ml.samplers.tuning import Fixed
+from lattice_ml.samplers.components import Grid, flood, smallest_labels
+from lattice_ml.samplers.sampler import FieldState, Sampler
 
 __all__ = ["SwendsenWang", "Wolff"]
 
@@ -49,7 +46,7 @@ class SwendsenWangInfo(NamedTuple):
 
 
 @pytree
-class _Clusters(ABC):
+class _Clusters(Sampler):
     """What the cluster updates share: everything but the update itself.
 
     Args:
@@ -57,43 +54,39 @@ class _Clusters(ABC):
         n_updates: one after another, at least one; what is reported is their mean.
     """
 
-    action: Action
+    action: Quartic
     n_updates: int = 1
 
-    info: ClassVar[Any]
+    info: ClassVar[type[WolffInfo] | type[SwendsenWangInfo]]
     crosses: ClassVar[bool] = True  # from well to well
 
     @abstractmethod
-    def update(
+    def flip(
         self, layout: Layout, keys: randomness.Keys, phi: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """One cluster update of a group of chains: new fields, and what is reported per chain."""
 
-    def start(self, phi: jax.Array) -> State:
-        return State(phi)
-
     def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[()]:
-        """Nothing: all random numbers are those of single updates."""
-        return ()
+        return ()  # all random numbers are those of single updates
 
-    def step(
+    def update(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
         draws: tuple[()],
-        state: State,
-    ) -> tuple[State, Any]:
+        state: FieldState,
+    ) -> tuple[FieldState, WolffInfo | SwendsenWangInfo]:
         """`n_updates` of a group of chains."""
 
         def one(j: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             phi, total = carry
-            phi, number = self.update(layout, randomness.step_keys(keys, trajectory, j), phi)
+            phi, number = self.flip(layout, randomness.step_keys(keys, trajectory, j), phi)
             return phi, total + number
 
         start = (state.phi, jnp.zeros(layout.group, widest(jnp.float32)))
         phi, total = lax.fori_loop(0, self.n_updates, one, start)
-        return State(phi), self.info(total / self.n_updates)
+        return FieldState(phi), self.info(total / self.n_updates)
 
     @property
     def forces(self) -> int:
@@ -102,7 +95,6 @@ class _Clusters(ABC):
 
     @property
     def incomplete(self) -> str:
-        """Why it does not sample by itself."""
         kind = type(self).__name__
         return (
             f"{kind} leaves every |phi| as it is and does not sample by itself: use it in a cycle, "
@@ -127,23 +119,6 @@ class _Clusters(ABC):
                 f"FreeField; got {type(self.action).__name__}"
             )
 
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Fixed:
-        """There is nothing to tune."""
-        self.check()
-        return Fixed(self)
-
-    def tuned(self) -> dict[str, float]:
-        """The settings that the warm-up fixed: none."""
-        return {}
-
-    def diagnose(self, means: Mapping[str, float]) -> str | None:
-        """Nothing can go wrong: every update is accepted."""
-        return None
-
-    def remedy(self) -> str:
-        """Nothing: no update of this kind fails."""
-        return ""
-
     def _bonds(self, grid: Grid, x: jax.Array, uniforms: Iterable[jax.Array]) -> list[jax.Array]:
         """Per axis, whether the link from a site to its next one is a bond, `grid.shape`."""
         return [
@@ -161,9 +136,9 @@ class _Clusters(ABC):
 class Wolff(_Clusters):
     """The sign of one cluster changes; small on average only where nothing is correlated."""
 
-    info: ClassVar[Any] = WolffInfo
+    info: ClassVar[type[WolffInfo]] = WolffInfo
 
-    def update(
+    def flip(
         self, layout: Layout, keys: randomness.Keys, phi: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Flip one cluster in every chain of a group: new fields, and its share of the sites."""
@@ -182,9 +157,9 @@ class Wolff(_Clusters):
 class SwendsenWang(_Clusters):
     """The sign of every cluster changes with probability 1/2."""
 
-    info: ClassVar[Any] = SwendsenWangInfo
+    info: ClassVar[type[SwendsenWangInfo]] = SwendsenWangInfo
 
-    def update(
+    def flip(
         self, layout: Layout, keys: randomness.Keys, phi: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Flip half of the clusters: new fields, and the number of clusters per site."""

@@ -6,9 +6,8 @@ a name that is taken, its kind is added to it: `step_size_MALA`.
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import jax
 import numpy as np
@@ -18,6 +17,8 @@ from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.types import Scalar
+from lattice_ml.samplers.sampler import Info, Sampler, State, WarmUp
 
 __all__ = ["Cycle", "merged", "own"]
 
@@ -41,74 +42,79 @@ def own(table: Mapping[str, V], kind: str, names: Iterable[str] | None = None) -
 
 
 @pytree
-class Cycle:
+class Cycle(Sampler):
     """Updates one after another, e.g. `Cycle((HMC(action), Wolff(action)))`.
 
     Args:
         parts: samplers of the same action and of different kinds.
     """
 
-    parts: tuple[Any, ...]
+    parts: tuple[Sampler, ...]
 
     @property
     def action(self) -> Action:
-        """That of all parts."""
         return self.parts[0].action
 
     @property
     def kinds(self) -> list[str]:
-        """Names of the parts' kinds."""
         return [type(part).__name__ for part in self.parts]
 
     @property
+    def state_type(self) -> type[State]:
+        return _type("State", ("phi", *self._carried()))
+
+    @property
+    def per_chain(self) -> tuple[str, ...]:
+        return tuple(name for name, of_a_chain in self._carried().items() if of_a_chain)
+
+    @property
     def incomplete(self) -> str:
-        """Why it does not sample by itself; empty where any part does."""
-        reasons = [getattr(part, "incomplete", "") for part in self.parts]
+        reasons = [part.incomplete for part in self.parts]
         return reasons[0] if all(reasons) else ""
 
     @property
     def splits(self) -> bool:
-        """Whether a lattice may be spread over devices."""
-        return all(getattr(part, "splits", False) for part in self.parts)
+        return all(part.splits for part in self.parts)
 
     @property
     def crosses(self) -> bool:
-        """Whether any part moves fields between wells."""
-        return any(getattr(part, "crosses", False) for part in self.parts)
+        return any(part.crosses for part in self.parts)
+
+    @property
+    def remembers(self) -> str:
+        return next((part.remembers for part in self.parts if part.remembers), "")
 
     @property
     def forces(self) -> int:
-        """Force evaluations per update."""
         return sum(part.forces for part in self.parts)
 
-    def start(self, phi: jax.Array) -> Any:
+    def start(self, phi: jax.Array) -> State:
         """The fields, and what else parts carry from update to update."""
         return self._state(phi, [part.start(phi) for part in self.parts])
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[Any, ...]:
-        """Draws of every part."""
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[object, ...]:
         each = zip(self.parts, self._keys(keys), strict=True)
         return tuple(part.draw(part_keys, trajectory) for part, part_keys in each)
 
-    def step(
+    def update(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
-        draws: tuple[Any, ...],
-        state: Any,
-    ) -> tuple[Any, Any]:
+        draws: tuple[object, ...],
+        state: State,
+    ) -> tuple[State, Info]:
         """One update of every part for a group of chains."""
         phi, states, infos = state.phi, [], []
         each = zip(self.kinds, self.parts, self._keys(keys), draws, strict=True)
         for kind, part, part_keys, drawn in each:
-            carried = part.start(np.zeros(0))
-            mine = type(carried)(**own(state._asdict() | {"phi": phi}, kind, carried._fields))
-            new, info = part.step(layout, part_keys, trajectory, drawn, mine)
+            mine = part.state_type(**own(state._asdict() | {"phi": phi}, kind, part.leaves))
+            new, info = part.update(layout, part_keys, trajectory, drawn, mine)
             phi = new.phi
             states.append(new)
             infos.append(info._asdict())
-        return self._state(phi, states), _named("Info", self._merged(infos))
+        reported = self._merged(infos)
+        return self._state(phi, states), _type("Info", tuple(reported))(**reported)
 
     def check(self) -> None:
         """Refuse parts that do not belong together, and settings of parts that make no sense.
@@ -122,42 +128,44 @@ class Cycle:
         if any(part.action != self.action for part in self.parts):
             raise ValueError(f"the parts of a cycle, {'+'.join(kinds)}, need the same action")
         for part in self.parts:
-            if (temperature := getattr(part, "temperature", 1)) != 1:
+            if part.temperature != 1:
                 raise ValueError(
                     f"sampler.temperature must be 1 in {'+'.join(kinds)}, because the other parts "
-                    f"sample exp(-S); got {temperature}"
+                    f"sample exp(-S); got {part.temperature}"
                 )
-            if len(kinds) > 1 and getattr(part, "remembers", False):
+            if len(kinds) > 1 and part.remembers:
                 raise ValueError(
-                    f"sampler.scheme cannot be {part.scheme} in {'+'.join(kinds)}, because it goes "
-                    f"on with the noise of its last update, which does not belong to the fields "
-                    f"that other parts have changed; euler and heun can"
+                    f"{part.remembers} in {'+'.join(kinds)}, because it goes on with the noise of "
+                    "its last update, which does not belong to the fields that other parts have "
+                    "changed; euler and heun can"
                 )
             part.check()
 
+    @property
+    def unsettled(self) -> list[str]:
+        return [name for part in self.parts for name in part.unsettled]
+
+    def settled(self) -> "Cycle":
+        return Cycle(tuple(part.settled() for part in self.parts))
+
     def tuner(self, lattice: Lattice, n_thermalise: int) -> "_Tuners":
-        """What adapts the "auto" settings of every part in the warm-up."""
         self.check()
         return _Tuners([part.tuner(lattice, n_thermalise) for part in self.parts])
 
     def tuned(self) -> dict[str, float]:
-        """The settings that the warm-up fixed."""
         return self._merged(part.tuned() for part in self.parts)
 
-    def retuned(self, **tuned: float) -> "Cycle":
-        """The cycle with settings that `tuned` gave."""
+    def retuned(self, **tuned: Scalar) -> "Cycle":
         each = zip(self.kinds, self.parts, strict=True)
-        parts = (replace(part, **own(tuned, kind, part.tuned())) for kind, part in each)
+        parts = (part.retuned(**own(tuned, kind, part.tuned())) for kind, part in each)
         return Cycle(tuple(parts))
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
-        """Say what is wrong, from the averages of all histories so far."""
         each = zip(self.kinds, self.parts, strict=True)
         problems = (part.diagnose(own(means, kind)) for kind, part in each)
         return next((problem for problem in problems if problem), None)
 
     def remedy(self) -> str:
-        """What a user can do when `diagnose` finds something."""
         remedies = dict.fromkeys(part.remedy() for part in self.parts)
         return "; or ".join(remedy for remedy in remedies if remedy)
 
@@ -168,16 +176,23 @@ class Cycle:
     def _merged(self, tables: Iterable[Mapping[str, V]]) -> dict[str, V]:
         return merged(zip(self.kinds, tables, strict=True))
 
-    def _state(self, phi: jax.Array, states: Iterable[Any]) -> Any:
+    def _carried(self) -> dict[str, bool]:
+        """What parts carry beside the fields, by name: whether it is a number of a chain."""
+        return self._merged(
+            {name: name in part.per_chain for name in part.leaves if name != "phi"}
+            for part in self.parts
+        )
+
+    def _state(self, phi: jax.Array, states: Iterable[State]) -> State:
         """One state of those of the parts, which share the fields."""
         rest = [{k: v for k, v in s._asdict().items() if k != "phi"} for s in states]
-        return _named("State", {"phi": phi, **self._merged(rest)})
+        return self.state_type(phi=phi, **self._merged(rest))
 
 
 class _Tuners:
     """Tuners of the parts, each shown what its part reported."""
 
-    def __init__(self, tuners: list[Any]) -> None:
+    def __init__(self, tuners: list[WarmUp]) -> None:
         self._tuners = tuners
 
     @property
@@ -193,12 +208,7 @@ class _Tuners:
             tuner.update(done, own(means, kind), fields)
 
 
-def _named(name: str, values: Mapping[str, Any]) -> Any:
-    """A named tuple of these values."""
-    return _type(name, tuple(values))(**values)
-
-
 @lru_cache
-def _type(name: str, fields: tuple[str, ...]) -> Any:
+def _type(name: str, fields: tuple[str, ...]) -> type[State]:
     """Equal fields, the same type: JAX compares types of trees."""
-    return namedtuple(name, fields)
+    return cast(type[State], namedtuple(name, fields))

@@ -16,20 +16,21 @@ M is a sum over neighbours, so the only transforms are those of C, one pair for 
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
+from lattice_ml.actions import Action
 from lattice_ml.fields import fourier
 from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.fields.layout import Layout
-from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers.hmc import HMC
-from lattice_ml.samplers.settings import check_positive
-from lattice_ml.samplers.tuning import Learned, Lengths, Propagator, Tuner
+from lattice_ml.samplers.settings import Auto, number
+from lattice_ml.samplers.tuning import Learned, Propagator, Tuner
 
 __all__ = ["FourierHMC", "fitted_mass_squared"]
 
@@ -51,36 +52,23 @@ class FourierHMC(HMC):
 
     integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="omelyan2")
     target_acceptance: float = 0.9
-    mass_squared: float | Literal["auto"] = "auto"
+    mass_squared: float | Auto = "auto"
     splits: ClassVar[bool] = False
-
-    @property
-    def _known_mass_squared(self) -> Scalar:
-        """m^2 as given or as tuned."""
-        assert not isinstance(self.mass_squared, str)
-        return self.mass_squared
+    tunes: ClassVar[tuple[str, ...]] = (*HMC.tunes, "mass_squared")
 
     def _velocities(self, white: jax.Array, layout: Layout) -> jax.Array:
-        return fourier.colour(white, self._known_mass_squared, layout)
+        return fourier.colour(white, number(self.mass_squared), layout)
 
-    def _acceleration(self, layout: Layout, dtype: Any) -> Callable[[jax.Array], jax.Array]:
-        accelerate = fourier.accelerator(self._known_mass_squared, layout, dtype)
-        return lambda phi: accelerate(actions.force(self.action, phi, layout))
+    def _acceleration(
+        self, action: Action, layout: Layout, dtype: DTypeLike
+    ) -> Callable[[jax.Array], jax.Array]:
+        accelerate = fourier.accelerator(number(self.mass_squared), layout, dtype)
+        return lambda phi: accelerate(actions.force(action, phi, layout))
 
     def _momenta(self, velocities: jax.Array, layout: Layout) -> jax.Array:
-        return fourier.slow_down(velocities, self._known_mass_squared, layout)
+        return fourier.slow_down(velocities, number(self.mass_squared), layout)
 
-    def check(self) -> Lengths:
-        """Refuse settings that make no sense.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
-        check_positive(self, "mass_squared", auto=True)
-        return super().check()
-
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
-        """What adapts the "auto" settings in the warm-up."""
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self]:
         half = (..., slice(lattice.shape[-1] // 2 + 1))  # the order of rfftn
         p_hat_squared, shell = lattice.p_hat_squared[half], lattice.shells[1][half].ravel()
 
@@ -96,12 +84,8 @@ class FourierHMC(HMC):
             return float(group_means(inverse.ravel(), shell).max()), learned
 
         start = replace(self, mass_squared=_GUESS) if self.mass_squared == "auto" else self
-        return Tuner(start, self.check(), lattice, n_thermalise, start._built, learn)
-
-    def tuned(self) -> dict[str, float]:
-        """The settings that the warm-up fixed."""
-        mass_squared: Any = self.mass_squared
-        return {**super().tuned(), "mass_squared": mass_squared}
+        self.check()
+        return start._tuner(lattice, n_thermalise, learn)
 
 
 def fitted_mass_squared(p_hat_squared: np.ndarray, propagator: np.ndarray) -> float:

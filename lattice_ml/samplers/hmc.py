@@ -8,12 +8,12 @@ under phi -> -phi a global sign flip, always accepted, follows with probability 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
@@ -22,23 +22,22 @@ from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
 from lattice_ml.samplers import integrators
+from lattice_ml.samplers.sampler import FieldState, Sampler
 from lattice_ml.samplers.settings import (
+    Auto,
+    SignFlip,
     check_fraction,
     check_positive,
     check_sign_flip,
     divergence,
+    given,
+    number,
     signs,
     smaller_steps,
 )
-from lattice_ml.samplers.tuning import Lengths, Tuner
+from lattice_ml.samplers.tuning import Learned, Lengths, Propagator, Tuner
 
-__all__ = ["HMC", "Info", "State", "energy_change"]
-
-
-class State(NamedTuple):
-    """What the next update needs: the fields of a group of chains."""
-
-    phi: jax.Array
+__all__ = ["HMC", "Draws", "Info", "Trajectories", "energy_change"]
 
 
 class Draws(NamedTuple):
@@ -74,7 +73,119 @@ class Info(NamedTuple):
 
 
 @pytree
-class HMC:
+class Trajectories(Sampler):
+    """What HMC and replica exchange share: the settings of trajectories, and one trajectory."""
+
+    action: Action
+    trajectory_length: float | Auto = "auto"
+    n_steps: int | Auto = "auto"
+    step_size: float | Auto = "auto"
+    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="leapfrog")
+    jitter: float = 0.2
+    target_acceptance: float = 0.8
+    sign_flip: SignFlip = static(default="auto")
+    periods: float = 0.25
+    splits: ClassVar[bool] = True
+    tunes: ClassVar[tuple[str, ...]] = ("trajectory_length", "n_steps", "step_size")
+
+    def _draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+        u = randomness.uniforms(keys, trajectory, 3)
+        return Draws(
+            1 + self.jitter * (2 * u[0] - 1),
+            -jnp.log(u[1]),
+            signs(self.sign_flip, self.action, u[2]),
+        )
+
+    def _move(
+        self,
+        action: Action,
+        layout: Layout,
+        keys: randomness.Keys,
+        trajectory: jax.Array,
+        draws: Draws,
+        phi: jax.Array,
+    ) -> tuple[jax.Array, Info]:
+        """One trajectory with any action: new fields, and what is reported."""
+        spread, step_size = layout.spread, number(self.step_size)
+        pi = self._velocities(layout.normals(keys, trajectory).astype(phi.dtype), layout)
+        new_phi, new_pi = integrators.integrate(
+            self._acceleration(action, layout, phi.dtype),
+            phi,
+            pi,
+            spread((step_size * draws.stretch).astype(phi.dtype)),
+            number(self.n_steps),
+            integrators.SCHEMES[self.integrator],
+            partial(layout.repeat, reach=actions.as_action(action).reach),
+        )
+        dh = energy_change(action, (new_phi, new_pi), (phi, pi), layout, self._momenta)
+        accept = dh < draws.threshold
+        phi = jnp.where(spread(accept), new_phi, phi) * spread(draws.sign.astype(phi.dtype))
+        return phi, Info.of(dh)
+
+    def _velocities(self, white: jax.Array, layout: Layout) -> jax.Array:
+        """dphi/dt at the start of a trajectory, from white noise."""
+        return white
+
+    def _acceleration(
+        self, action: Action, layout: Layout, dtype: DTypeLike
+    ) -> Callable[[jax.Array], jax.Array]:
+        """d^2 phi/dt^2 as a function of phi."""
+        return lambda phi: actions.force(action, phi, layout)
+
+    def _momenta(self, velocities: jax.Array, layout: Layout) -> jax.Array:
+        """What the kinetic energy multiplies the velocities with; here they are the same."""
+        return velocities
+
+    @property
+    def forces(self) -> int:
+        return int(number(self.n_steps)) * len(integrators.SCHEMES[self.integrator].drifts) + 1
+
+    def check(self) -> None:
+        if self.integrator not in integrators.SCHEMES:
+            allowed = ", ".join(integrators.SCHEMES)
+            raise ValueError(
+                f"sampler.integrator must be one of {allowed}, got {self.integrator!r}"
+            )
+        check_fraction(jitter=self.jitter, zero=True)
+        check_fraction(target_acceptance=self.target_acceptance)
+        check_sign_flip(self.sign_flip)
+        check_positive(**self.tuned(), auto=True)
+        check_positive(periods=self.periods)
+        super().check()
+
+    def lengths(self) -> Lengths:
+        return Lengths(given(self.trajectory_length), given(self.n_steps), given(self.step_size))
+
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self]:
+        self.check()
+        return self._tuner(lattice, n_thermalise)
+
+    def _tuner(
+        self,
+        lattice: Lattice,
+        n_thermalise: int,
+        learn: Callable[[Propagator], Learned] | None = None,
+    ) -> Tuner[Self]:
+        aim = self.target_acceptance, self.periods, learn
+        return Tuner(self.built, self.lengths(), self.action, lattice, n_thermalise, *aim)
+
+    def built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
+        numbers = {"trajectory_length": length, "n_steps": n_steps, "step_size": step_size}
+        return self.retuned(**numbers, **learned)
+
+    def diagnose(self, means: Mapping[str, float]) -> str | None:
+        settings = f"step_size = {self.step_size:.4g}, n_steps = {self.n_steps}"
+        return divergence(means, "trajectories", settings)
+
+    def remedy(self) -> str:
+        lengths = self.lengths()
+        if lengths.step_size is None and not lengths.tunes_step:
+            return f"make sampler.n_steps larger than {self.n_steps}, or leave it to auto"
+        return smaller_steps(self.step_size, self.target_acceptance)
+
+
+@pytree
+class HMC(Trajectories):
     """Hybrid Monte Carlo for `action`.
 
     Args:
@@ -91,116 +202,20 @@ class HMC:
             where cluster updates move it.
     """
 
-    action: Action
-    trajectory_length: float | Literal["auto"] = "auto"
-    n_steps: int | Literal["auto"] = "auto"
-    step_size: float | Literal["auto"] = "auto"
-    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="leapfrog")
-    jitter: float = 0.2
-    target_acceptance: float = 0.8
-    sign_flip: bool | Literal["auto"] = static(default="auto")
-    periods: float = 0.25
-    splits: ClassVar[bool] = True  # needs no more of other sites than `Layout` has
-
-    def start(self, phi: jax.Array) -> State:
-        return State(phi)
-
     def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
-        """Per-chain draws of the given trajectories: arrays `(*trajectory.shape, group)`."""
-        u = randomness.uniforms(keys, trajectory, 3)
-        return Draws(1 + self.jitter * (2 * u[0] - 1), -jnp.log(u[1]), signs(self, u[2]))
+        return self._draw(keys, trajectory)
 
-    def step(
+    def update(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
         draws: Draws,
-        state: State,
-    ) -> tuple[State, Info]:
+        state: FieldState,
+    ) -> tuple[FieldState, Info]:
         """One trajectory of a group of chains."""
-        phi, spread = state.phi, layout.spread
-        step_size, n_steps = self._numbers()
-        pi = self._velocities(layout.normals(keys, trajectory).astype(phi.dtype), layout)
-        new_phi, new_pi = integrators.integrate(
-            self._acceleration(layout, phi.dtype),
-            phi,
-            pi,
-            spread((step_size * draws.stretch).astype(phi.dtype)),
-            n_steps,
-            _scheme(self.integrator),
-            partial(layout.repeat, reach=actions.as_action(self.action).reach),
-        )
-        dh = energy_change(self.action, (new_phi, new_pi), (phi, pi), layout, self._momenta)
-        accept = dh < draws.threshold
-        phi = jnp.where(spread(accept), new_phi, phi) * spread(draws.sign.astype(phi.dtype))
-        return State(phi), Info.of(dh)
-
-    def _velocities(self, white: jax.Array, layout: Layout) -> jax.Array:
-        """dphi/dt at the start of a trajectory, from white noise."""
-        return white
-
-    def _acceleration(self, layout: Layout, dtype: Any) -> Callable[[jax.Array], jax.Array]:
-        """d^2 phi/dt^2 as a function of phi."""
-        return lambda phi: actions.force(self.action, phi, layout)
-
-    def _momenta(self, velocities: jax.Array, layout: Layout) -> jax.Array:
-        """What the kinetic energy multiplies the velocities with; here they are the same."""
-        return velocities
-
-    @property
-    def forces(self) -> int:
-        """Force evaluations per trajectory."""
-        return int(self._numbers()[1]) * len(_scheme(self.integrator).drifts) + 1
-
-    def check(self) -> Lengths:
-        """Refuse settings that make no sense.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
-        _scheme(self.integrator)
-        check_fraction(self, "jitter", zero=True)
-        check_fraction(self, "target_acceptance")
-        check_sign_flip(self)
-        names = ("trajectory_length", "n_steps", "step_size")
-        check_positive(self, *names, auto=True)
-        check_positive(self, "periods")
-        values = {name: getattr(self, name) for name in names}
-        given = {name: None if value == "auto" else value for name, value in values.items()}
-        lengths = Lengths(**given)
-        lengths.check()
-        return lengths
-
-    def _numbers(self) -> tuple[Any, Any]:
-        """(step_size, n_steps) of a tuned sampler, traced under jit."""
-        return self.step_size, self.n_steps
-
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
-        """What adapts the "auto" settings in the warm-up."""
-        return Tuner(self, self.check(), lattice, n_thermalise, self._built)
-
-    def _built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
-        """This sampler with what the tuner has found so far."""
-        numbers: dict[str, Any] = {"n_steps": n_steps, "step_size": step_size, **learned}
-        return replace(self, trajectory_length=length, **numbers)
-
-    def tuned(self) -> dict[str, float]:
-        """The settings that the warm-up fixed."""
-        names = ("trajectory_length", "n_steps", "step_size")
-        return {name: getattr(self, name) for name in names}
-
-    def diagnose(self, means: Mapping[str, float]) -> str | None:
-        """Say what is wrong, from the averages of all histories so far."""
-        settings = f"step_size = {self.step_size:.4g}, n_steps = {self.n_steps}"
-        return divergence(means, "trajectories", settings)
-
-    def remedy(self) -> str:
-        """What a user can do when `diagnose` finds something."""
-        lengths = self.check()
-        if lengths.step_size is None and not lengths.tunes_step:
-            return f"make sampler.n_steps larger than {self.n_steps}, or leave it to auto"
-        return smaller_steps(self)
+        phi, info = self._move(self.action, layout, keys, trajectory, draws, state.phi)
+        return FieldState(phi), info
 
 
 def energy_change(
@@ -222,11 +237,3 @@ def energy_change(
     kinetic = 0.5 * (new_pi - pi) * momenta(new_pi + pi, layout)
     dh = layout.site_sum(actions.difference(action, new_phi, phi, layout) + kinetic)
     return jnp.where(jnp.isnan(dh), jnp.inf, dh)
-
-
-def _scheme(name: str) -> integrators.Integrator:
-    known = {k: getattr(integrators, k) for k in integrators.__all__}
-    schemes = {k: v for k, v in known.items() if isinstance(v, integrators.Integrator)}
-    if name not in schemes:
-        raise ValueError(f"sampler.integrator must be one of {', '.join(schemes)}, got {name!r}")
-    return schemes[name]

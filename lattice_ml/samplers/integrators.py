@@ -6,14 +6,17 @@ field, so they are merged: n steps of a scheme with m drifts cost n m + 1 forces
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Integrator", "integrate", "leapfrog", "omelyan2", "omelyan4"]
+__all__ = ["SCHEMES", "Integrator", "integrate", "leapfrog", "omelyan2", "omelyan4"]
+
+FieldAndMomentum = tuple[jax.Array, jax.Array]
+Stage = Callable[[jax.Array, FieldAndMomentum], FieldAndMomentum]
 
 
 class Integrator(NamedTuple):
@@ -47,8 +50,11 @@ omelyan4 = Integrator(
 )
 
 
-def _loop(n: jax.Array | int, step: Callable[[jax.Array, Any], Any], fields: Any) -> Any:
-    return lax.fori_loop(0, n, step, fields)
+SCHEMES = {"leapfrog": leapfrog, "omelyan2": omelyan2, "omelyan4": omelyan4}
+
+
+def _loop(n: jax.Array | int, stage: Stage, fields: FieldAndMomentum) -> FieldAndMomentum:
+    return lax.fori_loop(0, n, stage, fields)
 
 
 def integrate(
@@ -58,7 +64,7 @@ def integrate(
     step_size: jax.Array | float,
     n_steps: jax.Array | int,
     scheme: Integrator = leapfrog,
-    repeat: Callable[..., Any] = _loop,
+    repeat: Callable[[jax.Array | int, Stage, FieldAndMomentum], FieldAndMomentum] = _loop,
 ) -> tuple[jax.Array, jax.Array]:
     """Integrate dphi/dt = pi, dpi/dt = force(phi) over `n_steps` steps.
 
@@ -88,5 +94,4 @@ def integrate(
         pi = pi + kick.astype(phi.dtype) * step_size * force(phi)
         return phi + drift.astype(phi.dtype) * step_size * pi, pi
 
-    end: tuple[jax.Array, jax.Array] = repeat(last + 1, stage, (phi, pi))
-    return end
+    return repeat(last + 1, stage, (phi, pi))

@@ -1,8 +1,8 @@
 """Samplers by the names of a config: one kind, a cycle of several, or the one that suits best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from types import MappingProxyType
 
 from lattice_ml.actions import Action
 from lattice_ml.samplers.cluster import SwendsenWang, Wolff
@@ -13,10 +13,13 @@ from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
 from lattice_ml.samplers.replica import ReplicaExchange
+from lattice_ml.samplers.sampler import Sampler, Table
 
 __all__ = ["AUTO", "CLUSTER_PERIODS", "KINDS", "automatic", "build", "parts"]
 
-_CLASSES = (HMC, FourierHMC, ReplicaExchange, Langevin, MALA, Kramers, Wolff, SwendsenWang)
+_CLASSES: tuple[type[Sampler], ...] = (
+    *(HMC, FourierHMC, ReplicaExchange, Langevin, MALA, Kramers, Wolff, SwendsenWang),
+)
 KINDS = {cls.__name__: cls for cls in _CLASSES}
 
 AUTO = "auto"
@@ -25,7 +28,9 @@ _CLUSTERS_FROM = 32  # sites along the shortest axis: from here on a Wolff updat
 _BARRIER_FROM = 1.0  # of a site: from here on flips of all clusters pay, on lattices of any size
 
 
-def automatic(action_kind: str, shape: Sequence[int], barrier: float) -> tuple[str, dict[str, Any]]:
+def automatic(
+    action_kind: str, shape: Sequence[int], barrier: float
+) -> tuple[str, dict[str, float]]:
     """The kind that is chosen where none is named, and settings with other defaults in it.
 
     HMC, and after every trajectory of phi^4 a cluster update where that pays: of all clusters where
@@ -49,22 +54,32 @@ def parts(kind: str) -> list[str]:
     return kind.replace(" ", "").split("+")
 
 
-def build(kind: str, action: Action, settings: Mapping[str, Any]) -> Any:
+def build(
+    kind: str,
+    action: Action,
+    settings: Table,
+    theory: Table = MappingProxyType({}),
+    ndim: int = 0,
+) -> Sampler:
     """A sampler by its name in a config, kinds of a cycle joined by `+`.
 
     Args:
         kind: e.g. "HMC" or "HMC+Wolff".
         action: what is sampled.
         settings: of all its kinds, as `cycle.merged` names them.
+        theory, ndim: as of `Sampler.from_config`.
 
     Raises:
         ValueError: settings that make no sense, or updates that do not sample by themselves.
     """
     names = parts(kind)
     keys = {name: [f.name for f in fields(KINDS[name]) if f.name != "action"] for name in names}
-    built = tuple(KINDS[name](action, **own(settings, name, keys[name])) for name in names)
+    built = tuple(
+        KINDS[name].from_config(action, own(settings, name, keys[name]), theory, ndim)
+        for name in names
+    )
     sampler = built[0] if len(built) == 1 else Cycle(built)
     sampler.check()
-    if problem := getattr(sampler, "incomplete", ""):
-        raise ValueError(problem)
+    if sampler.incomplete:
+        raise ValueError(sampler.incomplete)
     return sampler

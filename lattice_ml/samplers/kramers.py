@@ -12,7 +12,7 @@ the distribution is exact.  Without, a free mode S = w q^2/2 has the stationary 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,18 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
 from lattice_ml.samplers import integrators
 from lattice_ml.samplers.hmc import Info, energy_change
+from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.samplers.settings import (
+    Auto,
+    SignFlip,
     Signs,
     check_fraction,
     check_positive,
     check_sign_flip,
     divergence,
     draw_signs,
+    given,
+    number,
     smaller_steps,
     whole_steps,
 )
@@ -57,7 +62,7 @@ class UnadjustedInfo(NamedTuple):
 
 
 @pytree
-class Kramers:
+class Kramers(Sampler):
     """Underdamped Langevin dynamics for `action`, exact with `accept`.
 
     Args:
@@ -74,22 +79,23 @@ class Kramers:
     """
 
     action: Action
-    step_size: float | Literal["auto"] = "auto"
+    step_size: float | Auto = "auto"
     friction: float = 1.0
     trajectory_length: float = 1.0
     accept: bool = static(default=True)
     target_acceptance: float = 0.95
-    sign_flip: bool | Literal["auto"] = static(default="auto")
+    sign_flip: SignFlip = static(default="auto")
     splits: ClassVar[bool] = True
+    state_type: ClassVar[type[State]] = State
+    tunes: ClassVar[tuple[str, ...]] = ("step_size",)
 
     def start(self, phi: jax.Array) -> State:
         return State(phi, 0 * phi)
 
     def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Signs:
-        """Per-chain draws of the given updates: arrays `(*trajectory.shape, group)`."""
-        return draw_signs(self, keys, trajectory)
+        return draw_signs(self.sign_flip, self.action, keys, trajectory)
 
-    def step(
+    def update(
         self,
         layout: Layout,
         keys: randomness.Keys,
@@ -101,7 +107,7 @@ class Kramers:
         dtype = state.phi.dtype
         sign = layout.spread(draws.sign.astype(dtype))
         n_steps = self._n_steps()
-        delta = jnp.asarray(self.step_size, dtype)
+        delta = jnp.asarray(number(self.step_size), dtype)
         keep = jnp.exp(-self.friction * delta)
 
         def step(j: jax.Array, carry: tuple[State, Info]) -> tuple[State, Info]:
@@ -121,9 +127,11 @@ class Kramers:
                 new_phi = jnp.where(accepted, new_phi, phi)
                 new_pi = jnp.where(accepted, new_pi, -pi)
             info = Info.of(dh)
-            mean = {k: getattr(record, k) + v / n_steps for k, v in info._asdict().items()}
+            mean = Info(
+                *(total + value / n_steps for total, value in zip(record, info, strict=True))
+            )
             most = jnp.maximum(record.max_abs_dh, info.max_abs_dh)
-            return State(new_phi, new_pi), Info(**{**mean, "max_abs_dh": most})
+            return State(new_phi, new_pi), mean._replace(max_abs_dh=most)
 
         start = State(sign * state.phi, sign * state.pi)
         zero = jnp.zeros(layout.group, widest(dtype))
@@ -133,56 +141,46 @@ class Kramers:
         return state, UnadjustedInfo(info.dh, info.max_abs_dh, info.divergent)
 
     def _n_steps(self) -> jax.Array:
-        return whole_steps(self.trajectory_length, self.step_size)
+        return whole_steps(self.trajectory_length, number(self.step_size))
 
     @property
     def forces(self) -> int:
-        """Force evaluations per update."""
         return 2 * int(self._n_steps())
 
     @property
     def order(self) -> int | None:
-        """The bias is of this order in the step size; None where there is no bias."""
         return None if self.accept else 2
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
-        check_positive(self, "step_size", auto=True)
-        check_positive(self, "friction", "trajectory_length")
-        check_fraction(self, "target_acceptance")
-        check_sign_flip(self)
+        check_positive(step_size=self.step_size, auto=True)
+        check_positive(friction=self.friction, trajectory_length=self.trajectory_length)
+        check_fraction(target_acceptance=self.target_acceptance)
+        check_sign_flip(self.sign_flip)
         if not self.accept and self.step_size == "auto":
             raise ValueError(
                 "sampler.step_size must be a number where sampler.accept is false, because it sets "
                 "the bias; got auto"
             )
 
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner | Fixed:
-        """What adapts an "auto" step size in the warm-up."""
+    def lengths(self) -> Lengths | None:
+        """One step of an "auto" size."""
+        return Lengths(None, n_steps=1, step_size=None) if given(self.step_size) is None else None
+
+    def built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
+        return replace(self, step_size=step_size)
+
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self] | Fixed[Self]:
         self.check()
-        if self.step_size != "auto":
+        lengths = self.lengths()
+        if lengths is None:
             return Fixed(self)
-        lengths = Lengths(trajectory_length=None, n_steps=1, step_size=None)
-
-        def build(length: float, n_steps: int, step_size: float) -> Kramers:
-            return replace(self, step_size=step_size)
-
-        return Tuner(self, lengths, lattice, n_thermalise, build)
-
-    def tuned(self) -> dict[str, Any]:
-        """The settings that the warm-up fixed."""
-        return {"step_size": self.step_size}
+        where = self.action, lattice, n_thermalise
+        return Tuner(self.built, lengths, *where, self.target_acceptance)
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
-        """Say what is wrong, from the averages of all histories so far."""
         return divergence(means, "steps", f"step_size = {self.step_size:.4g}")
 
     def remedy(self) -> str:
-        """What a user can do when `diagnose` finds something."""
         if self.accept:
-            return smaller_steps(self)
+            return smaller_steps(self.step_size, self.target_acceptance)
         return f"make sampler.step_size smaller than {self.step_size:.4g}"

@@ -18,31 +18,33 @@ before and after an Euler step with the same noise (Batrouni et al., Phys. Rev. 
 Leimkuhler and C. Matthews, arXiv:1203.5428).  MALA removes the bias by an accept step.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action
 from lattice_ml.fields import fourier, randomness
-from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
-from lattice_ml.samplers.hmc import State
+from lattice_ml.fields.types import Scalar
+from lattice_ml.samplers.sampler import FieldState, Sampler
 from lattice_ml.samplers.settings import (
+    SignFlip,
     Signs,
     check_positive,
     check_sign_flip,
     draw_signs,
     whole_steps,
 )
-from lattice_ml.samplers.tuning import Fixed
 
 __all__ = ["Info", "Langevin"]
 
+# The step, fields, the time that is left to each chain, its steps so far and its largest drift.
+_Adaptive = tuple[int, jax.Array, jax.Array, jax.Array, jax.Array]
 _SCHEMES = ("euler", "heun", "leimkuhler_matthews")
 
 
@@ -60,7 +62,7 @@ class AdaptiveInfo(NamedTuple):
 
 
 @pytree
-class Langevin:
+class Langevin(Sampler):
     """Langevin dynamics for `action`: biased at finite step size, for extrapolation to zero.
 
     Args:
@@ -85,28 +87,25 @@ class Langevin:
     temperature: float = 1.0
     drift_limit: float | None = None
     fourier_mass_squared: float | None = None
-    sign_flip: bool | Literal["auto"] = static(default="auto")
+    sign_flip: SignFlip = static(default="auto")
 
     @property
-    def remembers(self) -> bool:
-        """Whether an update goes on with noise of the one before, as of the field that it left."""
-        return self.scheme == "leimkuhler_matthews"
-
-    def start(self, phi: jax.Array) -> State:
-        return State(phi)
+    def remembers(self) -> str:
+        """The scheme, where an update goes on with noise of the one before."""
+        cannot = f"sampler.scheme cannot be {self.scheme}"
+        return cannot if self.scheme == "leimkuhler_matthews" else ""
 
     def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Signs:
-        """Per-chain draws of the given updates: arrays `(*trajectory.shape, group)`."""
-        return draw_signs(self, keys, trajectory)
+        return draw_signs(self.sign_flip, self.action, keys, trajectory)
 
-    def step(
+    def update(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
         draws: Signs,
-        state: State,
-    ) -> tuple[State, Info | AdaptiveInfo]:
+        state: FieldState,
+    ) -> tuple[FieldState, Info | AdaptiveInfo]:
         """One update of a group of chains: `trajectory_length` of Langevin time."""
         sign = layout.spread(draws.sign.astype(state.phi.dtype))
         if self.scheme == "leimkuhler_matthews":
@@ -117,7 +116,7 @@ class Langevin:
             return self._adaptive_steps(
                 layout, keys, trajectory, state.phi * sign, self.drift_limit
             )
-        return State(phi), Info(jnp.full(layout.group, self._n_steps(), phi.dtype))
+        return FieldState(phi), Info(jnp.full(layout.group, self._n_steps(), phi.dtype))
 
     def _equal_steps(
         self, layout: Layout, keys: randomness.Keys, trajectory: jax.Array, phi: jax.Array
@@ -135,10 +134,10 @@ class Langevin:
         trajectory: jax.Array,
         phi: jax.Array,
         limit: float,
-    ) -> tuple[State, AdaptiveInfo]:
+    ) -> tuple[FieldState, AdaptiveInfo]:
         """Steps of every chain's own size until all have used up their time."""
 
-        def step(carry: Any) -> Any:
+        def step(carry: _Adaptive) -> _Adaptive:
             j, phi, left, n_steps, largest = carry
             drift = self._drift(layout, phi)
             steepest = layout.site_max(jnp.abs(drift))
@@ -156,7 +155,7 @@ class Langevin:
                 jnp.where(active, jnp.maximum(largest, steepest), largest),
             )
 
-        def unfinished(carry: Any) -> jax.Array:
+        def unfinished(carry: _Adaptive) -> jax.Array:
             _, phi, left, _, _ = carry
             finite = jnp.isfinite(layout.site_max(jnp.abs(phi)))
             return layout.any_chain((left > 0) & finite)
@@ -164,7 +163,7 @@ class Langevin:
         zero = jnp.zeros(layout.group, phi.dtype)
         time = jnp.full_like(zero, self._n_steps() * self.step_size)
         carry = lax.while_loop(unfinished, step, (0, phi, time, zero, zero))
-        return State(carry[1]), AdaptiveInfo(n_steps=carry[3], max_drift=carry[4])
+        return FieldState(carry[1]), AdaptiveInfo(n_steps=carry[3], max_drift=carry[4])
 
     def _leimkuhler_matthews(
         self,
@@ -191,7 +190,7 @@ class Langevin:
         return lax.fori_loop(0, n_steps, step, (sign * phi, sign * noise(0)))[0]
 
     def _move(
-        self, layout: Layout, phi: jax.Array, drift: jax.Array, eta: jax.Array, eps: Any
+        self, layout: Layout, phi: jax.Array, drift: jax.Array, eta: jax.Array, eps: Scalar
     ) -> jax.Array:
         """One step of size `eps`, which broadcasts against fields, with noise `eta`."""
         eps = jnp.asarray(eps, phi.dtype)
@@ -209,7 +208,12 @@ class Langevin:
         return fourier.accelerate(drift, self.fourier_mass_squared, layout)
 
     def _noise(
-        self, layout: Layout, keys: randomness.Keys, trajectory: Any, j: jax.Array, dtype: Any
+        self,
+        layout: Layout,
+        keys: randomness.Keys,
+        trajectory: jax.Array,
+        j: jax.Array | int,
+        dtype: DTypeLike,
     ) -> jax.Array:
         """Noise of covariance C in step `j` of an update."""
         step = randomness.step_keys(keys, trajectory, j)
@@ -223,12 +227,10 @@ class Langevin:
 
     @property
     def splits(self) -> bool:
-        """Whether a lattice may be spread over devices."""
         return self.fourier_mass_squared is None
 
     @property
     def order(self) -> int:
-        """The bias is of this order in the step size."""
         return 1 if self.scheme == "euler" else 2
 
     @property
@@ -237,38 +239,23 @@ class Langevin:
         return int(self._n_steps()) * (2 if self.scheme == "heun" else 1)
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
         if self.scheme not in _SCHEMES:
             allowed = ", ".join(_SCHEMES)
             raise ValueError(f"sampler.scheme must be one of {allowed}, got {self.scheme!r}")
-        optional = ("drift_limit", "fourier_mass_squared")
-        given = [name for name in optional if getattr(self, name) is not None]
-        check_positive(self, "step_size", "trajectory_length", "temperature", *given)
-        if self.drift_limit is not None and self.scheme == "leimkuhler_matthews":
+        check_positive(step_size=self.step_size, trajectory_length=self.trajectory_length)
+        check_positive(temperature=self.temperature)
+        limit, mass_squared = self.drift_limit, self.fourier_mass_squared
+        if limit is not None:
+            check_positive(drift_limit=limit)
+        if mass_squared is not None:
+            check_positive(fourier_mass_squared=mass_squared)
+        if limit is not None and self.scheme == "leimkuhler_matthews":
             raise ValueError(
                 "sampler.drift_limit cannot be used with scheme = leimkuhler_matthews, whose order "
                 "rests on equal steps: take euler or heun, or a smaller step_size"
             )
-        check_sign_flip(self)
-
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Fixed:
-        """Nothing is tuned: the step size sets the bias."""
-        self.check()
-        return Fixed(self)
-
-    def tuned(self) -> dict[str, float]:
-        """The settings that the warm-up fixed: none."""
-        return {}
-
-    def diagnose(self, means: Mapping[str, float]) -> str | None:
-        """Say what is wrong, from the averages of all histories so far."""
-        return None
+        check_sign_flip(self.sign_flip)
 
     def remedy(self) -> str:
-        """What a user can do when the fields are no longer finite."""
         limit = "" if self.scheme == "leimkuhler_matthews" else ", or set sampler.drift_limit"
         return f"make sampler.step_size smaller than {self.step_size:.4g}{limit}"

@@ -8,7 +8,7 @@ sqrt(2 eps) with momentum eta: then phi' is the same, and the ratio is exp(-dH).
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,17 @@ from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
-from lattice_ml.samplers.hmc import HMC, Draws, Info, State
+from lattice_ml.samplers.hmc import HMC, Draws, Info
+from lattice_ml.samplers.sampler import FieldState, Sampler
 from lattice_ml.samplers.settings import (
+    Auto,
+    SignFlip,
     check_fraction,
     check_positive,
     check_sign_flip,
     divergence,
+    given,
+    number,
     smaller_steps,
 )
 from lattice_ml.samplers.tuning import Lengths, Tuner
@@ -32,7 +37,7 @@ __all__ = ["MALA"]
 
 
 @pytree
-class MALA:
+class MALA(Sampler):
     """Metropolis-adjusted Langevin algorithm for `action`: exact at every step size.
 
     Args:
@@ -44,67 +49,55 @@ class MALA:
     """
 
     action: Action
-    step_size: float | Literal["auto"] = "auto"
+    step_size: float | Auto = "auto"
     target_acceptance: float = 0.574
-    sign_flip: bool | Literal["auto"] = static(default="auto")
+    sign_flip: SignFlip = static(default="auto")
     splits: ClassVar[bool] = True
-
-    def start(self, phi: jax.Array) -> State:
-        return State(phi)
+    tunes: ClassVar[tuple[str, ...]] = ("step_size",)
 
     def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
-        """Per-chain draws of the given updates: arrays `(*trajectory.shape, group)`."""
         return self._hmc().draw(keys, trajectory)
 
-    def step(
+    def update(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
         draws: Draws,
-        state: State,
-    ) -> tuple[State, Info]:
+        state: FieldState,
+    ) -> tuple[FieldState, Info]:
         """One proposal for a group of chains."""
-        return self._hmc().step(layout, keys, trajectory, draws, state)
+        return self._hmc().update(layout, keys, trajectory, draws, state)
 
     def _hmc(self) -> HMC:
-        step: Any = jnp.sqrt(2 * jnp.asarray(self.step_size))
-        return HMC(self.action, n_steps=1, step_size=step, jitter=0.0, sign_flip=self.sign_flip)
+        hmc = HMC(self.action, n_steps=1, jitter=0.0, sign_flip=self.sign_flip)
+        return hmc.retuned(step_size=jnp.sqrt(2 * jnp.asarray(number(self.step_size))))
 
     @property
     def forces(self) -> int:
-        """Force evaluations per update."""
         return 2
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
+        check_positive(step_size=self.step_size, auto=True)
+        check_fraction(target_acceptance=self.target_acceptance)
+        check_sign_flip(self.sign_flip)
 
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
-        check_positive(self, "step_size", auto=True)
-        check_fraction(self, "target_acceptance")
-        check_sign_flip(self)
+    def lengths(self) -> Lengths:
+        """One step of HMC, of the size that belongs to what the user gave."""
+        step = given(self.step_size)
+        return Lengths(None, n_steps=1, step_size=None if step is None else (2 * step) ** 0.5)
 
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
-        """What adapts an "auto" step size in the warm-up."""
+    def built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
+        """This sampler with a step of HMC of this size."""
+        return replace(self, step_size=step_size**2 / 2)
+
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self]:
         self.check()
-        step = None if self.step_size == "auto" else (2 * self.step_size) ** 0.5
-        lengths = Lengths(trajectory_length=None, n_steps=1, step_size=step)
-
-        def build(length: float, n_steps: int, step_size: float) -> MALA:
-            return replace(self, step_size=step_size**2 / 2)
-
-        return Tuner(self, lengths, lattice, n_thermalise, build)
-
-    def tuned(self) -> dict[str, Any]:
-        """The settings that the warm-up fixed."""
-        return {"step_size": self.step_size}
+        where = self.action, lattice, n_thermalise
+        return Tuner(self.built, self.lengths(), *where, self.target_acceptance)
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
-        """Say what is wrong, from the averages of all histories so far."""
         return divergence(means, "steps", f"step_size = {self.step_size:.4g}")
 
     def remedy(self) -> str:
-        """What a user can do when `diagnose` finds something."""
-        return smaller_steps(self)
+        return smaller_steps(self.step_size, self.target_acceptance)

@@ -14,11 +14,11 @@ action leave along the ladder for where they move, and others come back.
 
 import math
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,19 @@ from jax import lax
 
 from lattice_ml import actions
 from lattice_ml._pytree import pytree
-from lattice_ml.actions import Action
+from lattice_ml.actions import Action, conventions
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
 from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers import hmc
-from lattice_ml.samplers.hmc import HMC
-from lattice_ml.samplers.tuning import Lengths, Tuner
+from lattice_ml.samplers.hmc import Trajectories
+from lattice_ml.samplers.sampler import Info, Table
+from lattice_ml.samplers.tuning import Tuner
 
-__all__ = ["Draws", "ReplicaExchange", "State", "travel"]
+__all__ = ["Coupling", "Draws", "ReplicaExchange", "State", "travel"]
+
+T = TypeVar("T")
 
 _OUT, _BACK = 1, 2  # of a walker; 0 before it was at the action for the first time
 _KEYS = 2**32 - 2  # the trajectory number that makes the replicas' keys
@@ -52,11 +55,25 @@ class State(NamedTuple):
     heading: jax.Array  # (R, group), see `travel`
 
 
+# Of the replica that comes next action, keys, draws and field; all fields; what was reported.
+_Carry = tuple[tuple[Action, randomness.Keys, hmc.Draws, jax.Array], jax.Array, hmc.Info]
+
+
 class Draws(NamedTuple):
     """Random numbers of one update, drawn outside the loop over updates."""
 
-    replicas: Any  # those of HMC, (R, group) each
+    replicas: hmc.Draws  # (R, group) each
     threshold: jax.Array  # (R - 1, group): swap where D < threshold = -log u
+
+
+class Coupling(Protocol):
+    """What varies along a ladder of actions of one class; `conventions.Parameter` is one."""
+
+    def of(self, action: Any) -> float:
+        """The value that an action has."""
+
+    def at(self, action: Any, value: Scalar) -> Action:
+        """The action with another value, which may be traced."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +83,9 @@ class _Field:
     name: str
 
     def of(self, action: Action) -> float:
-        return float(getattr(action, self.name))
+        return float(vars(action)[self.name])
 
-    def at(self, action: Any, value: Scalar) -> Action:
+    def at(self, action: Any, value: Scalar) -> Action:  # of any dataclass
         return replace(action, **{self.name: value})
 
     def __str__(self) -> str:
@@ -76,7 +93,7 @@ class _Field:
 
 
 @pytree
-class ReplicaExchange(HMC):
+class ReplicaExchange(Trajectories):
     """HMC for `action` that exchanges fields with replicas at other values of a coupling.
 
     All settings of HMC; step size and trajectory length are tuned at the action and serve the
@@ -89,55 +106,69 @@ class ReplicaExchange(HMC):
         ladder: further values of the coupling, in order, away from that of the action.
     """
 
-    coupling: Any = field(kw_only=True, metadata={"static": True})
+    coupling: str | Coupling = field(kw_only=True, metadata={"static": True})
     ladder: tuple[float, ...] = field(kw_only=True)
     splits: ClassVar[bool] = False
-    crosses: ClassVar[bool] = True  # from well to well
+    crosses: ClassVar[bool] = True
+    state_type: ClassVar[type[State]] = State
+    per_chain: ClassVar[tuple[str, ...]] = ("heading",)
+    config_types: ClassVar[Mapping[str, type]] = {"coupling": str}
 
-    def rungs(self) -> tuple[Any, ...]:
+    @classmethod
+    def from_config(cls, action: Action, settings: Table, theory: Table, ndim: int) -> Self:
+        name, values = settings["coupling"], tuple(settings["ladder"])
+        coupling = conventions.coupling(theory, name, ndim)
+        for value in values:
+            try:
+                conventions.from_config({**theory, name: value}, ndim)
+            except ValueError as error:
+                raise ValueError(f"sampler.ladder, {name} = {value:g}: {error}") from error
+        return cls(action, **{**settings, "coupling": coupling, "ladder": values})
+
+    def rungs(self) -> tuple[Action, ...]:
         """The action, and what it is at the values of the ladder."""
         vary = self._vary()
         return self.action, *(vary.at(self.action, value) for value in self.ladder)
 
-    def start(self, phi: jax.Array) -> Any:
+    def start(self, phi: jax.Array) -> State:
         n = len(self.ladder)
         heading = jnp.array([[_OUT]] + [[0]] * n, jnp.int32)
         return State(phi, jnp.broadcast_to(phi, (n, *phi.shape)), heading)
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Any:
+    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
         """Per-chain draws of the given updates: arrays `(*trajectory.shape, R or R - 1, group)`."""
         n = len(self.ladder)
-        of_one: Any = jax.vmap(lambda keys: HMC.draw(self, keys, trajectory), out_axes=-2)
+        of_one: Callable[[randomness.Keys], hmc.Draws]
+        of_one = jax.vmap(lambda keys: self._draw(keys, trajectory), out_axes=-2)
         u = randomness.uniforms(_derived_keys(keys, jnp.uint32(0)), trajectory, n)
         return Draws(of_one(_replica_keys(keys, n + 1)), -jnp.log(jnp.moveaxis(u, 0, -2)))
 
-    def step(
+    def update(
         self,
         layout: Layout,
         keys: randomness.Keys,
         trajectory: jax.Array,
-        draws: Any,
-        state: Any,
-    ) -> tuple[Any, Any]:
+        draws: Draws,
+        state: State,
+    ) -> tuple[State, Info]:
         """One trajectory of every replica of a group of chains, and one attempt to swap."""
         ladder = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.rungs())
         n = len(self.ladder) + 1
         phi = jnp.concatenate([state.phi[None], state.others])
         parts = ladder, _replica_keys(keys, n), draws.replicas
 
-        def update(r: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        def one(r: jax.Array, carry: _Carry) -> _Carry:
             # The next field is carried to have memory of its own: XLA would fuse its slice into
             # the sums over neighbours, which are eight times slower then.
-            (action, keys, drawn, one), phi, report = carry
-            here = replace(self, action=action)
-            moved, info = HMC.step(here, layout, keys, trajectory, drawn, hmc.State(one))
-            phi = lax.dynamic_update_index_in_dim(phi, moved.phi, r, 0)
+            (action, keys, drawn, mine), phi, report = carry
+            moved, info = self._move(action, layout, keys, trajectory, drawn, mine)
+            phi = lax.dynamic_update_index_in_dim(phi, moved, r, 0)
             report = jax.tree.map(lambda x, y: x.at[r].set(y), report, info)
             return _at((r + 1) % n, (*parts, phi)), phi, report
 
         blank = hmc.Info(*[jnp.zeros((n, layout.group), widest(phi.dtype))] * len(hmc.Info._fields))
         first = _at(jnp.int32(0), (*parts, phi)), phi, blank
-        _, phi, info = lax.fori_loop(0, n, update, first)
+        _, phi, info = lax.fori_loop(0, n, one, first)
         cost = _swap_costs(ladder, phi, layout)
         turn = (jnp.arange(n - 1, dtype=jnp.uint32) + trajectory) % 2 == 0
         accept = turn[:, None] & (cost < draws.threshold)
@@ -159,13 +190,8 @@ class ReplicaExchange(HMC):
         """Force evaluations per update, of all replicas."""
         return (len(self.ladder) + 1) * super().forces
 
-    def check(self) -> Lengths:
-        """Refuse settings that make no sense.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
-        lengths = super().check()
+    def check(self) -> None:
+        super().check()
         vary = self._vary()
         if isinstance(vary, _Field) and vary.name not in (known := _couplings(self.action)):
             allowed = ", ".join(known) or "the fields of a dataclass"
@@ -181,9 +207,8 @@ class ReplicaExchange(HMC):
                 f"sampler.ladder must lead away from the action's {vary} = {values[0]:g}, ever "
                 f"higher or ever lower, got {', '.join(f'{value:g}' for value in values[1:])}"
             )
-        return lengths
 
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner:
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self]:
         """What adapts the "auto" settings in the warm-up, at the action."""
         self.check()
         for value, action in zip(self.ladder, self.rungs()[1:], strict=True):
@@ -194,7 +219,6 @@ class ReplicaExchange(HMC):
         return super().tuner(lattice, n_thermalise)
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
-        """Say what is wrong, from the averages of all histories so far."""
         if problem := super().diagnose(means):
             return problem
         swaps = [means[f"swap_{i}"] for i in range(len(self.ladder))]
@@ -208,13 +232,12 @@ class ReplicaExchange(HMC):
         )
 
     def remedy(self) -> str:
-        """What a user can do when `diagnose` finds something."""
         return (
             "put values between into sampler.ladder where it is too wide; where trajectories "
             f"fail, {super().remedy()}"
         )
 
-    def _vary(self) -> Any:
+    def _vary(self) -> Coupling:
         return _Field(self.coupling) if isinstance(self.coupling, str) else self.coupling
 
     def _values(self) -> list[float]:
@@ -237,10 +260,10 @@ def travel(heading: jax.Array) -> tuple[jax.Array, jax.Array]:
     return heading.at[-1].set(far).at[0].set(_OUT), home
 
 
-def _swap_costs(ladder: Any, phi: jax.Array, layout: Layout) -> jax.Array:
+def _swap_costs(ladder: Action, phi: jax.Array, layout: Layout) -> jax.Array:
     """D of every pair of neighbours, `(R - 1, group)`; infinite where it is not a number."""
 
-    def cost(here: Any, there: Any, own: jax.Array, other: jax.Array) -> jax.Array:
+    def cost(here: Action, there: Action, own: jax.Array, other: jax.Array) -> jax.Array:
         at_here, at_there = (actions.difference(a, other, own, layout) for a in (here, there))
         return layout.site_sum(at_here - at_there)
 
@@ -272,7 +295,7 @@ def _beside(accept: jax.Array, side: int) -> jax.Array:
     return jnp.pad(accept, ((1 - side, side), (0, 0)))
 
 
-def _at(r: jax.Array, tree: Any) -> Any:
+def _at(r: jax.Array, tree: T) -> T:
     """Element `r` of every leaf."""
     return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, r, 0, keepdims=False), tree)
 
@@ -298,8 +321,8 @@ def _couplings(action: object) -> list[str]:
 
 
 @lru_cache
-def _info_type(n_pairs: int) -> Any:
+def _info_type(n_pairs: int) -> Callable[..., Info]:
     """HMC's report of the target, and the swaps: one type per number of pairs."""
     pairs = (f"swap_{i}" for i in range(n_pairs))
     names = (*hmc.Info._fields, "ladder_acceptance", "swap_acceptance", *pairs, "round_trips")
-    return namedtuple("Info", names)
+    return cast(Callable[..., Info], namedtuple("Info", names))

@@ -15,14 +15,16 @@ The last quarter of the warm-up runs with the final values; they do not change a
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from lattice_ml.actions import as_action
+from lattice_ml.actions import Action, as_action
 from lattice_ml.fields.lattice import Lattice
 
-__all__ = ["Fixed", "Lengths", "Propagator", "Tuner"]
+__all__ = ["Fixed", "Learned", "Lengths", "Propagator", "Tuner"]
+
+S = TypeVar("S")  # a sampler
 
 _MEASUREMENTS = 16  # of the propagator, at equal distances
 _TO_LEARN = 30  # where more than a length comes from it: the last window is half of the time
@@ -92,32 +94,37 @@ def peak(propagator: Propagator) -> Learned:
     return float(propagator.connected.max()), {}
 
 
-class Tuner:
+class Tuner(Generic[S]):
     """Holds the sampler as tuned so far; `update` it after every chunk of trajectories.
 
     Args:
-        sampler: with its `target_acceptance` and its action.
+        build: makes a sampler of (length, n_steps, step) and the settings that `learn` gives.
         lengths: what they leave free is tuned.
+        action: S.
         lattice: of the fields.
         n_thermalise: trajectories of the warm-up.
-        build: makes a sampler of (length, n_steps, step) and the settings that `learn` gives.
+        target: the acceptance to aim at.
+        periods: of the slowest mode, in a trajectory whose length is left free.
         learn: from the propagator; it is measured where that or the trajectory length asks for it.
     """
 
     def __init__(
         self,
-        sampler: Any,
+        build: Callable[..., S],
         lengths: Lengths,
+        action: Action,
         lattice: Lattice,
         n_thermalise: int,
-        build: Callable[..., Any],
+        target: float,
+        periods: float = 0.25,
         learn: Callable[[Propagator], Learned] | None = None,
     ) -> None:
         self._lengths, self._build, self._learn = lengths, build, learn or peak
         self._measurements = _TO_LEARN if learn else _MEASUREMENTS if lengths.tunes_length else 0
         self._until = max(1, math.ceil(0.75 * n_thermalise))
-        self._step = _DualAveraging(lattice.volume**-0.25, sampler.target_acceptance)
-        self._average = _Average(as_action(sampler.action).z2)
+        self._step = _DualAveraging(lattice.volume**-0.25, target)
+        self._average = _Average(as_action(action).z2)
+        self._target, self._periods = target, periods
         self._measured, self._settling, self._frozen = 0, True, False
         self._recent: np.ndarray | None = None  # acceptance of every chain, chunks halved each time
         self._length, self._learned = 1.0, dict[str, float]()
@@ -139,7 +146,7 @@ class Tuner:
         if self._measurements and due:
             self._measured += 1
             slowest, self._learned = self._learn(self._average.update(fields()))
-            self._length = self.sampler.periods * 2 * math.pi * math.sqrt(slowest)
+            self._length = self._periods * 2 * math.pi * math.sqrt(slowest)
         if self._lengths.tunes_step:
             if self._settling and 2 * done > self._until > _SHORT:  # forget the way here
                 self._step, self._settling = self._step.restarted(), False
@@ -151,7 +158,7 @@ class Tuner:
         """The average over chains; where one has accepted nothing of late, that of this chain."""
         before = acceptance if self._recent is None else self._recent
         self._recent = (before + acceptance) / 2
-        stuck = self._recent < _STUCK * self.sampler.target_acceptance
+        stuck = self._recent < _STUCK * self._target
         return float(np.min(acceptance) if np.any(stuck) else np.mean(acceptance))
 
     def _set(self, step: float) -> None:
@@ -163,10 +170,10 @@ class Tuner:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Generic[S]):
     """The tuner of a sampler in which nothing is tuned."""
 
-    sampler: Any
+    sampler: S
 
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
@@ -214,7 +221,7 @@ class _Average:
 
     def __init__(self, z2: bool) -> None:
         self._z2, self._count, self._window = z2, 0, 1
-        self._power: Any = 0.0
+        self._power: float | np.ndarray = 0.0
         self._centre = 0.0
 
     def update(self, phi: np.ndarray) -> Propagator:

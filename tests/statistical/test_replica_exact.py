@@ -38,8 +38,8 @@ class Watched(ReplicaExchange):
         draws = super().draw(keys, trajectory)
         return draws._replace(threshold=draws.threshold + self.eagerness)
 
-    def step(self, layout, keys, trajectory, draws, state):
-        state, info = super().step(layout, keys, trajectory, draws, state)
+    def update(self, layout, keys, trajectory, draws, state):
+        state, info = super().update(layout, keys, trajectory, draws, state)
         phi = jnp.concatenate([state.phi[None], state.others])
         means = jax.vmap(layout.site_sum)
         m, phi2, phi4 = (means(phi**power) / layout.volume for power in (1, 2, 4))
@@ -134,7 +134,7 @@ def walk(sampler, keys, state, layout, n):
 
     def update(state, number):
         draws = sampler.draw(keys, number)
-        new, info = sampler.step(layout, keys, number, draws, state)
+        new, info = sampler.update(layout, keys, number, draws, state)
         return new, (jnp.concatenate([new.phi[None], new.others]), info.round_trips)
 
     return lax.scan(update, state, jnp.arange(n, dtype=jnp.uint32))[1]
