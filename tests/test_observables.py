@@ -8,11 +8,10 @@ import pytest
 from rows import each
 from users_actions import SineGordon
 
-from lattice_ml import observables
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, single
-from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations, primaries
+from lattice_ml.observables import DERIVED, PRIMARIES, measure_configurations, primaries, scalar
 
 PHI4 = Phi4(0.54, 0.956, 0.022)
 FREE = FreeField(0.3, 3)
@@ -102,7 +101,7 @@ def test_primaries_do_not_depend_on_the_layout():
 
 @pytest.mark.parametrize("n", [0, 1, 64, 65, 130])
 def test_any_number_of_configurations_can_be_measured(n, monkeypatch):
-    monkeypatch.setattr(observables, "_ROOM_SITES", 2 * 64 * 8)  # two groups in a call
+    monkeypatch.setattr(scalar, "_ROOM_SITES", 2 * 64 * 8)  # two groups in a call
     cfgs = configurations(n, (4, 2), np.float32)
     measured = measure_configurations(PHI4, cfgs)
     assert all(v.dtype == np.float64 and v.shape == (n,) for v in measured.values())
