@@ -5,7 +5,6 @@ import time
 import h5py
 import numpy as np
 import pytest
-from rows import each
 from storage_runs import N_CHAINS, SHAPE, block, config, contents
 
 from lattice_ml import cli
@@ -187,13 +186,13 @@ def test_a_wrong_axis_is_refused_with_the_one_that_fits(npy, axis, asked, match)
     refused(npy, match, sample_axis=axis, config=ACTION | {"lattice": {"shape": asked}})
 
 
-@each("dtype", ["f2", "i8", "c16", "u1", "?"])
+@pytest.mark.parametrize("dtype", ["f2", "i8", "c16", "u1", "?"])
 def test_other_numbers_than_float32_and_float64_are_refused(tmp_path, dtype):
     file = save(tmp_path / "fields.npy", np.ones((12, 4, 3), dtype))
     refused(file, f"holds {np.dtype(dtype)}; a field is float32 or float64: cast it")
 
 
-@each(
+@pytest.mark.parametrize(
     ("shape", "match"),
     [
         ((), "one axis of samples and 1 to 4 of space$"),

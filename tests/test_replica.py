@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from phi4_by_hand import LATTICE, PHI4, advance, draw
-from rows import each
 
 from lattice_ml import HMC, FreeField, ReplicaExchange, cli
 from lattice_ml import run as sample
@@ -309,7 +308,7 @@ def test_a_ladder_that_is_too_wide_is_named():
 BASE = "--lattice.shape 4 4 --sampler.kind ReplicaExchange"
 
 
-@each(
+@pytest.mark.parametrize(
     ("coupling", "ladder", "message"),
     [
         ("kapa", "0.1", "sampler.coupling must be one of kappa, lam, got 'kapa'"),

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
-from rows import each
 
 from lattice_ml.report import figures
 from lattice_ml.report.page import INK, Table, style, write_page
@@ -176,7 +175,7 @@ def test_of_four_dimensions_the_last_two_are_shown_with_the_longer_side_lying() 
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("$x_2$", "")
 
 
-@each(
+@pytest.mark.parametrize(
     ("draw", "message"),
     [
         (lambda: figures.history([1.0, 2.0], name="M"), r"\(n_chains, n_configs\).* \(2,\)"),

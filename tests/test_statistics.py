@@ -7,7 +7,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from rows import each
 from synthetic import ar1, binder, exact_tau, moments
 
 from lattice_ml.statistics import (
@@ -146,7 +145,7 @@ def test_series_of_any_type_are_averaged_in_double(dtype):
     assert estimate(series) == estimate(series.astype(np.float64))
 
 
-@each(
+@pytest.mark.parametrize(
     ("value", "error", "text"),
     [
         (1.23451, 0.0067, "1.2345(67)"),

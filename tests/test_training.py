@@ -261,7 +261,6 @@ def test_a_config_that_does_not_fit_the_data_is_refused(data, tmp_path, changes,
 def test_a_config_that_agrees_with_the_data_is_accepted(data):
     settings = trained_models.job(lattice_shape=[4, 4], action_kappa=0.25, action_lam=0.1)
     training_data.check_agreement(settings.config, [open_ensemble(data)])
-    assert settings.config["lattice"] == {"shape": [4, 4]}, "there was something to agree with"
 
 
 def test_weights_of_another_network_are_refused(data, uninterrupted, tmp_path):
