@@ -214,7 +214,7 @@ def test_settings_of_the_user_do_not_reach_a_page(tmp_path: Path) -> None:
 def test_matplotlib_is_imported_late_and_pyplot_never() -> None:
     program = """
 import sys
-from lattice_ml.analysis import figures, report
+from lattice_ml.report import figures, page
 assert "matplotlib" not in sys.modules, "imported early"
 figures.history([[1.0, 2.0]], name="M")
 assert "matplotlib.pyplot" not in sys.modules, "pyplot was imported"
