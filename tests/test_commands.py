@@ -53,7 +53,7 @@ def test_what_nobody_meant_to_raise_is_named_with_its_place(monkeypatch, capsys,
 def test_the_place_is_the_last_line_of_the_package(monkeypatch, capsys):
     monkeypatch.setattr("lattice_ml.storage.files.describe_folder", lambda folder: {}["tuned"])
     assert cli.main(VERB) == 3
-    assert "KeyError at lattice_ml/files.py:" in said(capsys)
+    assert "KeyError at lattice_ml/storage/files.py:" in said(capsys)
 
 
 def test_all_of_it_is_shown_where_that_is_asked_for(monkeypatch, capsys):
@@ -81,7 +81,7 @@ def test_what_a_library_below_says_is_given_with_its_place(monkeypatch, capsys):
     assert cli.main(VERB) == 2
     line = said(capsys)
     assert "zero-size array to reduction operation maximum" in line
-    assert "(ValueError, lattice_ml/files.py:" in line
+    assert "(ValueError, lattice_ml/storage/files.py:" in line
 
 
 def test_many_lines_of_a_library_become_one(monkeypatch, capsys):
