@@ -128,7 +128,7 @@ def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
     monkeypatch.setattr(EnsembleOnDisk.blocks, "__defaults__", (BLOCK,))
     monkeypatch.setattr(sides, "_FIELD_BYTES", BLOCK)
     for module in ("training_data", "exchange"):
-        monkeypatch.setattr(f"lattice_ml.{module}.BLOCK_BYTES", BLOCK)
+        monkeypatch.setattr(f"lattice_ml.jobs.{module}.BLOCK_BYTES", BLOCK)
     _, small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)
     print(f"{name}: {small:.0f} and {large:.0f} MiB")
     assert large - small < 0.5 * WHOLE
