@@ -23,10 +23,7 @@ import numpy as np
 from lattice_ml.fields.lattice import as_field, hop
 from lattice_ml.fields.layout import Layout, widest
 
-__all__ = [
-    *("Action", "Hop", "as_action", "check_dimension", "difference"),
-    *("force", "total"),
-]
+__all__ = [*("Action", "Hop", "as_action", "check_dimension", "difference"), *("force", "total")]
 
 Hop = Callable[[jax.Array], jax.Array]  # the sum of the nearest neighbours of every site
 

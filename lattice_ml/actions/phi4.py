@@ -24,7 +24,7 @@ from lattice_ml.fields.lattice import Lattice, as_field, hop
 from lattice_ml.fields.types import Floats, Scalar
 
 __all__ = [
-    *("FreeField", "Phi4", "Quartic", "hopping_scale", "number", "quadratic_form", "quartic"),
+    *("FreeField", "Phi4", "Quartic", "hopping_scale", "number", "quadratic_form", "quartic")
 ]
 
 

@@ -109,32 +109,15 @@ def run(
     if n_thermalise:  # else the way from the start is what is wanted
         voice_doubt(sampler)
     name = dtype_name(dtype)
-    parts = list(
-        blocks(
-            key,
-            sampler,
-            lattice,
-            settings,
-            start=starting_fields(start, name),
-            dtype=name,
-            split=split,
-        )
-    )
+    fields = starting_fields(start, name)
+    parts = list(blocks(key, sampler, lattice, settings, start=fields, dtype=name, split=split))
     cfgs = np.concatenate([part.cfgs for part in parts if part.cfgs is not None])
     histories = {
         name: np.concatenate([part.history[name] for part in parts]).T for name in parts[0].history
     }
-    flat = cfgs.reshape(-1, *lattice.shape)
-    return Chains(
-        sampler.action,
-        lattice.shape,
-        thin,
-        flat,
-        histories,
-        parts[-1].tuned,
-        temperature=float(sampler.temperature),
-        kind="+".join(sampler.kinds),
-    )
+    flat, kind = cfgs.reshape(-1, *lattice.shape), "+".join(sampler.kinds)
+    made = sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned
+    return Chains(*made, temperature=float(sampler.temperature), kind=kind)
 
 
 @ordinary()

@@ -17,6 +17,7 @@ from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.randomness import Keys
 from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers.sampler import Info, Sampler, State, WarmUp
 
@@ -92,14 +93,14 @@ class Cycle(Sampler):
         """The fields, and what else parts carry from update to update."""
         return self._state(phi, [part.start(phi) for part in self.parts])
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[object, ...]:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> tuple[object, ...]:
         each = zip(self.parts, self._keys(keys), strict=True)
         return tuple(part.draw(part_keys, trajectory) for part, part_keys in each)
 
     def update(
         self,
         layout: Layout,
-        keys: randomness.Keys,
+        keys: Keys,
         trajectory: jax.Array,
         draws: tuple[object, ...],
         state: State,
@@ -169,7 +170,7 @@ class Cycle(Sampler):
         remedies = dict.fromkeys(part.remedy() for part in self.parts)
         return "; or ".join(remedy for remedy in remedies if remedy)
 
-    def _keys(self, keys: randomness.Keys) -> list[randomness.Keys]:
+    def _keys(self, keys: Keys) -> list[Keys]:
         """Independent keys of every part; the first has those of the chain."""
         return [randomness.part_keys(keys, i) if i else keys for i in range(len(self.parts))]
 

@@ -85,7 +85,7 @@ class FourierHMC(HMC):
 
         start = replace(self, mass_squared=_GUESS) if self.mass_squared == "auto" else self
         self.check()
-        return start._tuner(lattice, n_thermalise, learn)
+        return Tuner(start.built, self.lengths(), self.action, lattice, n_thermalise, learn)
 
 
 def fitted_mass_squared(p_hat_squared: np.ndarray, propagator: np.ndarray) -> float:
