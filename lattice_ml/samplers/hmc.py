@@ -9,7 +9,7 @@ under phi -> -phi a global sign flip, always accepted, follows with probability 
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ class Trajectories(Sampler):
     trajectory_length: float | Auto = "auto"
     n_steps: int | Auto = "auto"
     step_size: float | Auto = "auto"
-    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="leapfrog")
+    integrator: integrators.Name = static(default="leapfrog")
     jitter: float = 0.2
     target_acceptance: float = 0.8
     sign_flip: SignFlip = static(default="auto")

@@ -7,14 +7,14 @@ field, so they are merged: n steps of a scheme with m drifts cost n m + 1 forces
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["SCHEMES", "Integrator", "integrate", "leapfrog", "omelyan2", "omelyan4"]
+__all__ = ["SCHEMES", "Integrator", "Name", "integrate", "leapfrog", "omelyan2", "omelyan4"]
 
 FieldAndMomentum = tuple[jax.Array, jax.Array]
 Stage = Callable[[jax.Array, FieldAndMomentum], FieldAndMomentum]
@@ -43,7 +43,7 @@ omelyan4 = Integrator(
     order=4,
 )
 
-
+Name = Literal["leapfrog", "omelyan2", "omelyan4"]
 SCHEMES = {"leapfrog": leapfrog, "omelyan2": omelyan2, "omelyan4": omelyan4}
 _loop = partial(lax.fori_loop, 0)
 

@@ -150,10 +150,8 @@ class Tuner(Generic[S]):
             self._length = self._lengths.periods * 2 * math.pi * math.sqrt(slowest)
         if self._lengths.tunes_step:
             if self._settling and 2 * done > self._until > _SHORT:  # forget the way here
-                self._step, self._settling = (
-                    _DualAveraging(self._step.average, self._lengths.target),
-                    False,
-                )
+                self._step = _DualAveraging(self._step.average, self._lengths.target)
+                self._settling = False
             self._step.update(self._seen(means["acceptance"]))
         self._frozen = done >= self._until
         self._set(self._step.average if self._frozen else self._step.current)
