@@ -59,11 +59,9 @@ class Chains:
         return len(self.cfgs) > 0
 
     def series(self, name: str) -> np.ndarray:
-        """History `name`, `(n_chains, n_configs)`."""
         return self.histories[name]
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(first sample, configurations), as an ensemble on disk yields them."""
         yield 0, self.cfgs
 
 

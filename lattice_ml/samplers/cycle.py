@@ -6,6 +6,7 @@ a name that is taken, its kind is added to it: `step_size_MALA`.
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar, cast
 
@@ -118,11 +119,6 @@ class Cycle(Sampler):
         return self._state(phi, states), _type("Info", tuple(reported))(**reported)
 
     def check(self) -> None:
-        """Refuse parts that do not belong together, and settings of parts that make no sense.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
         kinds = self.kinds
         if len(set(kinds)) < len(kinds) or not kinds:
             raise ValueError(f"a cycle needs different kinds of updates, got {'+'.join(kinds)}")
@@ -190,22 +186,20 @@ class Cycle(Sampler):
         return self.state_type(phi=phi, **self._merged(rest))
 
 
+@dataclass(frozen=True)
 class _Tuners:
     """Tuners of the parts, each shown what its part reported."""
 
-    def __init__(self, tuners: list[WarmUp]) -> None:
-        self._tuners = tuners
+    tuners: list[WarmUp]
 
     @property
     def sampler(self) -> Cycle:
-        """The cycle as tuned so far."""
-        return Cycle(tuple(tuner.sampler for tuner in self._tuners))
+        return Cycle(tuple(tuner.sampler for tuner in self.tuners))
 
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn from a chunk that ended at update `done`."""
-        for kind, tuner in zip(self.sampler.kinds, self._tuners, strict=True):
+        for kind, tuner in zip(self.sampler.kinds, self.tuners, strict=True):
             tuner.update(done, own(means, kind), fields)
 
 

@@ -27,7 +27,7 @@ from lattice_ml.fields.randomness import Keys
 from lattice_ml.samplers import integrators, settings
 from lattice_ml.samplers.hmc import Info, energy_change
 from lattice_ml.samplers.sampler import Sampler
-from lattice_ml.samplers.settings import Auto, SignFlip, Signs
+from lattice_ml.samplers.settings import Auto, SignFlip
 from lattice_ml.samplers.tuning import Lengths
 
 __all__ = ["Kramers", "State"]
@@ -79,15 +79,15 @@ class Kramers(Sampler):
     def start(self, phi: jax.Array) -> State:
         return State(phi, 0 * phi)
 
-    def draw(self, keys: Keys, trajectory: jax.Array) -> Signs:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> jax.Array:
         return settings.draw_signs(self.sign_flip, self.action, keys, trajectory)
 
     def update(
-        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: Signs, state: State
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: jax.Array, state: State
     ) -> tuple[State, Info | UnadjustedInfo]:
         """One update of a group of chains: `trajectory_length` of time."""
         dtype = state.phi.dtype
-        sign = layout.spread(draws.sign.astype(dtype))
+        sign = layout.spread(draws.astype(dtype))
         n_steps = self._n_steps()
         delta = jnp.asarray(settings.number(self.step_size), dtype)
         keep = jnp.exp(-self.friction * delta)
@@ -109,9 +109,7 @@ class Kramers(Sampler):
                 new_phi = jnp.where(accepted, new_phi, phi)
                 new_pi = jnp.where(accepted, new_pi, -pi)
             info = Info.of(dh)
-            mean = Info(
-                *(total + value / n_steps for total, value in zip(record, info, strict=True))
-            )
+            mean = Info(*(x + y / n_steps for x, y in zip(record, info, strict=True)))
             most = jnp.maximum(record.max_abs_dh, info.max_abs_dh)
             return State(new_phi, new_pi), mean._replace(max_abs_dh=most)
 
@@ -122,12 +120,12 @@ class Kramers(Sampler):
             return state, info
         return state, UnadjustedInfo(info.dh, info.max_abs_dh, info.divergent)
 
-    def _n_steps(self) -> jax.Array:
-        return settings.whole_steps(self.trajectory_length, settings.number(self.step_size))
-
     @property
     def forces(self) -> int:
         return 2 * int(self._n_steps())
+
+    def _n_steps(self) -> jax.Array:
+        return settings.whole_steps(self.trajectory_length, settings.number(self.step_size))
 
     @property
     def order(self) -> int | None:

@@ -34,7 +34,7 @@ from lattice_ml.fields.randomness import Keys, step_keys
 from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers import settings
 from lattice_ml.samplers.sampler import FieldState, Sampler
-from lattice_ml.samplers.settings import SignFlip, Signs
+from lattice_ml.samplers.settings import SignFlip
 
 __all__ = ["Info", "Langevin"]
 
@@ -90,14 +90,14 @@ class Langevin(Sampler):
         cannot = f"sampler.scheme cannot be {self.scheme}"
         return cannot if self.scheme == "leimkuhler_matthews" else ""
 
-    def draw(self, keys: Keys, trajectory: jax.Array) -> Signs:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> jax.Array:
         return settings.draw_signs(self.sign_flip, self.action, keys, trajectory)
 
     def update(
-        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: Signs, state: FieldState
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: jax.Array, state: FieldState
     ) -> tuple[FieldState, Info | AdaptiveInfo]:
         """One update of a group of chains: `trajectory_length` of Langevin time."""
-        sign = layout.spread(draws.sign.astype(state.phi.dtype))
+        sign = layout.spread(draws.astype(state.phi.dtype))
         if self.scheme == "leimkuhler_matthews":
             phi = self._leimkuhler_matthews(layout, keys, trajectory, state.phi, sign)
         elif self.drift_limit is None:

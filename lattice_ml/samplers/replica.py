@@ -188,8 +188,10 @@ class ReplicaExchange(Trajectories):
 
     def check(self) -> None:
         super().check()
-        vary = self._vary()
-        if isinstance(vary, _Field) and vary.name not in (known := _couplings(self.action)):
+        vary, known = self._vary(), list[str]()
+        if is_dataclass(self.action):
+            known = [f.name for f in fields(self.action) if not f.metadata.get("static")]
+        if isinstance(vary, _Field) and vary.name not in known:
             allowed = ", ".join(known) or "the fields of a dataclass"
             raise ValueError(f"sampler.coupling must be one of {allowed}, got {vary}")
         if not 0 < len(self.ladder) <= _MOST:
@@ -306,13 +308,6 @@ def _replica_keys(keys: Keys, n: int) -> Keys:
 def _derived_keys(keys: Keys, number: jax.Array) -> Keys:
     """Further keys of chains: number 0 is that of the swaps."""
     return randomness.step_keys(keys, jnp.uint32(_KEYS), number)
-
-
-def _couplings(action: object) -> list[str]:
-    """The fields of an action that may vary."""
-    if not is_dataclass(action):
-        return []
-    return [f.name for f in fields(action) if not f.metadata.get("static")]
 
 
 @lru_cache

@@ -71,7 +71,13 @@ class WarmUp(Protocol):
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn from a chunk that ended at trajectory `done`; see `tuning.Tuner`."""
+        """Learn from a chunk that ended at trajectory `done`.
+
+        Args:
+            done: trajectories so far.
+            means: history averages over the chunk, `(n_chains,)` each.
+            fields: gives the current fields `(n_chains, *L)` when called.
+        """
 
 
 class FieldState(NamedTuple):

@@ -1,8 +1,11 @@
-"""What several samplers share: settings as numbers, the sign flip, steps, and refusals."""
+"""What several samplers share: settings as numbers, the sign flip, steps, and refusals.
+
+Refusals are a ValueError that names the setting, its value and what is allowed.
+"""
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from lattice_ml.fields import randomness
 from lattice_ml.fields.types import Scalar
 
 __all__ = [
-    *("Auto", "SignFlip", "Signs", "check_fraction", "check_positive", "check_sign_flip"),
+    *("Auto", "SignFlip", "check_fraction", "check_positive", "check_sign_flip"),
     *("divergence", "draw_signs", "given", "number", "signs", "smaller_steps", "whole_steps"),
 ]
 
@@ -21,12 +24,6 @@ Auto = Literal["auto"]  # for a warm-up to find
 SignFlip = bool | Auto
 
 _DIVERGENT = 0.01  # of the updates may have |dH| > 1000
-
-
-class Signs(NamedTuple):
-    """Per-chain random numbers of an update, drawn outside the loop over updates."""
-
-    sign: jax.Array  # +1 or -1
 
 
 def number(setting: N | Auto) -> N:
@@ -42,9 +39,9 @@ def given(setting: N | Auto) -> N | None:
 
 def draw_signs(
     sign_flip: SignFlip, action: Action, keys: randomness.Keys, trajectory: jax.Array
-) -> Signs:
-    """The only draws of samplers whose noise is that of their steps."""
-    return Signs(signs(sign_flip, action, randomness.uniforms(keys, trajectory, 1)[0]))
+) -> jax.Array:
+    """Signs of updates: the only draws of samplers whose noise is that of their steps."""
+    return signs(sign_flip, action, randomness.uniforms(keys, trajectory, 1)[0])
 
 
 def signs(sign_flip: SignFlip, action: Action, uniform: jax.Array) -> jax.Array:
@@ -83,21 +80,13 @@ def smaller_steps(step_size: float | Auto, target_acceptance: float) -> str:
 
 
 def check_sign_flip(value: SignFlip) -> None:
-    """Refuse a `sign_flip` that is not true, false or "auto".
-
-    Raises:
-        ValueError: naming the value and what is allowed.
-    """
+    """Refuse a `sign_flip` that is not true, false or "auto"."""
     if value not in (True, False, "auto"):
         raise ValueError(f"sampler.sign_flip must be true, false or auto, got {value}")
 
 
 def check_positive(*, auto: bool = False, **values: float | Auto) -> None:
-    """Refuse settings that are not positive and finite, or "auto" where that is allowed.
-
-    Raises:
-        ValueError: naming the setting, its value and what is allowed.
-    """
+    """Refuse settings that are not positive and finite, or "auto" where that is allowed."""
     for name, value in values.items():
         if auto and value == "auto":
             continue
@@ -107,11 +96,7 @@ def check_positive(*, auto: bool = False, **values: float | Auto) -> None:
 
 
 def check_fraction(*, zero: bool = False, **values: float) -> None:
-    """Refuse a setting outside (0, 1), or [0, 1) where zero is allowed.
-
-    Raises:
-        ValueError: naming the setting, its value and what is allowed.
-    """
+    """Refuse a setting outside (0, 1), or [0, 1) where zero is allowed."""
     for name, value in values.items():
         if not (0 if zero else 1e-9) <= value < 1:
             raise ValueError(f"sampler.{name} must be in {'[' if zero else '('}0, 1), got {value}")

@@ -134,13 +134,6 @@ class Tuner(Generic[S]):
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn from a chunk that ended at trajectory `done`.
-
-        Args:
-            done: trajectories so far.
-            means: history averages over the chunk, `(n_chains,)` each.
-            fields: gives the current fields `(n_chains, *L)` when called.
-        """
         if self._frozen:
             return
         due = done * self._measurements >= self._measured * self._until
@@ -180,7 +173,7 @@ class Fixed(Generic[S]):
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn nothing."""
+        pass
 
 
 class _DualAveraging:
