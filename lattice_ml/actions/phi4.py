@@ -74,7 +74,7 @@ class Quartic(Action, ABC):
         return site_term.barrier(a, b)
 
     def site_width(self) -> float:
-        """Of the site term exp(-a phi^2 - b phi^4) alone."""
+        """Root mean square of phi under the site term exp(-a phi^2 - b phi^4) alone."""
         _, a, b = map(float, self.couplings())
         phi = np.linspace(-12, 12, 4001) * math.sqrt(hopping_scale(a, b))
         log_weight = -a * phi**2 - b * phi**4

@@ -188,9 +188,10 @@ class ReplicaExchange(Trajectories):
 
     def check(self) -> None:
         super().check()
-        vary, known = self._vary(), list[str]()
-        if is_dataclass(self.action):
-            known = [f.name for f in fields(self.action) if not f.metadata.get("static")]
+        vary = self._vary()
+        given: object = self.action  # of a user, and perhaps no dataclass
+        parts = fields(given) if is_dataclass(given) else ()
+        known = [part.name for part in parts if not part.metadata.get("static")]
         if isinstance(vary, _Field) and vary.name not in known:
             allowed = ", ".join(known) or "the fields of a dataclass"
             raise ValueError(f"sampler.coupling must be one of {allowed}, got {vary}")
