@@ -71,7 +71,7 @@ class Quartic(Action, ABC):
     def barrier(self) -> float:
         """Height of the site term a phi^2 + b phi^4 between its two wells; 0 where there is one."""
         _, a, b = map(float, self.couplings())
-        return site_term.barrier(a, b)
+        return a * a / (4 * b) if a < 0 < b else 0.0
 
     def site_width(self) -> float:
         """Root mean square of phi under the site term exp(-a phi^2 - b phi^4) alone."""

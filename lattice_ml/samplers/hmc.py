@@ -136,11 +136,6 @@ class Trajectories(Sampler):
             raise ValueError(
                 f"sampler.integrator must be one of {allowed}, got {self.integrator!r}"
             )
-        settings.check_fraction(jitter=self.jitter, zero=True)
-        settings.check_fraction(target_acceptance=self.target_acceptance)
-        settings.check_sign_flip(self.sign_flip)
-        settings.check_positive(**self.tuned(), auto=True)
-        settings.check_positive(periods=self.periods)
         super().check()
 
     def lengths(self) -> Lengths:

@@ -40,7 +40,7 @@ def automatic(
     Args:
         action_kind: the name of the action.
         shape: of the lattice.
-        barrier: of the action's site term; see `site_term.barrier`.
+        barrier: of the action's site term; see `Action.barrier`.
     """
     if action_kind == "Phi4" and barrier >= _BARRIER_FROM:
         return "HMC+SwendsenWang", {"periods": CLUSTER_PERIODS}

@@ -132,10 +132,7 @@ class Kramers(Sampler):
         return None if self.accept else 2
 
     def check(self) -> None:
-        settings.check_positive(step_size=self.step_size, auto=True)
-        settings.check_positive(friction=self.friction, trajectory_length=self.trajectory_length)
-        settings.check_fraction(target_acceptance=self.target_acceptance)
-        settings.check_sign_flip(self.sign_flip)
+        super().check()
         if not self.accept and self.step_size == "auto":
             raise ValueError(
                 "sampler.step_size must be a number where sampler.accept is false, because it sets "

@@ -215,19 +215,12 @@ class Langevin(Sampler):
         if self.scheme not in _SCHEMES:
             allowed = ", ".join(_SCHEMES)
             raise ValueError(f"sampler.scheme must be one of {allowed}, got {self.scheme!r}")
-        settings.check_positive(step_size=self.step_size, trajectory_length=self.trajectory_length)
-        settings.check_positive(temperature=self.temperature)
-        limit, mass_squared = self.drift_limit, self.fourier_mass_squared
-        if limit is not None:
-            settings.check_positive(drift_limit=limit)
-        if mass_squared is not None:
-            settings.check_positive(fourier_mass_squared=mass_squared)
-        if limit is not None and self.scheme == "leimkuhler_matthews":
+        super().check()
+        if self.drift_limit is not None and self.scheme == "leimkuhler_matthews":
             raise ValueError(
                 "sampler.drift_limit cannot be used with scheme = leimkuhler_matthews, whose order "
                 "rests on equal steps: take euler or heun, or a smaller step_size"
             )
-        settings.check_sign_flip(self.sign_flip)
 
     def remedy(self) -> str:
         limit = "" if self.scheme == "leimkuhler_matthews" else ", or set sampler.drift_limit"

@@ -62,11 +62,6 @@ class MALA(Sampler):
     def forces(self) -> int:
         return 2
 
-    def check(self) -> None:
-        settings.check_positive(step_size=self.step_size, auto=True)
-        settings.check_fraction(target_acceptance=self.target_acceptance)
-        settings.check_sign_flip(self.sign_flip)
-
     def lengths(self) -> Lengths:
         """One step of HMC, of the size that belongs to what the user gave."""
         step = settings.given(self.step_size)

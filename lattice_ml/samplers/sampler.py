@@ -28,6 +28,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, single
 from lattice_ml.fields.randomness import Keys
 from lattice_ml.fields.types import Scalar
+from lattice_ml.samplers import settings
 from lattice_ml.samplers.tuning import Fixed, Lengths, Tuner
 
 __all__ = ["FieldState", "Info", "Sampler", "State", "WarmUp"]
@@ -214,11 +215,12 @@ class Sampler(ABC):
         return make(action, **settings)
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
+        """Refuse settings that make no sense: here those with names that several samplers share.
 
         Raises:
             ValueError: naming the setting, its value and what is allowed.
         """
+        settings.check(vars(self), self.tunes)
         if lengths := self.lengths():
             lengths.check()
 
