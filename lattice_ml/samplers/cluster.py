@@ -110,15 +110,15 @@ class _Clusters(Sampler):
 
     def _bonds(self, grid: Grid, x: jax.Array, uniforms: Iterable[jax.Array]) -> list[jax.Array]:
         """Per axis, whether the link from a site to its next one is a bond, `grid.shape`."""
-
-        def no_bond(neighbour: jax.Array) -> jax.Array:  # its probability; 1 and more: never one
-            h = jnp.asarray(quartic(self.action, "clusters are").couplings()[0], x.dtype)
-            return jnp.exp(-2 * h * x * neighbour)
-
         return [
-            u.reshape(grid.shape) > no_bond(grid.shift(x, 1, axis))
+            u.reshape(grid.shape) > self._agreement(x, grid.shift(x, 1, axis))
             for axis, u in enumerate(uniforms)
         ]
+
+    def _agreement(self, x: jax.Array, neighbour: jax.Array) -> jax.Array:
+        """Probability that the link between two sites is no bond; 1 and more: never one."""
+        h = jnp.asarray(quartic(self.action, "clusters are").couplings()[0], x.dtype)
+        return jnp.exp(-2 * h * x * neighbour)
 
 
 @pytree
