@@ -8,7 +8,8 @@ from unittest import mock
 
 import pytest
 
-from lattice_ml import cli, observables
+from lattice_ml import cli
+from lattice_ml.observables import scalar
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -80,8 +81,8 @@ def test_code_and_commands_of_a_page_run_in_order(page, tmp_path, monkeypatch):
 
 def test_worked_example_adds_an_observable_that_measure_reports():
     edit, test = python_blocks(CONTRIBUTING)
-    with mock.patch.dict(observables.PRIMARIES), mock.patch.dict(observables.DERIVED):
-        exec(edit, dict(vars(observables)))
+    with mock.patch.dict(scalar.PRIMARIES), mock.patch.dict(scalar.DERIVED):
+        exec(edit, dict(vars(scalar)))
         namespace = {}
         exec(test, namespace)
         namespace["test_staggered_susceptibility_of_a_free_field_is_exact"]()

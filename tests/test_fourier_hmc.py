@@ -114,7 +114,7 @@ def test_an_update_is_the_algorithm_written_by_hand():
 def test_a_trajectory_runs_backwards(scheme):
     layout = single(SQUARE.shape, 4)
     phi, white = noise((2, *layout.field_shape))
-    acceleration = sampler_of()._acceleration(layout, phi.dtype)
+    acceleration = sampler_of()._acceleration(PHI4, layout, phi.dtype)
     v = colour(white, M2, layout)
     go = jax.jit(partial(integrators.integrate, acceleration, scheme=getattr(integrators, scheme)))
     there_phi, there_v = go(phi, v, 0.1, 20)
@@ -145,7 +145,7 @@ def test_momenta_of_a_large_mass_are_those_of_plain_hmc():
     layout = single(SQUARE.shape, 4)
     phi = noise(layout.field_shape)
     plain, heavy = (
-        jax.jit(sampler._acceleration(layout, phi.dtype))(phi)
+        jax.jit(sampler._acceleration(PHI4, layout, phi.dtype))(phi)
         for sampler in (HMC(PHI4), sampler_of(mass_squared=1e9))
     )
     assert_allclose(heavy, plain, rtol=0, atol=1e-6)
@@ -193,11 +193,11 @@ class PlainKinetic(FourierHMC):
 class OtherMass(FourierHMC):
     """A force with the kernel of another mass than the kinetic energy."""
 
-    def _acceleration(self, layout, dtype):
-        return replace(self, mass_squared=2 * self.mass_squared)._plain(layout, dtype)
+    def _acceleration(self, action, layout, dtype):
+        return replace(self, mass_squared=2 * self.mass_squared)._plain(action, layout, dtype)
 
-    def _plain(self, layout, dtype):
-        return super()._acceleration(layout, dtype)
+    def _plain(self, action, layout, dtype):
+        return super()._acceleration(action, layout, dtype)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_an_update_is_the_algorithm_written_by_hand(accept, number):
 def test_phi_and_pi_change_sign_together():
     sampler = sampler_of(sign_flip=True)
     keys, state = keys_and_state(sampler)
-    signs = np.asarray(sampler.draw(keys, jnp.uint32(4)).sign)
+    signs = np.asarray(sampler.draw(keys, jnp.uint32(4)))
     found, _ = update(sampler, 4, keys, state)
     phi, pi, _, _ = by_hand(*(signs * np.asarray(x) for x in state), keys, 4, True)
     assert set(signs) == {-1, 1}

@@ -50,7 +50,7 @@ def updates(sampler, phi, keys, numbers, layout=None):
     for number in jnp.asarray(numbers, jnp.uint32):
         draws = sampler.draw(keys, number)
         state, info = advance(sampler, layout, keys, number, draws, state)
-        found.append((np.asarray(state.phi), info, np.asarray(draws.sign)))
+        found.append((np.asarray(state.phi), info, np.asarray(draws)))
     return found
 
 

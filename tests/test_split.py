@@ -199,8 +199,9 @@ def test_rows_are_exchanged_at_every_step_where_it_is_not_known_how_far_a_force_
 def test_a_split_run_needs_no_more_than_a_gpu_has():
     made = engine.Engine(jax.random.key(1), Lattice((8, 6)), 2, "float32", 2)
     assert made.mesh.shape == {CHAINS: 1, SITES: 2}
-    static = {"slots": 2, "size": 2, "save": True, "layout": made.layout, "mesh": made.mesh}
-    traced = program._advance.trace(FIXED, made.start(FIXED, "hot"), made.keys, 0, 2, 1, **static)
+    shapes = program.Shapes(2, 2, True, made.layout, made.mesh)
+    start = made.start(FIXED, "hot")
+    traced = program._advance.trace(FIXED, start, made.keys, 0, 2, 1, shapes=shapes)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "collective_permute" in text and "all_to_all" in text
 

@@ -23,17 +23,9 @@ import numpy as np
 from lattice_ml.fields.lattice import as_field, hop
 from lattice_ml.fields.layout import Layout, widest
 
-__all__ = [
-    *("Action", "Hop", "as_action", "check_dimension", "difference"),
-    *("force", "total"),
-]
+__all__ = [*("Action", "Hop", "as_action", "check_dimension", "difference"), *("force", "total")]
 
 Hop = Callable[[jax.Array], jax.Array]  # the sum of the nearest neighbours of every site
-
-_MAY_HAVE = (
-    *("density", "force", "of_means", "check", "hot", "site_width", "minimum"),
-    *("barrier", "ndim", "reach", "z2"),
-)
 
 
 class Action:
@@ -127,6 +119,9 @@ class Action:
         return built
 
 
+_MAY_HAVE = {name for name in vars(Action) if name[0] != "_"} - {"has_density", "from_config"}
+
+
 def as_action(given: object) -> Action:
     """Anything that can be called with a configuration as an `Action`: what it has, else defaults.
 
@@ -137,7 +132,7 @@ def as_action(given: object) -> Action:
     if isinstance(given, Action):
         return given
     own: dict[str, object] = {
-        name: property(partial(_member, name, given)) for name in set(_MAY_HAVE) & set(dir(given))
+        name: property(partial(_member, name, given)) for name in _MAY_HAVE & set(dir(given))
     }
     if callable(given):
         own["__call__"] = staticmethod(given)

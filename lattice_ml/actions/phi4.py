@@ -24,7 +24,7 @@ from lattice_ml.fields.lattice import Lattice, as_field, hop
 from lattice_ml.fields.types import Floats, Scalar
 
 __all__ = [
-    *("FreeField", "Phi4", "Quartic", "hopping_scale", "number", "quadratic_form", "quartic"),
+    *("FreeField", "Phi4", "Quartic", "hopping_scale", "number", "quadratic_form", "quartic")
 ]
 
 
@@ -47,7 +47,6 @@ class Quartic(Action, ABC):
         return quadratic_form(h, a, lattice.ndim, lattice.p_hat_squared)
 
     def density(self, phi: jax.Array, hop: Hop = hop) -> jax.Array:
-        """Action per site, each link shared by its two ends: an array like `phi`."""
         phi = as_field(phi)
         h, a, b = (jnp.asarray(c, phi.dtype) for c in self.couplings())
         square = phi * phi
@@ -60,7 +59,6 @@ class Quartic(Action, ABC):
         return h * hop(phi) - phi * (2 * a + 4 * b * phi * phi)
 
     def of_means(self, phi2: jax.Array, phi4: jax.Array, link_sum: jax.Array) -> jax.Array:
-        """S/V of a configuration from its means over the sites, links counted once."""
         h, a, b = self.couplings()
         return a * phi2 + b * phi4 - h * link_sum
 
@@ -73,7 +71,7 @@ class Quartic(Action, ABC):
     def barrier(self) -> float:
         """Height of the site term a phi^2 + b phi^4 between its two wells; 0 where there is one."""
         _, a, b = map(float, self.couplings())
-        return site_term.barrier(a, b)
+        return a * a / (4 * b) if a < 0 < b else 0.0
 
     def site_width(self) -> float:
         """Root mean square of phi under the site term exp(-a phi^2 - b phi^4) alone."""
@@ -84,7 +82,6 @@ class Quartic(Action, ABC):
         return math.sqrt(np.sum(weight * phi**2) / np.sum(weight))
 
     def minimum(self, ndim: int) -> float:
-        """The uniform field phi >= 0 of least action in `ndim` dimensions."""
         h, a, b = map(float, self.couplings())
         return math.sqrt((ndim * h - a) / (2 * b)) if b > 0 and a < ndim * h else 0.0
 
@@ -144,7 +141,6 @@ class FreeField(Quartic):
         return 1.0, self.ndim + 0.5 * self.mass_squared, 0.0
 
     def check(self, ndim: int) -> None:
-        """As for any action, and `mass_squared` must be a number."""
         number("mass_squared", self.mass_squared)
         super().check(ndim)
 

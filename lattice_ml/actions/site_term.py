@@ -1,4 +1,4 @@
-r"""The weight exp(-V), V = a phi^2 + b phi^4, of a site without neighbours: draws and the barrier.
+r"""The weight exp(-V), V = a phi^2 + b phi^4, of a site without neighbours: draws from it.
 
 A draw is made of a standard normal z by inversion: phi has the sign of z, and |phi| is where both
 distribution functions agree, P(|phi| < r) = P(|normal| < |z|).  The integrals of the weight are
@@ -12,17 +12,12 @@ from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["barrier", "from_normals"]
+__all__ = ["from_normals"]
 
 _POINTS = 8192
 _DEPTH = 40.0  # V above its minimum at the ends of the table; the normals that we draw reach 17
 _LINEAR = 1e-5  # probabilities up to which z is proportional to them
 _AT_ONCE = 1 << 20  # numbers whose copies in float64 are held
-
-
-def barrier(a: float, b: float) -> float:
-    """Height of V between its two wells, a^2/(4 b); 0 where there is one well."""
-    return a * a / (4 * b) if a < 0 < b else 0.0
 
 
 def from_normals(normals: np.ndarray, a: float, b: float) -> np.ndarray:

@@ -17,15 +17,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
 from lattice_ml.samplers.sampler import Sampler, State
 
-__all__ = [
-    "Block",
-    "block_spans",
-    "blocks",
-    "check",
-    "programs",
-    "warm_up_step",
-    "warming",
-]
+__all__ = ["Block", "block_spans", "blocks", "check", "programs", "warm_up_step", "warming"]
 
 _BLOCKS = 10**6  # and shards of a run
 _CHUNKS = 100  # of the warm-up; the tuner learns after each

@@ -53,12 +53,7 @@ class Watch:
         self._moves = _Moves()
 
     def check(self, history: Mapping[str, np.ndarray], trajectory: np.ndarray, thin: int) -> None:
-        """Look at the histories `(n, n_chains)` of a block.
-
-        Args:
-            history: averages over `thin` updates each, and primaries.
-            trajectory: the numbers of the configurations' updates, `(n,)`.
-            thin: updates between configurations.
+        """Look at the histories `(n, n_chains)` of a block: averages over `thin` updates each.
 
         Raises:
             RunError: the dynamics have failed.
@@ -77,13 +72,9 @@ class Watch:
     def check_warm_up(
         self, history: Mapping[str, np.ndarray], done: int, n: int, *, final: bool
     ) -> None:
-        """Look at averages `(1, n_chains)` over the last `n` updates of a warm-up.
+        """Look at averages `(1, n_chains)` over the last `n` of `done` updates of a warm-up.
 
-        Args:
-            history: of that chunk.
-            done: updates so far.
-            n: of them in the chunk.
-            final: whether the settings are those of the production; before, chains may be stuck.
+        Chains may be stuck before the settings are `final`, those of the production.
 
         Raises:
             RunError: the action is not finite, or a chain does not move with final settings.
@@ -162,11 +153,7 @@ def _named(chains: np.ndarray) -> str:
 
 
 def doubt(sampler: Sampler) -> str | None:
-    """Why chains may stay in the wells that they begin in, or None.
-
-    Args:
-        sampler: of an action that may have a `barrier`.
-    """
+    """Why chains may stay in the wells that they begin in, or None."""
     barrier = as_action(sampler.action).barrier / sampler.temperature
     if barrier < _HIGH or sampler.crosses:
         return None

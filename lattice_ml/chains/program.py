@@ -8,7 +8,7 @@ configurations and trajectories in one call is part of the program.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypedDict, cast
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,8 @@ class Needs(Protocol):
     temp_size_in_bytes: int
 
 
-class Shapes(TypedDict):
-    """What a program is compiled for."""
+class Shapes(NamedTuple):
+    """What a program is compiled for; static."""
 
     slots: int
     size: int
@@ -73,13 +73,14 @@ class Program:
             The new state (the old one is consumed) and what `collect` makes arrays of, both still
             being computed.
         """
-        keys, shapes = self.engine.keys, self._shapes()
-        state, cfgs, history = _advance(sampler, state, keys, first, n, thin, **shapes)
+        keys, shapes = self.engine.keys, self._shapes
+        state, cfgs, history = _advance(sampler, state, keys, first, n, thin, shapes=shapes)
         return state, (n, cfgs, history)
 
     def memory(self, sampler: Sampler, state: State) -> Needs:
         """What a call takes of a device, as XLA counts it in bytes; compiles, and runs nothing."""
-        lowered = _advance.lower(sampler, state, self.engine.keys, 0, 1, 1, **self._shapes())
+        keys, shapes = self.engine.keys, self._shapes
+        lowered = _advance.lower(sampler, state, keys, 0, 1, 1, shapes=shapes)
         return cast(Needs, lowered.compile().memory_analysis())
 
     def collect(self, output: Output) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
@@ -103,19 +104,12 @@ class Program:
         chains = fields.reshape(n, -1, *layout.shape)
         return chains[:, : len(engine.chains)], series
 
+    @property
     def _shapes(self) -> Shapes:
-        """What is compiled for."""
-        engine = self.engine
-        return Shapes(
-            slots=self.slots, size=self.size, save=self.save, layout=engine.layout, mesh=engine.mesh
-        )
+        return Shapes(self.slots, self.size, self.save, self.engine.layout, self.engine.mesh)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("slots", "size", "save", "layout", "mesh"),
-    donate_argnames="state",
-)
+@partial(jax.jit, static_argnames="shapes", donate_argnames="state")
 def _advance(
     sampler: Sampler,
     state: State,
@@ -124,13 +118,10 @@ def _advance(
     n: jax.Array | int,
     thin: jax.Array | int,
     *,
-    slots: int,
-    size: int,
-    save: bool,
-    layout: Layout,
-    mesh: Mesh,
+    shapes: Shapes,
 ) -> Advanced:
     """Advance every group; leaves of `state`, fields and histories lead with the group axis."""
+    slots, size, save, layout, mesh = shapes
     # Small random numbers of all trajectories are drawn before the loop: inside it XLA would
     # fuse them into the field updates and draw them again for every site.
     trajectories = jnp.asarray(first, jnp.uint32) + jnp.arange(slots, dtype=jnp.uint32)

@@ -59,11 +59,9 @@ class Chains:
         return len(self.cfgs) > 0
 
     def series(self, name: str) -> np.ndarray:
-        """History `name`, `(n_chains, n_configs)`."""
         return self.histories[name]
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(first sample, configurations), as an ensemble on disk yields them."""
         yield 0, self.cfgs
 
 
@@ -109,32 +107,15 @@ def run(
     if n_thermalise:  # else the way from the start is what is wanted
         voice_doubt(sampler)
     name = dtype_name(dtype)
-    parts = list(
-        blocks(
-            key,
-            sampler,
-            lattice,
-            settings,
-            start=starting_fields(start, name),
-            dtype=name,
-            split=split,
-        )
-    )
+    fields = starting_fields(start, name)
+    parts = list(blocks(key, sampler, lattice, settings, start=fields, dtype=name, split=split))
     cfgs = np.concatenate([part.cfgs for part in parts if part.cfgs is not None])
     histories = {
         name: np.concatenate([part.history[name] for part in parts]).T for name in parts[0].history
     }
-    flat = cfgs.reshape(-1, *lattice.shape)
-    return Chains(
-        sampler.action,
-        lattice.shape,
-        thin,
-        flat,
-        histories,
-        parts[-1].tuned,
-        temperature=float(sampler.temperature),
-        kind="+".join(sampler.kinds),
-    )
+    flat, kind = cfgs.reshape(-1, *lattice.shape), "+".join(sampler.kinds)
+    made = sampler.action, lattice.shape, thin, flat, histories, parts[-1].tuned
+    return Chains(*made, temperature=float(sampler.temperature), kind=kind)
 
 
 @ordinary()

@@ -50,25 +50,14 @@ def chain_keys(key: jax.Array, n_chains: int, first: int = 0) -> Keys:
 
 
 def step_keys(keys: Keys, trajectory: jax.Array, step: jax.Array | int) -> Keys:
-    """Keys of one step of a trajectory, for updates that need fresh noise in every step.
-
-    Args:
-        keys: of the chains, words of shape `(n_chains,)`.
-        trajectory: the counter, a scalar.
-        step: within the trajectory, below 2^31 - 256.
-    """
+    """Keys of one step of a trajectory, below 2^31 - 256, for fresh noise in every step."""
     counter = jnp.uint32(_STEPS) + jnp.asarray(step).astype(jnp.uint32)
     # Drawn once, not anew for every site that uses them.
     return lax.optimization_barrier(threefry(keys, counter, jnp.asarray(trajectory)))
 
 
 def part_keys(keys: Keys, part: int) -> Keys:
-    """Keys of one of several updates that share the numbers of their trajectories.
-
-    Args:
-        keys: of the chains, words of shape `(n_chains,)`.
-        part: its position, below 2^31 - 256.
-    """
+    """Keys of one of several updates that share the numbers of their trajectories."""
     return step_keys(keys, jnp.uint32(_PARTS), jnp.uint32(part))
 
 
@@ -76,7 +65,7 @@ def uniforms(keys: Keys, trajectory: jax.Array, n: int) -> jax.Array:
     """Draw `n` uniforms per chain for a trajectory, independent of all `normals`.
 
     Args:
-        keys: words of shape `(n_chains,)`.
+        keys: of the chains.
         trajectory: a number or `(n_trajectories,)`.
         n: at most 256.
 

@@ -57,7 +57,6 @@ class Split(Layout):
         return Layout(self.shape[-1:], self.group).site_sum(row)
 
     def slice_sums(self, per_site: jax.Array, axis: int) -> jax.Array:
-        """The sums of the undivided lattice, bit for bit; on all its devices."""
         if axis == 0:
             return lax.all_gather(self._slab.slice_sums(per_site, 0), SITES, tiled=True)
         row = self._sum_rows(per_site, math.prod(self.shape[:axis]))
@@ -121,11 +120,6 @@ class Split(Layout):
         return jnp.concatenate(noise).reshape(self._slab.field_shape)
 
     def map_chains(self, function: Callable[[jax.Array], jax.Array], phi: jax.Array) -> jax.Array:
-        """Not possible.
-
-        Raises:
-            ValueError: always.
-        """
         raise ValueError(
             "a function of whole configurations cannot be computed where a lattice is split over "
             "devices: give the action a density(phi, hop), or do without split"

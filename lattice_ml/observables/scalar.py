@@ -23,9 +23,8 @@ from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = [
-    *("DERIVED", "PRIMARIES", "Derived", "Fields"),
-    *("known_primaries", "measure_configurations", "primaries", "real"),
-    "require_powers",
+    *("DERIVED", "PRIMARIES", "Derived", "Fields", "known_primaries", "measure_configurations"),
+    *("primaries", "real", "require_powers"),
 ]
 
 _ROOM_SITES = 1 << 20  # of the configurations that one call measures
@@ -89,10 +88,9 @@ def schwinger_dyson(fields: Fields) -> jax.Array:
     """(1/V) sum_x phi_x dS/dphi_x; its mean is exactly 1 for every action."""
     # n times a term of the n-th power
     terms = fields.action.of_means(2 * fields.phi2, 4 * fields.phi4, 2 * fields.link_sum)
-    if terms is None:
-        force = actions.force(fields.action, fields.phi, fields.layout)
-        return -fields.mean(fields.phi, force)
-    return terms
+    if terms is not None:
+        return terms
+    return -fields.mean(fields.phi, actions.force(fields.action, fields.phi, fields.layout))
 
 
 PRIMARIES: dict[str, Callable[[Fields], jax.Array]] = {
@@ -106,12 +104,10 @@ PRIMARIES: dict[str, Callable[[Fields], jax.Array]] = {
 }
 
 
-_OF_THE_ACTION = ("action", "schwinger_dyson")
-
-
 def known_primaries(action: Action | None) -> tuple[str, ...]:
     """Names of the primaries that can be measured; without an action some cannot."""
-    return tuple(name for name in PRIMARIES if action is not None or name not in _OF_THE_ACTION)
+    unknown = ("action", "schwinger_dyson") if action is None else ()
+    return tuple(name for name in PRIMARIES if name not in unknown)
 
 
 def primaries(action: Action | None, phi: jax.Array, layout: Layout) -> dict[str, jax.Array]:
@@ -147,8 +143,7 @@ def _absolute(series: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _second_moment_length(lattice: Lattice, chi: jax.Array, two_point: jax.Array) -> jax.Array:
     """sqrt(chi / G(p_min) - 1) / (2 sin(pi / L)); nan where chi < G(p_min)."""
-    ratio = chi / two_point - 1
-    return jnp.sqrt(ratio) / (2 * np.sin(np.pi / max(lattice.shape)))
+    return jnp.sqrt(chi / two_point - 1) / (2 * np.sin(np.pi / max(lattice.shape)))
 
 
 DERIVED: dict[str, Derived] = {
@@ -224,8 +219,7 @@ def require_powers(fields: np.ndarray, phi4: np.ndarray, first: int) -> None:
     Raises:
         ValueError: naming the first of them.
     """
-    bad = np.flatnonzero(~np.isfinite(phi4))
-    if not len(bad):
+    if not len(bad := np.flatnonzero(~np.isfinite(phi4))):
         return
     largest = float(np.abs(fields[bad[0]]).max())
     why = (

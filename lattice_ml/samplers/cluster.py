@@ -27,6 +27,7 @@ from lattice_ml._pytree import pytree
 from lattice_ml.actions import Quartic, quartic
 from lattice_ml.fields import randomness
 from lattice_ml.fields.layout import Layout, widest
+from lattice_ml.fields.randomness import Keys
 from lattice_ml.samplers.components import Grid, flood, smallest_labels
 from lattice_ml.samplers.sampler import FieldState, Sampler
 
@@ -61,21 +62,14 @@ class _Clusters(Sampler):
     crosses: ClassVar[bool] = True  # from well to well
 
     @abstractmethod
-    def flip(
-        self, layout: Layout, keys: randomness.Keys, phi: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def flip(self, layout: Layout, keys: Keys, phi: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One cluster update of a group of chains: new fields, and what is reported per chain."""
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[()]:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> tuple[()]:
         return ()  # all random numbers are those of single updates
 
     def update(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        draws: tuple[()],
-        state: FieldState,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: tuple[()], state: FieldState
     ) -> tuple[FieldState, WolffInfo | SwendsenWangInfo]:
         """`n_updates` of a group of chains."""
 
@@ -102,11 +96,6 @@ class _Clusters(Sampler):
         )
 
     def check(self) -> None:
-        """Refuse settings that make no sense, and actions without a cluster update.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
         kind = type(self).__name__
         if self.n_updates < 1 or self.n_updates != int(self.n_updates):
             raise ValueError(
@@ -138,9 +127,7 @@ class Wolff(_Clusters):
 
     info: ClassVar[type[WolffInfo]] = WolffInfo
 
-    def flip(
-        self, layout: Layout, keys: randomness.Keys, phi: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def flip(self, layout: Layout, keys: Keys, phi: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Flip one cluster in every chain of a group: new fields, and its share of the sites."""
         grid = Grid(layout)
         x = phi.reshape(grid.shape)
@@ -159,9 +146,7 @@ class SwendsenWang(_Clusters):
 
     info: ClassVar[type[SwendsenWangInfo]] = SwendsenWangInfo
 
-    def flip(
-        self, layout: Layout, keys: randomness.Keys, phi: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def flip(self, layout: Layout, keys: Keys, phi: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Flip half of the clusters: new fields, and the number of clusters per site."""
         grid, shape = Grid(layout), (*layout.shape, layout.group)
         x = phi.reshape(grid.shape)

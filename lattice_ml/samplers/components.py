@@ -130,17 +130,13 @@ def smallest_labels(layout: Layout, labels: jax.Array, bonds: list[jax.Array]) -
     largest = np.iinfo(labels.dtype).max
     walls = [jnp.where(bond, 0, largest).astype(labels.dtype) for bond in bonds]
 
-    def sweep(label: jax.Array) -> jax.Array:
+    def sweep(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        label = carry[0]
         for axis, wall in enumerate(walls):
             label = _backward(_forward(label, wall, axis), wall, axis)
-        return label
+        return label, _any_bit(label ^ carry[0])
 
-    def sweeps(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        label, _ = carry
-        new = sweep(label)
-        return new, _any_bit(new ^ label)
-
-    return lax.while_loop(lambda carry: carry[1], sweeps, (labels, jnp.bool_(True)))[0]
+    return lax.while_loop(lambda carry: carry[1], sweep, (labels, jnp.bool_(True)))[0]
 
 
 def _forward(label: jax.Array, wall: jax.Array, axis: int) -> jax.Array:

@@ -6,6 +6,7 @@ a name that is taken, its kind is added to it: `step_size_MALA`.
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar, cast
 
@@ -17,6 +18,7 @@ from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.randomness import Keys
 from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers.sampler import Info, Sampler, State, WarmUp
 
@@ -92,14 +94,14 @@ class Cycle(Sampler):
         """The fields, and what else parts carry from update to update."""
         return self._state(phi, [part.start(phi) for part in self.parts])
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> tuple[object, ...]:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> tuple[object, ...]:
         each = zip(self.parts, self._keys(keys), strict=True)
         return tuple(part.draw(part_keys, trajectory) for part, part_keys in each)
 
     def update(
         self,
         layout: Layout,
-        keys: randomness.Keys,
+        keys: Keys,
         trajectory: jax.Array,
         draws: tuple[object, ...],
         state: State,
@@ -117,11 +119,6 @@ class Cycle(Sampler):
         return self._state(phi, states), _type("Info", tuple(reported))(**reported)
 
     def check(self) -> None:
-        """Refuse parts that do not belong together, and settings of parts that make no sense.
-
-        Raises:
-            ValueError: naming the setting, its value and what is allowed.
-        """
         kinds = self.kinds
         if len(set(kinds)) < len(kinds) or not kinds:
             raise ValueError(f"a cycle needs different kinds of updates, got {'+'.join(kinds)}")
@@ -169,7 +166,7 @@ class Cycle(Sampler):
         remedies = dict.fromkeys(part.remedy() for part in self.parts)
         return "; or ".join(remedy for remedy in remedies if remedy)
 
-    def _keys(self, keys: randomness.Keys) -> list[randomness.Keys]:
+    def _keys(self, keys: Keys) -> list[Keys]:
         """Independent keys of every part; the first has those of the chain."""
         return [randomness.part_keys(keys, i) if i else keys for i in range(len(self.parts))]
 
@@ -189,22 +186,20 @@ class Cycle(Sampler):
         return self.state_type(phi=phi, **self._merged(rest))
 
 
+@dataclass(frozen=True)
 class _Tuners:
     """Tuners of the parts, each shown what its part reported."""
 
-    def __init__(self, tuners: list[WarmUp]) -> None:
-        self._tuners = tuners
+    tuners: list[WarmUp]
 
     @property
     def sampler(self) -> Cycle:
-        """The cycle as tuned so far."""
-        return Cycle(tuple(tuner.sampler for tuner in self._tuners))
+        return Cycle(tuple(tuner.sampler for tuner in self.tuners))
 
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn from a chunk that ended at update `done`."""
-        for kind, tuner in zip(self.sampler.kinds, self._tuners, strict=True):
+        for kind, tuner in zip(self.sampler.kinds, self.tuners, strict=True):
             tuner.update(done, own(means, kind), fields)
 
 

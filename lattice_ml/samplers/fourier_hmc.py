@@ -16,7 +16,7 @@ M is a sum over neighbours, so the only transforms are those of C, one pair for 
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from lattice_ml.actions import Action
 from lattice_ml.fields import fourier
 from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.fields.layout import Layout
+from lattice_ml.samplers import integrators
 from lattice_ml.samplers.hmc import HMC
 from lattice_ml.samplers.settings import Auto, number
 from lattice_ml.samplers.tuning import Learned, Propagator, Tuner
@@ -50,7 +51,7 @@ class FourierHMC(HMC):
     All others are those of `HMC`.
     """
 
-    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="omelyan2")
+    integrator: integrators.Name = static(default="omelyan2")
     target_acceptance: float = 0.9
     mass_squared: float | Auto = "auto"
     splits: ClassVar[bool] = False
@@ -85,7 +86,7 @@ class FourierHMC(HMC):
 
         start = replace(self, mass_squared=_GUESS) if self.mass_squared == "auto" else self
         self.check()
-        return start._tuner(lattice, n_thermalise, learn)
+        return Tuner(start.built, self.lengths(), self.action, lattice, n_thermalise, learn)
 
 
 def fitted_mass_squared(p_hat_squared: np.ndarray, propagator: np.ndarray) -> float:

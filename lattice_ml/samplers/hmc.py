@@ -9,7 +9,7 @@ under phi -> -phi a global sign flip, always accepted, follows with probability 
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +19,12 @@ from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
-from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
-from lattice_ml.samplers import integrators
+from lattice_ml.fields.randomness import Keys
+from lattice_ml.samplers import integrators, settings
 from lattice_ml.samplers.sampler import FieldState, Sampler
-from lattice_ml.samplers.settings import (
-    Auto,
-    SignFlip,
-    check_fraction,
-    check_positive,
-    check_sign_flip,
-    divergence,
-    given,
-    number,
-    signs,
-    smaller_steps,
-)
-from lattice_ml.samplers.tuning import Learned, Lengths, Propagator, Tuner
+from lattice_ml.samplers.settings import Auto, SignFlip
+from lattice_ml.samplers.tuning import Lengths
 
 __all__ = ["HMC", "Draws", "Info", "Trajectories", "energy_change"]
 
@@ -80,7 +69,7 @@ class Trajectories(Sampler):
     trajectory_length: float | Auto = "auto"
     n_steps: int | Auto = "auto"
     step_size: float | Auto = "auto"
-    integrator: Literal["leapfrog", "omelyan2", "omelyan4"] = static(default="leapfrog")
+    integrator: integrators.Name = static(default="leapfrog")
     jitter: float = 0.2
     target_acceptance: float = 0.8
     sign_flip: SignFlip = static(default="auto")
@@ -88,32 +77,32 @@ class Trajectories(Sampler):
     splits: ClassVar[bool] = True
     tunes: ClassVar[tuple[str, ...]] = ("trajectory_length", "n_steps", "step_size")
 
-    def _draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+    def _draw(self, keys: Keys, trajectory: jax.Array) -> Draws:
         u = randomness.uniforms(keys, trajectory, 3)
         return Draws(
             1 + self.jitter * (2 * u[0] - 1),
             -jnp.log(u[1]),
-            signs(self.sign_flip, self.action, u[2]),
+            settings.signs(self.sign_flip, self.action, u[2]),
         )
 
     def _move(
         self,
         action: Action,
         layout: Layout,
-        keys: randomness.Keys,
+        keys: Keys,
         trajectory: jax.Array,
         draws: Draws,
         phi: jax.Array,
     ) -> tuple[jax.Array, Info]:
         """One trajectory with any action: new fields, and what is reported."""
-        spread, step_size = layout.spread, number(self.step_size)
+        spread, step_size = layout.spread, settings.number(self.step_size)
         pi = self._velocities(layout.normals(keys, trajectory).astype(phi.dtype), layout)
         new_phi, new_pi = integrators.integrate(
             self._acceleration(action, layout, phi.dtype),
             phi,
             pi,
             spread((step_size * draws.stretch).astype(phi.dtype)),
-            number(self.n_steps),
+            settings.number(self.n_steps),
             integrators.SCHEMES[self.integrator],
             partial(layout.repeat, reach=actions.as_action(action).reach),
         )
@@ -138,7 +127,8 @@ class Trajectories(Sampler):
 
     @property
     def forces(self) -> int:
-        return int(number(self.n_steps)) * len(integrators.SCHEMES[self.integrator].drifts) + 1
+        stages = len(integrators.SCHEMES[self.integrator].drifts)
+        return int(settings.number(self.n_steps)) * stages + 1
 
     def check(self) -> None:
         if self.integrator not in integrators.SCHEMES:
@@ -146,42 +136,26 @@ class Trajectories(Sampler):
             raise ValueError(
                 f"sampler.integrator must be one of {allowed}, got {self.integrator!r}"
             )
-        check_fraction(jitter=self.jitter, zero=True)
-        check_fraction(target_acceptance=self.target_acceptance)
-        check_sign_flip(self.sign_flip)
-        check_positive(**self.tuned(), auto=True)
-        check_positive(periods=self.periods)
         super().check()
 
     def lengths(self) -> Lengths:
-        return Lengths(given(self.trajectory_length), given(self.n_steps), given(self.step_size))
-
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self]:
-        self.check()
-        return self._tuner(lattice, n_thermalise)
-
-    def _tuner(
-        self,
-        lattice: Lattice,
-        n_thermalise: int,
-        learn: Callable[[Propagator], Learned] | None = None,
-    ) -> Tuner[Self]:
-        aim = self.target_acceptance, self.periods, learn
-        return Tuner(self.built, self.lengths(), self.action, lattice, n_thermalise, *aim)
+        step_size = settings.given(self.step_size)
+        length, n_steps = settings.given(self.trajectory_length), settings.given(self.n_steps)
+        return Lengths(length, n_steps, step_size, self.target_acceptance, self.periods)
 
     def built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
         numbers = {"trajectory_length": length, "n_steps": n_steps, "step_size": step_size}
         return self.retuned(**numbers, **learned)
 
     def diagnose(self, means: Mapping[str, float]) -> str | None:
-        settings = f"step_size = {self.step_size:.4g}, n_steps = {self.n_steps}"
-        return divergence(means, "trajectories", settings)
+        found = f"step_size = {self.step_size:.4g}, n_steps = {self.n_steps}"
+        return settings.divergence(means, "trajectories", found)
 
     def remedy(self) -> str:
         lengths = self.lengths()
         if lengths.step_size is None and not lengths.tunes_step:
             return f"make sampler.n_steps larger than {self.n_steps}, or leave it to auto"
-        return smaller_steps(self.step_size, self.target_acceptance)
+        return settings.smaller_steps(self.step_size, self.target_acceptance)
 
 
 @pytree
@@ -202,16 +176,11 @@ class HMC(Trajectories):
             where cluster updates move it.
     """
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> Draws:
         return self._draw(keys, trajectory)
 
     def update(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        draws: Draws,
-        state: FieldState,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: Draws, state: FieldState
     ) -> tuple[FieldState, Info]:
         """One trajectory of a group of chains."""
         phi, info = self._move(self.action, layout, keys, trajectory, draws, state.phi)

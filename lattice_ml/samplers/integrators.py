@@ -6,14 +6,15 @@ field, so they are merged: n steps of a scheme with m drifts cost n m + 1 forces
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["SCHEMES", "Integrator", "integrate", "leapfrog", "omelyan2", "omelyan4"]
+__all__ = ["SCHEMES", "Integrator", "Name", "integrate", "leapfrog", "omelyan2", "omelyan4"]
 
 FieldAndMomentum = tuple[jax.Array, jax.Array]
 Stage = Callable[[jax.Array, FieldAndMomentum], FieldAndMomentum]
@@ -37,24 +38,14 @@ omelyan2 = Integrator(kicks=(_LAMBDA2, 1 - 2 * _LAMBDA2, _LAMBDA2), drifts=(0.5,
 _THETA, _RHO = 0.08398315262876693, 0.2539785108410595
 _LAMBDA4, _MU = 0.6822365335719091, -0.03230286765269967
 omelyan4 = Integrator(
-    kicks=(
-        _THETA,
-        _LAMBDA4,
-        0.5 - _LAMBDA4 - _THETA,
-        0.5 - _LAMBDA4 - _THETA,
-        _LAMBDA4,
-        _THETA,
-    ),
+    kicks=(_THETA, _LAMBDA4, 0.5 - _LAMBDA4 - _THETA, 0.5 - _LAMBDA4 - _THETA, _LAMBDA4, _THETA),
     drifts=(_RHO, _MU, 1 - 2 * (_MU + _RHO), _MU, _RHO),
     order=4,
 )
 
-
+Name = Literal["leapfrog", "omelyan2", "omelyan4"]
 SCHEMES = {"leapfrog": leapfrog, "omelyan2": omelyan2, "omelyan4": omelyan4}
-
-
-def _loop(n: jax.Array | int, stage: Stage, fields: FieldAndMomentum) -> FieldAndMomentum:
-    return lax.fori_loop(0, n, stage, fields)
+_loop = partial(lax.fori_loop, 0)
 
 
 def integrate(

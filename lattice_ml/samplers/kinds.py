@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from types import MappingProxyType
 
 from lattice_ml.actions import Action
+from lattice_ml.actions.conventions import Section
 from lattice_ml.samplers.cluster import SwendsenWang, Wolff
 from lattice_ml.samplers.cycle import Cycle, own
 from lattice_ml.samplers.fourier_hmc import FourierHMC
@@ -13,14 +13,14 @@ from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
 from lattice_ml.samplers.replica import ReplicaExchange
-from lattice_ml.samplers.sampler import Sampler, Table
+from lattice_ml.samplers.sampler import Sampler
 
 __all__ = ["AUTO", "CLUSTER_PERIODS", "KINDS", "automatic", "build", "parts"]
 
-_CLASSES: tuple[type[Sampler], ...] = (
-    *(HMC, FourierHMC, ReplicaExchange, Langevin, MALA, Kramers, Wolff, SwendsenWang),
-)
-KINDS = {cls.__name__: cls for cls in _CLASSES}
+KINDS: dict[str, type[Sampler]] = {
+    cls.__name__: cls
+    for cls in (HMC, FourierHMC, ReplicaExchange, Langevin, MALA, Kramers, Wolff, SwendsenWang)
+}
 
 AUTO = "auto"
 CLUSTER_PERIODS = 0.15  # of the slowest mode, for trajectories with a Wolff update after each
@@ -40,7 +40,7 @@ def automatic(
     Args:
         action_kind: the name of the action.
         shape: of the lattice.
-        barrier: of the action's site term; see `site_term.barrier`.
+        barrier: of the action's site term; see `Action.barrier`.
     """
     if action_kind == "Phi4" and barrier >= _BARRIER_FROM:
         return "HMC+SwendsenWang", {"periods": CLUSTER_PERIODS}
@@ -54,13 +54,7 @@ def parts(kind: str) -> list[str]:
     return kind.replace(" ", "").split("+")
 
 
-def build(
-    kind: str,
-    action: Action,
-    settings: Table,
-    theory: Table = MappingProxyType({}),
-    ndim: int = 0,
-) -> Sampler:
+def build(kind: str, action: Action, settings: Section, theory: Section, ndim: int) -> Sampler:
     """A sampler by its name in a config, kinds of a cycle joined by `+`.
 
     Args:

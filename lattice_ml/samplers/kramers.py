@@ -22,26 +22,13 @@ from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action
 from lattice_ml.fields import randomness
-from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
-from lattice_ml.samplers import integrators
+from lattice_ml.fields.randomness import Keys
+from lattice_ml.samplers import integrators, settings
 from lattice_ml.samplers.hmc import Info, energy_change
 from lattice_ml.samplers.sampler import Sampler
-from lattice_ml.samplers.settings import (
-    Auto,
-    SignFlip,
-    Signs,
-    check_fraction,
-    check_positive,
-    check_sign_flip,
-    divergence,
-    draw_signs,
-    given,
-    number,
-    smaller_steps,
-    whole_steps,
-)
-from lattice_ml.samplers.tuning import Fixed, Lengths, Tuner
+from lattice_ml.samplers.settings import Auto, SignFlip
+from lattice_ml.samplers.tuning import Lengths
 
 __all__ = ["Kramers", "State"]
 
@@ -92,22 +79,17 @@ class Kramers(Sampler):
     def start(self, phi: jax.Array) -> State:
         return State(phi, 0 * phi)
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Signs:
-        return draw_signs(self.sign_flip, self.action, keys, trajectory)
+    def draw(self, keys: Keys, trajectory: jax.Array) -> jax.Array:
+        return settings.draw_signs(self.sign_flip, self.action, keys, trajectory)
 
     def update(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        draws: Signs,
-        state: State,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: jax.Array, state: State
     ) -> tuple[State, Info | UnadjustedInfo]:
         """One update of a group of chains: `trajectory_length` of time."""
         dtype = state.phi.dtype
-        sign = layout.spread(draws.sign.astype(dtype))
+        sign = layout.spread(draws.astype(dtype))
         n_steps = self._n_steps()
-        delta = jnp.asarray(number(self.step_size), dtype)
+        delta = jnp.asarray(settings.number(self.step_size), dtype)
         keep = jnp.exp(-self.friction * delta)
 
         def step(j: jax.Array, carry: tuple[State, Info]) -> tuple[State, Info]:
@@ -127,9 +109,7 @@ class Kramers(Sampler):
                 new_phi = jnp.where(accepted, new_phi, phi)
                 new_pi = jnp.where(accepted, new_pi, -pi)
             info = Info.of(dh)
-            mean = Info(
-                *(total + value / n_steps for total, value in zip(record, info, strict=True))
-            )
+            mean = Info(*(x + y / n_steps for x, y in zip(record, info, strict=True)))
             most = jnp.maximum(record.max_abs_dh, info.max_abs_dh)
             return State(new_phi, new_pi), mean._replace(max_abs_dh=most)
 
@@ -140,22 +120,19 @@ class Kramers(Sampler):
             return state, info
         return state, UnadjustedInfo(info.dh, info.max_abs_dh, info.divergent)
 
-    def _n_steps(self) -> jax.Array:
-        return whole_steps(self.trajectory_length, number(self.step_size))
-
     @property
     def forces(self) -> int:
         return 2 * int(self._n_steps())
+
+    def _n_steps(self) -> jax.Array:
+        return settings.whole_steps(self.trajectory_length, settings.number(self.step_size))
 
     @property
     def order(self) -> int | None:
         return None if self.accept else 2
 
     def check(self) -> None:
-        check_positive(step_size=self.step_size, auto=True)
-        check_positive(friction=self.friction, trajectory_length=self.trajectory_length)
-        check_fraction(target_acceptance=self.target_acceptance)
-        check_sign_flip(self.sign_flip)
+        super().check()
         if not self.accept and self.step_size == "auto":
             raise ValueError(
                 "sampler.step_size must be a number where sampler.accept is false, because it sets "
@@ -164,23 +141,16 @@ class Kramers(Sampler):
 
     def lengths(self) -> Lengths | None:
         """One step of an "auto" size."""
-        return Lengths(None, n_steps=1, step_size=None) if given(self.step_size) is None else None
+        auto = self.step_size == "auto"
+        return Lengths(None, 1, None, self.target_acceptance) if auto else None
 
     def built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
         return replace(self, step_size=step_size)
 
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self] | Fixed[Self]:
-        self.check()
-        lengths = self.lengths()
-        if lengths is None:
-            return Fixed(self)
-        where = self.action, lattice, n_thermalise
-        return Tuner(self.built, lengths, *where, self.target_acceptance)
-
     def diagnose(self, means: Mapping[str, float]) -> str | None:
-        return divergence(means, "steps", f"step_size = {self.step_size:.4g}")
+        return settings.divergence(means, "steps", f"step_size = {self.step_size:.4g}")
 
     def remedy(self) -> str:
         if self.accept:
-            return smaller_steps(self.step_size, self.target_acceptance)
+            return settings.smaller_steps(self.step_size, self.target_acceptance)
         return f"make sampler.step_size smaller than {self.step_size:.4g}"

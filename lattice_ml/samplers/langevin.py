@@ -28,18 +28,13 @@ from jax.typing import DTypeLike
 from lattice_ml import actions
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action
-from lattice_ml.fields import fourier, randomness
+from lattice_ml.fields import fourier
 from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.randomness import Keys, step_keys
 from lattice_ml.fields.types import Scalar
+from lattice_ml.samplers import settings
 from lattice_ml.samplers.sampler import FieldState, Sampler
-from lattice_ml.samplers.settings import (
-    SignFlip,
-    Signs,
-    check_positive,
-    check_sign_flip,
-    draw_signs,
-    whole_steps,
-)
+from lattice_ml.samplers.settings import SignFlip
 
 __all__ = ["Info", "Langevin"]
 
@@ -95,19 +90,14 @@ class Langevin(Sampler):
         cannot = f"sampler.scheme cannot be {self.scheme}"
         return cannot if self.scheme == "leimkuhler_matthews" else ""
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Signs:
-        return draw_signs(self.sign_flip, self.action, keys, trajectory)
+    def draw(self, keys: Keys, trajectory: jax.Array) -> jax.Array:
+        return settings.draw_signs(self.sign_flip, self.action, keys, trajectory)
 
     def update(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        draws: Signs,
-        state: FieldState,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: jax.Array, state: FieldState
     ) -> tuple[FieldState, Info | AdaptiveInfo]:
         """One update of a group of chains: `trajectory_length` of Langevin time."""
-        sign = layout.spread(draws.sign.astype(state.phi.dtype))
+        sign = layout.spread(draws.astype(state.phi.dtype))
         if self.scheme == "leimkuhler_matthews":
             phi = self._leimkuhler_matthews(layout, keys, trajectory, state.phi, sign)
         elif self.drift_limit is None:
@@ -119,21 +109,16 @@ class Langevin(Sampler):
         return FieldState(phi), Info(jnp.full(layout.group, self._n_steps(), phi.dtype))
 
     def _equal_steps(
-        self, layout: Layout, keys: randomness.Keys, trajectory: jax.Array, phi: jax.Array
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, phi: jax.Array
     ) -> jax.Array:
         def step(j: jax.Array, phi: jax.Array) -> jax.Array:
-            eta = self._noise(layout, keys, trajectory, j, phi.dtype)
+            eta = self._noise(layout, step_keys(keys, trajectory, j), phi.dtype)
             return self._move(layout, phi, self._drift(layout, phi), eta, self.step_size)
 
         return lax.fori_loop(0, self._n_steps(), step, phi)
 
     def _adaptive_steps(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        phi: jax.Array,
-        limit: float,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, phi: jax.Array, limit: float
     ) -> tuple[FieldState, AdaptiveInfo]:
         """Steps of every chain's own size until all have used up their time."""
 
@@ -144,7 +129,7 @@ class Langevin(Sampler):
             eps = jnp.minimum(self.step_size, limit / steepest)
             # A rest that is rounding, or next to nothing, belongs to the last step.
             eps = jnp.where(left < (1 + 1e-3) * eps, left, eps).astype(phi.dtype)
-            eta = self._noise(layout, keys, trajectory, j, phi.dtype)
+            eta = self._noise(layout, step_keys(keys, trajectory, j), phi.dtype)
             moved = self._move(layout, phi, drift, eta, layout.spread(eps))
             active = left > 0
             return (
@@ -166,12 +151,7 @@ class Langevin(Sampler):
         return FieldState(carry[1]), AdaptiveInfo(n_steps=carry[3], max_drift=carry[4])
 
     def _leimkuhler_matthews(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        phi: jax.Array,
-        sign: jax.Array,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, phi: jax.Array, sign: jax.Array
     ) -> jax.Array:
         """Equal steps; the last noise is the first of the next update, and drawn again there."""
         n_steps = self._n_steps()
@@ -179,7 +159,8 @@ class Langevin(Sampler):
         def noise(j: jax.Array | int) -> jax.Array:
             j = jnp.asarray(j, jnp.uint32)
             last = (j == n_steps).astype(jnp.uint32)
-            return self._noise(layout, keys, trajectory + last, j * (1 - last), phi.dtype)
+            step = step_keys(keys, trajectory + last, j * (1 - last))
+            return self._noise(layout, step, phi.dtype)
 
         def step(j: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             phi, before = carry
@@ -207,23 +188,15 @@ class Langevin(Sampler):
             return drift
         return fourier.accelerate(drift, self.fourier_mass_squared, layout)
 
-    def _noise(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        j: jax.Array | int,
-        dtype: DTypeLike,
-    ) -> jax.Array:
-        """Noise of covariance C in step `j` of an update."""
-        step = randomness.step_keys(keys, trajectory, j)
+    def _noise(self, layout: Layout, step: Keys, dtype: DTypeLike) -> jax.Array:
+        """Noise of covariance C, with the keys of a step."""
         eta = layout.normals(step, jnp.uint32(0)).astype(dtype)
         if self.fourier_mass_squared is None:
             return eta
         return fourier.colour(eta, self.fourier_mass_squared, layout)
 
     def _n_steps(self) -> jax.Array:
-        return whole_steps(self.trajectory_length, self.step_size)
+        return settings.whole_steps(self.trajectory_length, self.step_size)
 
     @property
     def splits(self) -> bool:
@@ -242,19 +215,12 @@ class Langevin(Sampler):
         if self.scheme not in _SCHEMES:
             allowed = ", ".join(_SCHEMES)
             raise ValueError(f"sampler.scheme must be one of {allowed}, got {self.scheme!r}")
-        check_positive(step_size=self.step_size, trajectory_length=self.trajectory_length)
-        check_positive(temperature=self.temperature)
-        limit, mass_squared = self.drift_limit, self.fourier_mass_squared
-        if limit is not None:
-            check_positive(drift_limit=limit)
-        if mass_squared is not None:
-            check_positive(fourier_mass_squared=mass_squared)
-        if limit is not None and self.scheme == "leimkuhler_matthews":
+        super().check()
+        if self.drift_limit is not None and self.scheme == "leimkuhler_matthews":
             raise ValueError(
                 "sampler.drift_limit cannot be used with scheme = leimkuhler_matthews, whose order "
                 "rests on equal steps: take euler or heun, or a smaller step_size"
             )
-        check_sign_flip(self.sign_flip)
 
     def remedy(self) -> str:
         limit = "" if self.scheme == "leimkuhler_matthews" else ", or set sampler.drift_limit"

@@ -15,23 +15,13 @@ import jax.numpy as jnp
 
 from lattice_ml._pytree import pytree, static
 from lattice_ml.actions import Action
-from lattice_ml.fields import randomness
-from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout
+from lattice_ml.fields.randomness import Keys
+from lattice_ml.samplers import settings
 from lattice_ml.samplers.hmc import HMC, Draws, Info
 from lattice_ml.samplers.sampler import FieldState, Sampler
-from lattice_ml.samplers.settings import (
-    Auto,
-    SignFlip,
-    check_fraction,
-    check_positive,
-    check_sign_flip,
-    divergence,
-    given,
-    number,
-    smaller_steps,
-)
-from lattice_ml.samplers.tuning import Lengths, Tuner
+from lattice_ml.samplers.settings import Auto, SignFlip
+from lattice_ml.samplers.tuning import Lengths
 
 __all__ = ["MALA"]
 
@@ -55,49 +45,34 @@ class MALA(Sampler):
     splits: ClassVar[bool] = True
     tunes: ClassVar[tuple[str, ...]] = ("step_size",)
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> Draws:
         return self._hmc().draw(keys, trajectory)
 
     def update(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        draws: Draws,
-        state: FieldState,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: Draws, state: FieldState
     ) -> tuple[FieldState, Info]:
         """One proposal for a group of chains."""
         return self._hmc().update(layout, keys, trajectory, draws, state)
 
     def _hmc(self) -> HMC:
         hmc = HMC(self.action, n_steps=1, jitter=0.0, sign_flip=self.sign_flip)
-        return hmc.retuned(step_size=jnp.sqrt(2 * jnp.asarray(number(self.step_size))))
+        return hmc.retuned(step_size=jnp.sqrt(2 * jnp.asarray(settings.number(self.step_size))))
 
     @property
     def forces(self) -> int:
         return 2
 
-    def check(self) -> None:
-        check_positive(step_size=self.step_size, auto=True)
-        check_fraction(target_acceptance=self.target_acceptance)
-        check_sign_flip(self.sign_flip)
-
     def lengths(self) -> Lengths:
         """One step of HMC, of the size that belongs to what the user gave."""
-        step = given(self.step_size)
-        return Lengths(None, n_steps=1, step_size=None if step is None else (2 * step) ** 0.5)
+        step = settings.given(self.step_size)
+        return Lengths(None, 1, None if step is None else (2 * step) ** 0.5, self.target_acceptance)
 
     def built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
         """This sampler with a step of HMC of this size."""
         return replace(self, step_size=step_size**2 / 2)
 
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self]:
-        self.check()
-        where = self.action, lattice, n_thermalise
-        return Tuner(self.built, self.lengths(), *where, self.target_acceptance)
-
     def diagnose(self, means: Mapping[str, float]) -> str | None:
-        return divergence(means, "steps", f"step_size = {self.step_size:.4g}")
+        return settings.divergence(means, "steps", f"step_size = {self.step_size:.4g}")
 
     def remedy(self) -> str:
-        return smaller_steps(self.step_size, self.target_acceptance)
+        return settings.smaller_steps(self.step_size, self.target_acceptance)

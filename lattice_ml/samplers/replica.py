@@ -27,14 +27,15 @@ from jax import lax
 from lattice_ml import actions
 from lattice_ml._pytree import pytree
 from lattice_ml.actions import Action, conventions
+from lattice_ml.actions.conventions import Section
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
+from lattice_ml.fields.randomness import Keys
 from lattice_ml.fields.types import Scalar
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers.hmc import Trajectories
-from lattice_ml.samplers.sampler import Info, Table
-from lattice_ml.samplers.tuning import Tuner
+from lattice_ml.samplers.sampler import Info, WarmUp
 
 __all__ = ["Coupling", "Draws", "ReplicaExchange", "State", "travel"]
 
@@ -56,7 +57,7 @@ class State(NamedTuple):
 
 
 # Of the replica that comes next action, keys, draws and field; all fields; what was reported.
-_Carry = tuple[tuple[Action, randomness.Keys, hmc.Draws, jax.Array], jax.Array, hmc.Info]
+_Carry = tuple[tuple[Action, Keys, hmc.Draws, jax.Array], jax.Array, hmc.Info]
 
 
 class Draws(NamedTuple):
@@ -115,7 +116,7 @@ class ReplicaExchange(Trajectories):
     config_types: ClassVar[Mapping[str, type]] = {"coupling": str}
 
     @classmethod
-    def from_config(cls, action: Action, settings: Table, theory: Table, ndim: int) -> Self:
+    def from_config(cls, action: Action, settings: Section, theory: Section, ndim: int) -> Self:
         name, values = settings["coupling"], tuple(settings["ladder"])
         coupling = conventions.coupling(theory, name, ndim)
         for value in values:
@@ -135,21 +136,16 @@ class ReplicaExchange(Trajectories):
         heading = jnp.array([[_OUT]] + [[0]] * n, jnp.int32)
         return State(phi, jnp.broadcast_to(phi, (n, *phi.shape)), heading)
 
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> Draws:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> Draws:
         """Per-chain draws of the given updates: arrays `(*trajectory.shape, R or R - 1, group)`."""
         n = len(self.ladder)
-        of_one: Callable[[randomness.Keys], hmc.Draws]
+        of_one: Callable[[Keys], hmc.Draws]
         of_one = jax.vmap(lambda keys: self._draw(keys, trajectory), out_axes=-2)
         u = randomness.uniforms(_derived_keys(keys, jnp.uint32(0)), trajectory, n)
         return Draws(of_one(_replica_keys(keys, n + 1)), -jnp.log(jnp.moveaxis(u, 0, -2)))
 
     def update(
-        self,
-        layout: Layout,
-        keys: randomness.Keys,
-        trajectory: jax.Array,
-        draws: Draws,
-        state: State,
+        self, layout: Layout, keys: Keys, trajectory: jax.Array, draws: Draws, state: State
     ) -> tuple[State, Info]:
         """One trajectory of every replica of a group of chains, and one attempt to swap."""
         ladder = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.rungs())
@@ -193,7 +189,10 @@ class ReplicaExchange(Trajectories):
     def check(self) -> None:
         super().check()
         vary = self._vary()
-        if isinstance(vary, _Field) and vary.name not in (known := _couplings(self.action)):
+        given: object = self.action  # of a user, and perhaps no dataclass
+        parts = fields(given) if is_dataclass(given) else ()
+        known = [part.name for part in parts if not part.metadata.get("static")]
+        if isinstance(vary, _Field) and vary.name not in known:
             allowed = ", ".join(known) or "the fields of a dataclass"
             raise ValueError(f"sampler.coupling must be one of {allowed}, got {vary}")
         if not 0 < len(self.ladder) <= _MOST:
@@ -208,8 +207,7 @@ class ReplicaExchange(Trajectories):
                 f"higher or ever lower, got {', '.join(f'{value:g}' for value in values[1:])}"
             )
 
-    def tuner(self, lattice: Lattice, n_thermalise: int) -> Tuner[Self]:
-        """What adapts the "auto" settings in the warm-up, at the action."""
+    def tuner(self, lattice: Lattice, n_thermalise: int) -> WarmUp:
         self.check()
         for value, action in zip(self.ladder, self.rungs()[1:], strict=True):
             try:
@@ -300,7 +298,7 @@ def _at(r: jax.Array, tree: T) -> T:
     return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, r, 0, keepdims=False), tree)
 
 
-def _replica_keys(keys: randomness.Keys, n: int) -> randomness.Keys:
+def _replica_keys(keys: Keys, n: int) -> Keys:
     """Keys `(n, group)`: the action's replica has those of its chain, so it draws what HMC does."""
     derived = _derived_keys(keys, jnp.arange(n)[:, None])
     first = jnp.arange(n)[:, None] == 0
@@ -308,16 +306,9 @@ def _replica_keys(keys: randomness.Keys, n: int) -> randomness.Keys:
     return own, other
 
 
-def _derived_keys(keys: randomness.Keys, number: jax.Array) -> randomness.Keys:
+def _derived_keys(keys: Keys, number: jax.Array) -> Keys:
     """Further keys of chains: number 0 is that of the swaps."""
     return randomness.step_keys(keys, jnp.uint32(_KEYS), number)
-
-
-def _couplings(action: object) -> list[str]:
-    """The fields of an action that may vary."""
-    if not is_dataclass(action):
-        return []
-    return [f.name for f in fields(action) if not f.metadata.get("static")]
 
 
 @lru_cache

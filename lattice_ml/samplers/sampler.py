@@ -22,18 +22,18 @@ from jax.typing import DTypeLike
 
 from lattice_ml._pytree import pytree
 from lattice_ml.actions import Action
+from lattice_ml.actions.conventions import Section
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, single
+from lattice_ml.fields.randomness import Keys
 from lattice_ml.fields.types import Scalar
-from lattice_ml.samplers.tuning import Fixed, Lengths
+from lattice_ml.samplers import settings
+from lattice_ml.samplers.tuning import Fixed, Lengths, Tuner
 
-__all__ = ["FieldState", "Info", "Sampler", "State", "Table", "WarmUp"]
+__all__ = ["FieldState", "Info", "Sampler", "State", "WarmUp"]
 
 T = TypeVar("T")
-
-
-Table = Mapping[str, Any]  # a section of a config: words, numbers and lists of them
 
 
 class State(Protocol):
@@ -72,7 +72,13 @@ class WarmUp(Protocol):
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn from a chunk that ended at trajectory `done`; see `tuning.Tuner`."""
+        """Learn from a chunk that ended at trajectory `done`.
+
+        Args:
+            done: trajectories so far.
+            means: history averages over the chunk, `(n_chains,)` each.
+            fields: gives the current fields `(n_chains, *L)` when called.
+        """
 
 
 class FieldState(NamedTuple):
@@ -106,7 +112,7 @@ class Sampler(ABC):
         return self.state_type(phi)
 
     @abstractmethod
-    def draw(self, keys: randomness.Keys, trajectory: jax.Array) -> object:
+    def draw(self, keys: Keys, trajectory: jax.Array) -> object:
         """Random numbers per chain that are drawn outside the loop over updates.
 
         Args:
@@ -121,7 +127,7 @@ class Sampler(ABC):
     def update(
         self,
         layout: Layout,
-        keys: randomness.Keys,
+        keys: Keys,
         trajectory: jax.Array,
         draws: Any,  # what its own `draw` and ...
         state: Any,  # ... `start` gave
@@ -196,7 +202,7 @@ class Sampler(ABC):
     # Settings
 
     @classmethod
-    def from_config(cls, action: Action, settings: Table, theory: Table, ndim: int) -> Self:
+    def from_config(cls, action: Action, settings: Section, theory: Section, ndim: int) -> Self:
         """A sampler of the settings of a config.
 
         Args:
@@ -209,16 +215,17 @@ class Sampler(ABC):
         return make(action, **settings)
 
     def check(self) -> None:
-        """Refuse settings that make no sense.
+        """Refuse settings that make no sense: here those with names that several samplers share.
 
         Raises:
             ValueError: naming the setting, its value and what is allowed.
         """
+        settings.check(vars(self), self.tunes)
         if lengths := self.lengths():
             lengths.check()
 
     def lengths(self) -> Lengths | None:
-        """What the user gave of the length, number and size of steps; None if nothing is tuned."""
+        """What a tuner starts from; None if nothing is tuned."""
         return None
 
     def built(self, length: float, n_steps: int, step_size: float, **learned: float) -> Self:
@@ -226,9 +233,12 @@ class Sampler(ABC):
         return self
 
     def tuner(self, lattice: Lattice, n_thermalise: int) -> WarmUp:
-        """What adapts the "auto" settings in the warm-up, all settings checked: here nothing is."""
+        """What adapts the "auto" settings in the warm-up, all settings checked."""
         self.check()
-        return Fixed(self)
+        lengths = self.lengths()
+        if lengths is None:
+            return Fixed(self)
+        return Tuner(self.built, lengths, self.action, lattice, n_thermalise)
 
     def tuned(self) -> dict[str, float]:
         """The settings that the warm-up fixed."""

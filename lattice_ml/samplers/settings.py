@@ -1,8 +1,8 @@
 """What several samplers share: settings as numbers, the sign flip, steps, and refusals."""
 
 import math
-from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from lattice_ml.fields import randomness
 from lattice_ml.fields.types import Scalar
 
 __all__ = [
-    *("Auto", "SignFlip", "Signs", "check_fraction", "check_positive", "check_sign_flip"),
-    *("divergence", "draw_signs", "given", "number", "signs", "smaller_steps", "whole_steps"),
+    *("Auto", "SignFlip", "check", "divergence", "draw_signs", "given", "number", "signs"),
+    *("smaller_steps", "whole_steps"),
 ]
 
 N = TypeVar("N", int, float)
@@ -21,12 +21,12 @@ Auto = Literal["auto"]  # for a warm-up to find
 SignFlip = bool | Auto
 
 _DIVERGENT = 0.01  # of the updates may have |dH| > 1000
-
-
-class Signs(NamedTuple):
-    """Per-chain random numbers of an update, drawn outside the loop over updates."""
-
-    sign: jax.Array  # +1 or -1
+_OPTIONAL = ("fourier_mass_squared", "drift_limit")
+_POSITIVE = (
+    *("trajectory_length", "n_steps", "step_size", "friction", "temperature", "periods"),
+    *("mass_squared", *_OPTIONAL),
+)
+_FRACTIONS = {"jitter": 0.0, "target_acceptance": 1e-9}  # from here on, and below 1
 
 
 def number(setting: N | Auto) -> N:
@@ -42,9 +42,9 @@ def given(setting: N | Auto) -> N | None:
 
 def draw_signs(
     sign_flip: SignFlip, action: Action, keys: randomness.Keys, trajectory: jax.Array
-) -> Signs:
-    """The only draws of samplers whose noise is that of their steps."""
-    return Signs(signs(sign_flip, action, randomness.uniforms(keys, trajectory, 1)[0]))
+) -> jax.Array:
+    """Signs of updates: the only draws of samplers whose noise is that of their steps."""
+    return signs(sign_flip, action, randomness.uniforms(keys, trajectory, 1)[0])
 
 
 def signs(sign_flip: SignFlip, action: Action, uniform: jax.Array) -> jax.Array:
@@ -82,36 +82,23 @@ def smaller_steps(step_size: float | Auto, target_acceptance: float) -> str:
     )
 
 
-def check_sign_flip(value: SignFlip) -> None:
-    """Refuse a `sign_flip` that is not true, false or "auto".
+def check(settings: Mapping[str, Any], tuned: Collection[str]) -> None:
+    """Refuse values of settings whose names several samplers share.
 
-    Raises:
-        ValueError: naming the value and what is allowed.
-    """
-    if value not in (True, False, "auto"):
-        raise ValueError(f"sampler.sign_flip must be true, false or auto, got {value}")
-
-
-def check_positive(*, auto: bool = False, **values: float | Auto) -> None:
-    """Refuse settings that are not positive and finite, or "auto" where that is allowed.
+    Args:
+        settings: by name.
+        tuned: names of those that may be "auto".
 
     Raises:
         ValueError: naming the setting, its value and what is allowed.
     """
-    for name, value in values.items():
-        if auto and value == "auto":
-            continue
-        if isinstance(value, str) or not 0 < value < math.inf:
-            allowed = "auto or positive and finite" if auto else "positive and finite"
+    for name, value in settings.items():
+        off = (name in tuned and value == "auto") or (name in _OPTIONAL and value is None)
+        if name in _POSITIVE and not off and (isinstance(value, str) or not 0 < value < math.inf):
+            allowed = "auto or positive and finite" if name in tuned else "positive and finite"
             raise ValueError(f"sampler.{name} must be {allowed}, got {value}")
-
-
-def check_fraction(*, zero: bool = False, **values: float) -> None:
-    """Refuse a setting outside (0, 1), or [0, 1) where zero is allowed.
-
-    Raises:
-        ValueError: naming the setting, its value and what is allowed.
-    """
-    for name, value in values.items():
-        if not (0 if zero else 1e-9) <= value < 1:
-            raise ValueError(f"sampler.{name} must be in {'[' if zero else '('}0, 1), got {value}")
+        if name in _FRACTIONS and not _FRACTIONS[name] <= value < 1:
+            allowed = f"{'(' if _FRACTIONS[name] else '['}0, 1)"
+            raise ValueError(f"sampler.{name} must be in {allowed}, got {value}")
+        if name == "sign_flip" and value not in (True, False, "auto"):
+            raise ValueError(f"sampler.sign_flip must be true, false or auto, got {value}")

@@ -36,11 +36,17 @@ _SHORT = 20  # trajectories of tuning that are not split
 
 @dataclass(frozen=True)
 class Lengths:
-    """The user's trajectory length, number of steps and step size; None where left to us."""
+    """The user's trajectory length, number of steps and step size; None where left to us.
+
+    What is left is tuned for the acceptance `target`, and trajectories of `periods` of the slowest
+    mode.
+    """
 
     trajectory_length: float | None
     n_steps: int | None
     step_size: float | None
+    target: float = 0.8
+    periods: float = 0.25
 
     def check(self) -> None:
         """Refuse three lengths that contradict each other."""
@@ -103,8 +109,6 @@ class Tuner(Generic[S]):
         action: S.
         lattice: of the fields.
         n_thermalise: trajectories of the warm-up.
-        target: the acceptance to aim at.
-        periods: of the slowest mode, in a trajectory whose length is left free.
         learn: from the propagator; it is measured where that or the trajectory length asks for it.
     """
 
@@ -115,16 +119,13 @@ class Tuner(Generic[S]):
         action: Action,
         lattice: Lattice,
         n_thermalise: int,
-        target: float,
-        periods: float = 0.25,
         learn: Callable[[Propagator], Learned] | None = None,
     ) -> None:
         self._lengths, self._build, self._learn = lengths, build, learn or peak
         self._measurements = _TO_LEARN if learn else _MEASUREMENTS if lengths.tunes_length else 0
         self._until = max(1, math.ceil(0.75 * n_thermalise))
-        self._step = _DualAveraging(lattice.volume**-0.25, target)
+        self._step = _DualAveraging(lattice.volume**-0.25, lengths.target)
         self._average = _Average(as_action(action).z2)
-        self._target, self._periods = target, periods
         self._measured, self._settling, self._frozen = 0, True, False
         self._recent: np.ndarray | None = None  # acceptance of every chain, chunks halved each time
         self._length, self._learned = 1.0, dict[str, float]()
@@ -133,23 +134,17 @@ class Tuner(Generic[S]):
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn from a chunk that ended at trajectory `done`.
-
-        Args:
-            done: trajectories so far.
-            means: history averages over the chunk, `(n_chains,)` each.
-            fields: gives the current fields `(n_chains, *L)` when called.
-        """
         if self._frozen:
             return
         due = done * self._measurements >= self._measured * self._until
         if self._measurements and due:
             self._measured += 1
             slowest, self._learned = self._learn(self._average.update(fields()))
-            self._length = self._periods * 2 * math.pi * math.sqrt(slowest)
+            self._length = self._lengths.periods * 2 * math.pi * math.sqrt(slowest)
         if self._lengths.tunes_step:
             if self._settling and 2 * done > self._until > _SHORT:  # forget the way here
-                self._step, self._settling = self._step.restarted(), False
+                self._step = _DualAveraging(self._step.average, self._lengths.target)
+                self._settling = False
             self._step.update(self._seen(means["acceptance"]))
         self._frozen = done >= self._until
         self._set(self._step.average if self._frozen else self._step.current)
@@ -158,7 +153,7 @@ class Tuner(Generic[S]):
         """The average over chains; where one has accepted nothing of late, that of this chain."""
         before = acceptance if self._recent is None else self._recent
         self._recent = (before + acceptance) / 2
-        stuck = self._recent < _STUCK * self._target
+        stuck = self._recent < _STUCK * self._lengths.target
         return float(np.min(acceptance) if np.any(stuck) else np.mean(acceptance))
 
     def _set(self, step: float) -> None:
@@ -178,7 +173,7 @@ class Fixed(Generic[S]):
     def update(
         self, done: int, means: Mapping[str, np.ndarray], fields: Callable[[], np.ndarray]
     ) -> None:
-        """Learn nothing."""
+        pass
 
 
 class _DualAveraging:
@@ -202,10 +197,6 @@ class _DualAveraging:
     @property
     def average(self) -> float:
         return math.exp(self._log_average)
-
-    def restarted(self) -> "_DualAveraging":
-        """Begin again from here."""
-        return _DualAveraging(self.average, self._target)
 
     def update(self, acceptance: float) -> None:
         self._count += 1
