@@ -10,7 +10,6 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -18,13 +17,10 @@ import numpy as np
 from lattice_ml.actions import conventions
 from lattice_ml.benches import classical, peers
 from lattice_ml.benches.record import Column, Number, Result, Row
-from lattice_ml.benches.style import colours, empty
+from lattice_ml.benches.style import Drawn, colours, empty
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED
 from lattice_ml.report.page import style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Settings", "draw", "fit_exponent", "run"]
 
@@ -149,7 +145,7 @@ def fit_exponent(extents: Sequence[int], times: Sequence[Number]) -> tuple[Numbe
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """tau_int with the fits, and the rates, against L."""
     figure = empty(3.4, 9.0)
     left, right = figure.subplots(1, 2)

@@ -117,16 +117,12 @@ class ModelMaker:
         """An ensemble on a lattice of that extent, and the seconds that it took."""
         if extent not in self._data:
             path = self.folder / f"data-{extent}"
+            counts = {"n_chains": _CHAINS, "n_configs": self.settings.data_configs, "thin": 2}
             table = {
                 "seed": self.seed + extent,
                 "lattice": {"shape": [extent] * self.lattice.ndim},
                 "action": dict(self.section),
-                "chain": {
-                    "n_chains": _CHAINS,
-                    "n_configs": self.settings.data_configs,
-                    "thin": 2,
-                    "start": "cold",
-                },
+                "chain": counts | {"start": "cold"},
             }
             job = config.parse(as_arguments(table))
             _, seconds = compiled_apart(lambda: generate(job, path))
@@ -175,12 +171,9 @@ def _shallow(settings: ModelSettings, extent: int) -> Recipe:
 def _unet(settings: ModelSettings, extent: int) -> Recipe:
     model = {"denoiser": "unet", "target": "data", "channels": list(settings.channels)}
     training = {"n_steps": settings.unet_steps, "batch_size": 64, "learning_rate": 2e-3}
-    return Recipe(
-        [extent],
-        {"model": model, "training": training},
-        settings.unet_samples,
-        {"method": "sde", "schedule": "exploding", "n_steps": settings.unet_sampling_steps},
-    )
+    table = {"model": model, "training": training}
+    sampling = {"method": "sde", "schedule": "exploding", "n_steps": settings.unet_sampling_steps}
+    return Recipe([extent], table, settings.unet_samples, sampling)
 
 
 MODELS: dict[str, Callable[[ModelSettings, int], Recipe]] = {

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lattice_ml.runtime.arguments import (
     ConfigError,
@@ -66,7 +66,7 @@ class Plan:
 def available() -> dict[str, str]:
     """Name and title of every plan that comes with the package."""
     files = sorted(_folder().glob("*.toml"))
-    return {file.stem: str(_read(file).get("title", "")) for file in files}
+    return {file.stem: str(read_toml(file, "the benchmark").get("title", "")) for file in files}
 
 
 def load(name: str, size: str) -> Plan:
@@ -82,7 +82,7 @@ def load(name: str, size: str) -> Plan:
     file = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
     if file.suffix == ".toml" and not name.endswith(".toml") and not file.is_file():
         raise ConfigError(unknown("benchmark", name, available()))
-    table = _read(file)
+    table = read_toml(file, "the benchmark")
     benchmark = str(table.pop("benchmark", ""))
     if benchmark not in BENCHMARKS:
         raise ConfigError(unknown(f"benchmark in {file}", benchmark or "none", BENCHMARKS))
@@ -111,13 +111,7 @@ def _folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs" / "bench"
 
 
-def _read(file: Path) -> dict[str, Any]:
-    return read_toml(file, "the benchmark")
-
-
 def _fields(kind: "type[DataclassInstance]") -> Fields:
     """The schema of a `Settings`."""
-    fields: Fields = []
-    for field in dataclasses.fields(kind):
-        fields.append((field.name, field.type, dataclasses.field(default=field.default)))
-    return fields
+    fields = dataclasses.fields(kind)
+    return [(f.name, f.type, dataclasses.field(default=f.default)) for f in fields]

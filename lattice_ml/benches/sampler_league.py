@@ -15,7 +15,6 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 
@@ -24,13 +23,10 @@ from lattice_ml.benches import classical
 from lattice_ml.benches.classical import CLASSICAL
 from lattice_ml.benches.learned import MODELS, ModelMaker, ModelSettings, effective_share
 from lattice_ml.benches.record import Column, Number, Result, Row
-from lattice_ml.benches.style import BLUE, GREY, ORANGE, colours, empty
+from lattice_ml.benches.style import BLUE, ORANGE, Drawn, colours, empty, in_errors
 from lattice_ml.benches.timing import Samples
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.report.page import style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["OBSERVABLES", "Settings", "draw", "pay_back", "run"]
 
@@ -163,7 +159,7 @@ def pay_back(seconds: float, rate: Number, best: Number | None) -> float | str |
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """Rates and biases of all rows, lattice by lattice."""
     found = []
     for extent in dict.fromkeys(row["extent"] for row in result.rows):
@@ -177,13 +173,10 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
             left.errorbar(rate.value, place, xerr=rate.error or 0.0, fmt="o", color=colour)
         left.set_yticks(places, [str(row["sampler"]).replace("_", " ") for row in mine])
         left.set(xscale="log", xlabel="independent $M^2$ per second", title=f"$L = {extent}$")
-        right.axvspan(-3, 3, color=GREY, alpha=0.2, linewidth=0)
         for name, shade in zip(OBSERVABLES, colours(len(OBSERVABLES)), strict=True):
             z = [row[f"z_{name}"] for row in mine]
             right.plot(z, places, "o", color=shade, label=_NAMES[name], alpha=0.85)
-        right.set_xscale("symlog", linthresh=5)
-        right.set_xticks(_TICKS, map(str, _TICKS))
-        right.minorticks_off()
+        in_errors(right)
         right.set(xlabel="bias in standard errors")
         n = len(OBSERVABLES)
         figure.legend(loc="outside upper right", ncols=n, handletextpad=0.0, columnspacing=0.8)
@@ -196,7 +189,6 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
     return found
 
 
-_TICKS = (-100, -10, -3, 0, 3, 10, 100)
 _NAMES = {
     "phi2": "$\\phi^2$",
     "abs_magnetisation": "$|M|$",
