@@ -29,12 +29,8 @@ from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.statistics import jackknife_error
 
 __all__ = [
-    "ProbedKernel",
-    "kernel_by_probes",
-    "plane_waves",
-    "projection",
-    "regression",
-    "without_noise",
+    *("ProbedKernel", "kernel_by_probes", "plane_waves"),
+    *("projection", "regression", "without_noise"),
 ]
 
 Score = Callable[..., jax.Array]
@@ -65,11 +61,9 @@ class ProbedKernel:
 
         The error is NaN for one field; fields are taken to be independent.
         """
-        n = len(self.values)
-        spread = (
-            np.std(self.values, axis=0, ddof=1) if n > 1 else np.full(len(self.values[0]), np.nan)
-        )
-        return self.values.mean(axis=0), spread / np.sqrt(n)
+        n, mean = len(self.values), self.values.mean(axis=0)
+        spread = np.std(self.values, axis=0, ddof=1) if n > 1 else np.full_like(mean, np.nan)
+        return mean, spread / np.sqrt(n)
 
     @property
     def asymmetry(self) -> float:

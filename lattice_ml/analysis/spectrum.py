@@ -22,14 +22,8 @@ from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import jackknife_error
 
 __all__ = [
-    "InversePropagator",
-    "Line",
-    "bare_form",
-    "bare_form_of",
-    "couplings",
-    "fit_line",
-    "inverse_propagator",
-    "per_shell",
+    *("InversePropagator", "Line", "bare_form", "bare_form_of"),
+    *("couplings", "fit_line", "inverse_propagator", "per_shell"),
 ]
 
 
@@ -97,16 +91,12 @@ def couplings(
         constant, shift = constant - slope * square, spread * square
         b = float(slope / 12), float(spread / 12)
     both = np.array([1, 2 * ndim])  # 2a = bare_mass_squared + 2dh
+    of_both = float(np.hypot(np.sqrt(both @ line.covariance @ both), shift))
+    of_mass = float(np.hypot(np.sqrt(line.covariance[0, 0]), shift))
     return {
         "h": (line.slope, float(np.sqrt(line.covariance[1, 1]))),
-        "a": (
-            float(both @ [constant, line.slope]) / 2,
-            float(np.hypot(np.sqrt(both @ line.covariance @ both), shift)) / 2,
-        ),
-        "bare_mass_squared": (
-            float(constant),
-            float(np.hypot(np.sqrt(line.covariance[0, 0]), shift)),
-        ),
+        "a": (float(both @ [constant, line.slope]) / 2, of_both / 2),
+        "bare_mass_squared": (float(constant), of_mass),
         **({} if b is None else {"b": b}),
     }
 
@@ -143,8 +133,7 @@ def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropaga
     left_out = (total - two_point.weights)[:, None] / (whole - sums)  # (bins, n_shells)
     error = jackknife_error(left_out)
     if len(moving) < 2:
-        unknown = (np.nan, np.nan)
-        return InversePropagator(value, error, unknown, unknown, 0)
+        return InversePropagator(value, error, (np.nan, np.nan), (np.nan, np.nan), 0)
 
     def read(inverse: np.ndarray) -> np.ndarray:
         weights = 1 / np.maximum(error[moving], 1e-12 * value[moving]) ** 2

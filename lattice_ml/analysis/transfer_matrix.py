@@ -204,17 +204,10 @@ class _Slices:
         """G(p), the axis of the transfer matrix first: `(extent, *across)`."""
         powers = eigenvalues ** np.arange(extent + 1)[:, None]
         places = np.indices(self.across).reshape(len(self.across), self.sites)
-        momenta = np.indices(self.across).reshape(len(self.across), self.sites).T
         lines = []
-        for k in momenta:
-            phase = (
-                2
-                * np.pi
-                * sum(
-                    (m * x / size for m, x, size in zip(k, places, self.across, strict=True)),
-                    np.zeros(self.sites),
-                )
-            )
+        for k in places.T:  # momenta, in units of 2 pi over the extents
+            terms = (m * x / size for m, x, size in zip(k, places, self.across, strict=True))
+            phase = 2 * np.pi * sum(terms, np.zeros(self.sites))
             waves = [wave(phase) @ self.phi for wave in (np.cos, np.sin)]
             squares = sum((basis.T @ (wave[:, None] * basis)) ** 2 for wave in waves)
             # sum over t of exp(-i p t) Tr(O T^t O T^(L-t)) / Z

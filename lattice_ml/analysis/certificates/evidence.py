@@ -121,18 +121,20 @@ def gather(ensemble: Ensemble, *, weights: bool = True) -> Evidence:
     stored = {name: ensemble.series(name) for name in ensemble.history}
     measured = _measure(ensemble) if ensemble.has_cfgs else {}
     terms = {_ALL: stored["schwinger_dyson"]} if "schwinger_dyson" in stored else {}
-    names, modes = [], {}
+    names, modes, rounding = [], {}, _SINGLE
     if measured:
         momenta = Momenta(Lattice(ensemble.shape))
         names, modes = momenta.names, momenta.modes
         terms = _by_name(names, measured.pop("terms", None))
+        if jax.dtypes.canonicalize_dtype(ensemble.cfgs.dtype) == np.float64:  # not where x64 is off
+            rounding = _DOUBLE
     temperature = ensemble.temperature
     return Evidence(
         action=ensemble.action,
         shape=tuple(ensemble.shape),
         z2=as_action(ensemble.action).z2,
         thin=ensemble.thin,
-        rounding=_rounding(ensemble) if measured else _SINGLE,
+        rounding=rounding,
         sampler=_sampler(ensemble),
         order=ensemble.numbers,
         modes=modes,
@@ -145,12 +147,6 @@ def gather(ensemble: Ensemble, *, weights: bool = True) -> Evidence:
         measured=measured,
         schwinger_dyson={name: term / temperature for name, term in terms.items()},
     )
-
-
-def _rounding(ensemble: Ensemble) -> float:
-    """Of what is measured of its configurations, in float32 where x64 is off."""
-    double = jax.dtypes.canonicalize_dtype(ensemble.cfgs.dtype) == np.float64
-    return _DOUBLE if double else _SINGLE
 
 
 def _sampler(ensemble: Ensemble) -> dict[str, Any]:
@@ -172,8 +168,7 @@ def _measure(ensemble: Ensemble) -> dict[str, np.ndarray]:
     """Primaries, `digests`, `power` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)`."""
     momenta = Momenta(Lattice(ensemble.shape))
     flat: dict[str, np.ndarray] = {}  # filled part by part: joining parts needs both at once
-    start = 0
-    for fields in pieces(ensemble):
+    for start, fields in pieces(ensemble):
         primaries = measure_configurations(ensemble.action, fields)
         if not np.isfinite(primaries["phi4"]).all() and np.isfinite(fields).all():
             require_powers(fields, primaries["phi4"], start)
@@ -182,7 +177,6 @@ def _measure(ensemble: Ensemble) -> dict[str, np.ndarray]:
             if name not in flat:
                 flat[name] = np.empty((len(ensemble.cfgs), *rows.shape[1:]), rows.dtype)
             flat[name][start : start + len(rows)] = rows
-        start += len(fields)
     require_finite(flat["phi4"], ensemble.n_chains)
     return {name: by_chain(rows, ensemble.n_chains) for name, rows in flat.items()}
 
@@ -203,12 +197,12 @@ def require_finite(rows: np.ndarray, n_chains: int) -> None:
         raise ValueError(f"configuration {config} of chain {chain} is not finite")
 
 
-def pieces(ensemble: Ensemble) -> Iterator[np.ndarray]:
-    """Configurations in order, few enough at a time for their Fourier transforms."""
-    for _, block in ensemble.blocks():
+def pieces(ensemble: Ensemble) -> Iterator[tuple[int, np.ndarray]]:
+    """As `ensemble.blocks()`, few configurations enough for their Fourier transforms."""
+    for start, block in ensemble.blocks():
         rows = rows_in(_PIECE_BYTES, ensemble.shape, block.dtype)
         for first in range(0, len(block), rows):
-            yield block[first : first + rows]
+            yield start + first, block[first : first + rows]
 
 
 def _digests(fields: np.ndarray) -> Integers:
@@ -280,9 +274,7 @@ _force = partial(jax.jit, static_argnames="layout")(actions.force)
 
 def _name(group: Integers, p_hat_squared: Floats) -> str:
     first, last = group[0], group[-1]
+    low, high = p_hat_squared[first], p_hat_squared[last]
     if first == last:
-        return f"shell {first}, p_hat^2 = {p_hat_squared[first]:.3g}"
-    return (
-        f"shells {first} to {last}, p_hat^2 = {p_hat_squared[first]:.3g} to "
-        f"{p_hat_squared[last]:.3g}"
-    )
+        return f"shell {first}, p_hat^2 = {low:.3g}"
+    return f"shells {first} to {last}, p_hat^2 = {low:.3g} to {high:.3g}"
