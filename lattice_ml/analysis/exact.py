@@ -25,23 +25,15 @@ _ROUNDING = 1e-8  # relative, of the modes of the transfer matrix that are left 
 
 @dataclass(frozen=True)
 class Exact:
-    """Expectation values of exp(-S)/Z.
+    """Expectation values of exp(-S)/Z."""
 
-    Attributes:
-        values: of the observables that `measure` names, as far as they are defined.
-        errors: numerical ones of the values; zero in closed form.
-        two_point: G(p), `(*L)` in FFT order.
-        magnetisation: x and P(M <= x), `(n,)` each.
-        log_z: logarithm of Z, of the (h, a, b) action.
-        source: how it was found.
-    """
-
+    # of the observables that `measure` names, as far as they are defined
     values: Mapping[str, float]
-    errors: Mapping[str, float]
-    two_point: Floats
-    magnetisation: tuple[Floats, Floats]
-    log_z: float
-    source: str
+    errors: Mapping[str, float]  # numerical ones of the values; zero in closed form
+    two_point: Floats  # G(p), `(*L)` in FFT order
+    magnetisation: tuple[Floats, Floats]  # x and P(M <= x), `(n,)` each
+    log_z: float  # logarithm of Z, of the (h, a, b) action
+    source: str  # how it was found
 
 
 def exact(action: Action, shape: tuple[int, ...]) -> Exact:

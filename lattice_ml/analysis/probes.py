@@ -38,19 +38,12 @@ Score = Callable[..., jax.Array]
 
 @dataclass(frozen=True)
 class ProbedKernel:
-    """What probes saw of J = -ds/dphi, field by field; index it to select fields.
-
-    Attributes:
-        lattice: the lattice.
-        values: `(n, n_shells)` mean of <e|J|e> over the probes of a shell.
-        symmetric: `(n, n_shells)` mean of |(J + J^T) e / 2|^2.
-        antisymmetric: `(n, n_shells)` mean of |(J - J^T) e / 2|^2.
-    """
+    """What probes saw of J = -ds/dphi, field by field; index it to select fields."""
 
     lattice: Lattice
-    values: np.ndarray
-    symmetric: np.ndarray
-    antisymmetric: np.ndarray
+    values: np.ndarray  # `(n, n_shells)` mean of <e|J|e> over the probes of a shell
+    symmetric: np.ndarray  # `(n, n_shells)` mean of |(J + J^T) e / 2|^2
+    antisymmetric: np.ndarray  # `(n, n_shells)` mean of |(J - J^T) e / 2|^2
 
     def __getitem__(self, fields: slice) -> "ProbedKernel":
         parts = (self.values, self.symmetric, self.antisymmetric)

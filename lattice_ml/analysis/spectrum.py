@@ -28,18 +28,12 @@ __all__ = [
 
 
 class Line(NamedTuple):
-    """y = constant + slope x.
+    """y = constant + slope x."""
 
-    Attributes:
-        constant, slope: of the fit.
-        covariance: of the two, `(2, 2)`.
-        residual: root mean square of what the line leaves.
-    """
-
-    constant: float
-    slope: float
-    covariance: np.ndarray
-    residual: float
+    constant: float  # of the fit
+    slope: float  # of the fit
+    covariance: np.ndarray  # of the two, `(2, 2)`
+    residual: float  # root mean square of what the line leaves
 
 
 def fit_line(x: ArrayLike, y: ArrayLike, weights: ArrayLike, *, correlated: bool = False) -> Line:
@@ -102,19 +96,14 @@ def couplings(
 
 
 class InversePropagator(NamedTuple):
-    """1/G(p) of an ensemble, and its line (m_R^2 + p_hat^2)/Z at the lowest momenta.
+    """1/G(p) of an ensemble, and its line (m_R^2 + p_hat^2)/Z at the lowest momenta."""
 
-    Attributes:
-        value, error: 1/G of every shell, `(n_shells,)`.
-        z, mass_squared: of the line, each with its error; NaN with fewer than two momenta.
-        n_fitted: shells that the line was fitted to; the zero mode is not among them.
-    """
-
-    value: np.ndarray
-    error: np.ndarray
+    value: np.ndarray  # 1/G of every shell, `(n_shells,)`
+    error: np.ndarray  # of the value, `(n_shells,)`
+    # of the line, each with its error; NaN with fewer than two momenta
     z: tuple[float, float]
     mass_squared: tuple[float, float]
-    n_fitted: int
+    n_fitted: int  # shells that the line was fitted to; the zero mode is not among them
 
 
 def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropagator:

@@ -38,23 +38,14 @@ _FIRST, _WAVES, _VANISHED = 24, 4.0, 1e-11  # at first; per R / width, where Gau
 
 @dataclass(frozen=True)
 class SmallLattice:
-    """What the transfer matrix gives.
+    """What the transfer matrix gives."""
 
-    Attributes:
-        n_nodes: quadrature nodes a site.
-        log_z: logarithm of Z.
-        two_point: G(p), `(*L)` in FFT order.
-        phi4: <phi^4>.
-        reach: R, beyond which M never is.
-        characteristic: <exp(i k pi M / R)>, k = 1, 2, ..., until it vanishes.
-    """
-
-    n_nodes: int
-    log_z: float
-    two_point: Floats
-    phi4: float
-    reach: float
-    characteristic: Floats
+    n_nodes: int  # quadrature nodes a site
+    log_z: float  # logarithm of Z
+    two_point: Floats  # G(p), `(*L)` in FFT order
+    phi4: float  # <phi^4>
+    reach: float  # R, beyond which M never is
+    characteristic: Floats  # <exp(i k pi M / R)>, k = 1, 2, ..., until it vanishes
 
     def absolute_moment(self) -> float:
         """<|M|>, by the Fourier series of |x| on [-R, R]."""

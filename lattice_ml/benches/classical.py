@@ -31,17 +31,12 @@ LANGEVIN_STEP = 0.02
 
 
 class Classical(NamedTuple):
-    """A sampler of the benchmarks.
+    """A sampler of the benchmarks."""
 
-    Attributes:
-        build: makes it of an action and the frequency of its slowest mode.
-        thin: updates between stored configurations; more where an update is short.
-        exact: whether it has no bias.
-    """
-
+    # makes it of an action and the frequency of its slowest mode
     build: Callable[[Quartic, float], Sampler]
-    thin: int = 1
-    exact: bool = True
+    thin: int = 1  # updates between stored configurations; more where an update is short
+    exact: bool = True  # whether it has no bias
 
 
 CLASSICAL: dict[str, Classical] = {

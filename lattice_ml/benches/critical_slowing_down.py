@@ -27,28 +27,19 @@ __all__ = ["Settings", "draw", "fit_exponent", "run"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how long.
-
-    Args:
-        kappa, lam: couplings.
-        ndim: dimensions.
-        extents: L of the lattices, at least two.
-        samplers: names in `classical.CLASSICAL`, or in `peers.PEERS`, which are left out where they
-            are not installed.
-        observables: names in `observables.DERIVED`; the first is drawn, and decides who wins.
-        n_chains: of every sampler.
-        n_configs: stored per chain.
-        n_thermalise: warm-up, in stored configurations.
-    """
+    """Where and how long."""
 
     kappa: float
     lam: float
-    extents: tuple[int, ...]
+    extents: tuple[int, ...]  # L of the lattices, at least two
+    # names in `classical.CLASSICAL`, or in `peers.PEERS`, which are left out where they are not
+    # installed
     samplers: tuple[str, ...]
-    n_configs: int
-    n_thermalise: int
-    n_chains: int = 64
-    ndim: int = 2
+    n_configs: int  # stored per chain
+    n_thermalise: int  # warm-up, in stored configurations
+    n_chains: int = 64  # of every sampler
+    ndim: int = 2  # of the lattices
+    # names in `observables.DERIVED`; the first is drawn, and decides who wins
     observables: tuple[str, ...] = ("m2",)
 
     def __post_init__(self) -> None:

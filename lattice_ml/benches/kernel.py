@@ -30,23 +30,14 @@ _MOST = 2000  # trajectories in a call
 
 @dataclass(frozen=True)
 class Settings:
-    """Which lattices, and for how long; the three lists have one entry per row.
+    """Which lattices, and for how long; the three lists have one entry per row."""
 
-    Args:
-        extents: L.
-        dimensions: of the lattice.
-        n_chains: advanced together.
-        seconds: of one repeat.
-        repeats: whose median is taken.
-        kappa, lam: couplings; the kernel's speed does not depend on them.
-    """
-
-    extents: tuple[int, ...]
-    dimensions: tuple[int, ...]
-    n_chains: tuple[int, ...]
-    seconds: float
-    repeats: int
-    kappa: float = 0.21
+    extents: tuple[int, ...]  # L of the lattices
+    dimensions: tuple[int, ...]  # of the lattices
+    n_chains: tuple[int, ...]  # advanced together
+    seconds: float  # of one repeat
+    repeats: int  # whose median is taken
+    kappa: float = 0.21  # the kernel's speed does not depend on the couplings
     lam: float = 0.022
 
     def __post_init__(self) -> None:

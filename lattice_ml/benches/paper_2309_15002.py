@@ -23,23 +23,14 @@ __all__ = ["Settings", "draw", "run"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Which regulators.
+    """Which regulators."""
 
-    Args:
-        masses: mu^2, each with ten hidden fields.
-        hidden: N_h from 1 to 10, each with mu^2 trained and with `fixed_mass`.
-        n_steps: of the natural gradient on the chain.
-        fixed_mass: mu^2 beside N_h.
-        mnist_hidden: N_h on MNIST; none for no images.
-        mnist_steps: of their trainings, one number each.
-    """
-
-    masses: tuple[float, ...]
-    hidden: tuple[int, ...]
-    n_steps: int
-    fixed_mass: float = 9.0
-    mnist_hidden: tuple[int, ...] = ()
-    mnist_steps: tuple[int, ...] = ()
+    masses: tuple[float, ...]  # mu^2, each with ten hidden fields
+    hidden: tuple[int, ...]  # N_h from 1 to 10, each with mu^2 trained and with `fixed_mass`
+    n_steps: int  # of the natural gradient on the chain
+    fixed_mass: float = 9.0  # mu^2 beside N_h
+    mnist_hidden: tuple[int, ...] = ()  # N_h on MNIST; none for no images
+    mnist_steps: tuple[int, ...] = ()  # of their trainings, one number each
 
     def __post_init__(self) -> None:
         most = free_rbm.N_SITES

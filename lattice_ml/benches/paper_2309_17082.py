@@ -45,30 +45,19 @@ _UNET, _HOT = "U-Net", "hot start"
 
 @dataclass(frozen=True)
 class Settings:
-    """Theories, data, network and effort.
+    """Theories, data, network and effort."""
 
-    Args:
-        kappas: a table each.
-        lam: coupling.
-        extent: L of the square lattice.
-        n_data: configurations to learn from, a multiple of 64, five trajectories apart.
-        channels: of the levels of the U-Net.
-        train_steps, batch_size, n_samples, sde_steps: see `unet.Effort`.
-        preconditioning: "score" in the paper.
-        base: of the noise, for fields between -1 and 1; "auto" until no two fields can be told
-            apart.
-    """
-
-    kappas: tuple[float, ...]
+    kappas: tuple[float, ...]  # a table each
     lam: float
-    extent: int
-    n_data: int
-    channels: tuple[int, ...]
-    train_steps: int
-    n_samples: int
-    sde_steps: int
-    batch_size: int = 64
-    preconditioning: Literal["edm", "score"] = "edm"
+    extent: int  # L of the square lattice
+    n_data: int  # configurations to learn from, a multiple of 64, five trajectories apart
+    channels: tuple[int, ...]  # of the levels of the U-Net
+    train_steps: int  # see `unet.Effort`
+    n_samples: int  # see `unet.Effort`
+    sde_steps: int  # see `unet.Effort`
+    batch_size: int = 64  # see `unet.Effort`
+    preconditioning: Literal["edm", "score"] = "edm"  # "score" in the paper
+    # of the noise, for fields between -1 and 1; "auto" until no two fields can be told apart
     base: float | Literal["auto"] = 25.0
 
     def __post_init__(self) -> None:

@@ -30,17 +30,11 @@ State = Any  # of a chain of another package
 
 
 class Kernel(NamedTuple):
-    """A sampler of one chain.
+    """A sampler of one chain."""
 
-    Attributes:
-        start: (key, phi) to its state.
-        step: (key, state) to the state after a trajectory.
-        field: of a state.
-    """
-
-    start: Callable[[jax.Array, jax.Array], State]
-    step: Callable[[jax.Array, State], State]
-    field: Callable[[State], jax.Array]
+    start: Callable[[jax.Array, jax.Array], State]  # (key, phi) to its state
+    step: Callable[[jax.Array, State], State]  # (key, state) to the state after a trajectory
+    field: Callable[[State], jax.Array]  # of a state
 
 
 def rolled(h: float, a: float, b: float) -> Callable[[jax.Array], jax.Array]:

@@ -55,23 +55,15 @@ CLASSIFIERS: dict[str, Fit] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Couplings, lattices and classifiers.
+    """Couplings, lattices and classifiers."""
 
-    Args:
-        kappas: from the disordered to the ordered phase; the first and the last train.
-        near: two of them, on either side of the transition.
-        lam: quartic coupling.
-        extents: L of the lattices.
-        n_data: configurations per coupling, a multiple of 64.
-        classifiers: names in `CLASSIFIERS`.
-    """
-
+    # from the disordered to the ordered phase; the first and the last train
     kappas: tuple[float, ...]
-    near: tuple[float, ...]
-    lam: float
-    extents: tuple[int, ...]
-    n_data: int
-    classifiers: tuple[str, ...] = tuple(CLASSIFIERS)
+    near: tuple[float, ...]  # two of them, on either side of the transition
+    lam: float  # quartic coupling
+    extents: tuple[int, ...]  # L of the lattices
+    n_data: int  # configurations per coupling, a multiple of 64
+    classifiers: tuple[str, ...] = tuple(CLASSIFIERS)  # names in `CLASSIFIERS`
 
     def __post_init__(self) -> None:
         classical.check_names("classifiers", self.classifiers, tuple(CLASSIFIERS))

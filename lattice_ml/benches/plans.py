@@ -41,21 +41,13 @@ BENCHMARKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is run: a benchmark, its size, and its settings.
+    """What is run: a benchmark, its size, and its settings."""
 
-    Attributes:
-        name: of the TOML, without its ending.
-        title: its one line.
-        benchmark: name of the module.
-        size: "toy", "small" or "full".
-        settings: an instance of the module's `Settings`.
-    """
-
-    name: str
-    title: str
-    benchmark: str
-    size: str
-    settings: "DataclassInstance"
+    name: str  # of the TOML, without its ending
+    title: str  # its one line
+    benchmark: str  # name of the module
+    size: str  # "toy", "small" or "full"
+    settings: "DataclassInstance"  # an instance of the module's `Settings`
 
     @property
     def module(self) -> ModuleType:

@@ -62,17 +62,11 @@ class Number(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of the table.
+    """A column of the table."""
 
-    Attributes:
-        name: of the entry of a row.
-        head: of the table.
-        role: "key" says which row it is, "ratio" is compared with an earlier record.
-    """
-
-    name: str
-    head: str
-    role: str = ""
+    name: str  # of the entry of a row
+    head: str  # of the table
+    role: str = ""  # "key" says which row it is, "ratio" is compared with an earlier record
 
 
 @dataclasses.dataclass(frozen=True)

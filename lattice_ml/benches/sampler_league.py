@@ -36,28 +36,17 @@ _KNOWN = (*CLASSICAL, *MODELS)
 
 @dataclass(frozen=True)
 class Settings(ModelSettings):
-    """Where, who, and how long; `ModelSettings` has the keys of the models.
-
-    Args:
-        kappa, lam: couplings.
-        extents: L of the lattices, each a league of its own.
-        n_configs: stored per chain of every classical sampler.
-        n_thermalise: warm-up, in stored configurations.
-        reference_configs: per chain of the reference.
-        rows: names in `classical.CLASSICAL` and `learned.MODELS`.
-        n_chains: of every classical sampler.
-        ndim: dimensions.
-    """
+    """Where, who, and how long; `ModelSettings` has the keys of the models."""
 
     kappa: float
     lam: float
-    extents: tuple[int, ...]
-    n_configs: int
-    n_thermalise: int
-    reference_configs: int
-    rows: tuple[str, ...] = _KNOWN
-    n_chains: int = 64
-    ndim: int = 2
+    extents: tuple[int, ...]  # L of the lattices, each a league of its own
+    n_configs: int  # stored per chain of every classical sampler
+    n_thermalise: int  # warm-up, in stored configurations
+    reference_configs: int  # per chain of the reference
+    rows: tuple[str, ...] = _KNOWN  # names in `classical.CLASSICAL` and `learned.MODELS`
+    n_chains: int = 64  # of every classical sampler
+    ndim: int = 2  # of the lattices
 
     def __post_init__(self) -> None:
         classical.check_names("rows", self.rows, _KNOWN)

@@ -33,24 +33,16 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Samples:
-    """Histories, weights and rate of what a sampler or a model made.
+    """Histories, weights and rate of what a sampler or a model made."""
 
-    Attributes:
-        lattice: where the fields live.
-        series: `(n_chains, n_configs)` each, by the names of `observables.PRIMARIES`.
-        per_second: updates of single chains, or draws, without measuring weights.
-        thin: updates between configurations.
-        log_weights: `(n_chains, n_configs)`, or None.
-        tuned: what a warm-up fixed.
-        fields: the last of every chain `(n_chains, *L)`, or all that were drawn.
-    """
-
-    lattice: Lattice
+    lattice: Lattice  # where the fields live
+    # `(n_chains, n_configs)` each, by the names of `observables.PRIMARIES`
     series: Mapping[str, np.ndarray]
-    per_second: Number
-    thin: int = 1
-    log_weights: np.ndarray | None = None
-    tuned: Mapping[str, float] | None = None
+    per_second: Number  # updates of single chains, or draws, without measuring weights
+    thin: int = 1  # updates between configurations
+    log_weights: np.ndarray | None = None  # `(n_chains, n_configs)`, or None
+    tuned: Mapping[str, float] | None = None  # what a warm-up fixed
+    # the last of every chain `(n_chains, *L)`, or all that were drawn
     fields: np.ndarray | None = None
 
     def estimate(self, name: str, *, weights: bool = True) -> Estimate:

@@ -33,19 +33,12 @@ Fitted = tuple[Weights, Weights, optax.OptState]  # weights, their average, of t
 
 
 class Effort(NamedTuple):
-    """How much is done.
+    """How much is done."""
 
-    Attributes:
-        train_steps: of Adam, at up to 2e-3.
-        batch_size: fields per step, a multiple of 8.
-        n_samples: drawn.
-        sde_steps: of the reverse process.
-    """
-
-    train_steps: int
-    batch_size: int
-    n_samples: int
-    sde_steps: int
+    train_steps: int  # of Adam, at up to 2e-3
+    batch_size: int  # fields per step, a multiple of 8
+    n_samples: int  # drawn
+    sde_steps: int  # of the reverse process
 
 
 def noise_schedule(theory: Theory) -> VarianceExploding:

@@ -40,15 +40,10 @@ _COARSE = 32  # cells of the divergences
 
 @dataclass(frozen=True)
 class Histogram:
-    """Sums of weights of one sample.
+    """Sums of weights of one sample."""
 
-    Attributes:
-        edges: `(n_cells + 1,)`, increasing; nothing lies outside.
-        sums: `(n_stretches, n_cells)`.
-    """
-
-    edges: Array
-    sums: Array
+    edges: Array  # `(n_cells + 1,)`, increasing; nothing lies outside
+    sums: Array  # `(n_stretches, n_cells)`
 
     @classmethod
     def of(

@@ -48,43 +48,30 @@ class Undecided(Missing):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Series `(n_chains, n_configs)` of an ensemble, as far as it has them.
+    """Series `(n_chains, n_configs)` of an ensemble, as far as it has them."""
 
-    Attributes:
-        action: that of the ensemble, None where it is not known.
-        shape: extents of the lattice.
-        z2: whether the action declares the symmetry phi -> -phi.
-        thin: trajectories between configurations.
-        rounding: what a measurement may be off by, relative to the largest terms of its sums.
-        sampler: settings of the sampler as tuned; empty where nothing is known of it.
-        order: numbers of the trajectories, and of the chains, as they were stored.
-        log_weights: not normalised; None where all configurations count alike.
-        log_prob: log density of what made the configurations, where it was stored.
-        stored: histories by name.
-        measured: primaries of the configurations by name; empty where none were kept.
-        schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
-            the temperature.
-        two_point: |phi(p)|^2/V by the same momenta.
-        modes: how many momenta these are.
-        cluster_signs: of some configurations; None where there are none, or no clusters.
-        digests: 64-bit hashes of the |phi| of configurations, equal where only signs differ.
-    """
-
-    action: Action | None
-    shape: tuple[int, ...]
-    z2: bool
-    thin: int
-    rounding: float
+    action: Action | None  # that of the ensemble, None where it is not known
+    shape: tuple[int, ...]  # extents of the lattice
+    z2: bool  # whether the action declares the symmetry phi -> -phi
+    thin: int  # trajectories between configurations
+    rounding: float  # what a measurement may be off by, relative to the largest terms of its sums
+    # settings of the sampler as tuned; empty where nothing is known of it
     sampler: Mapping[str, Any]
+    # numbers of the trajectories, and of the chains, as they were stored
     order: Mapping[str, Integers]
-    log_weights: Floats | None
-    stored: Mapping[str, Floats]
+    log_weights: Floats | None  # not normalised; None where all configurations count alike
+    stored: Mapping[str, Floats]  # histories by name
+    # primaries of the configurations by name; empty where none were kept
     measured: Mapping[str, Floats]
+    # Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of the temperature
     schwinger_dyson: Mapping[str, Floats]
-    two_point: Mapping[str, Floats]
-    modes: Mapping[str, int]
+    two_point: Mapping[str, Floats]  # |phi(p)|^2/V by the same momenta
+    modes: Mapping[str, int]  # how many momenta these are
+    # of some configurations; None where there are none, or no clusters
     cluster_signs: ClusterSigns | None
+    # 64-bit hashes of the |phi| of configurations, equal where only signs differ
     digests: Integers | None
+    # log density of what made the configurations, where it was stored
     log_prob: Floats | None = None
 
     @property

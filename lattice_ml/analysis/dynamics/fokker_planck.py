@@ -54,17 +54,11 @@ _MANY = 3000  # grid points that are too many for a laptop
 
 @dataclass(frozen=True)
 class Density:
-    """P(phi, tau) at some times, band-limited between the points of a grid.
+    """P(phi, tau) at some times, band-limited between the points of a grid."""
 
-    Attributes:
-        times: tau, `(n_times,)`.
-        phi: the grid, `(n_grid,)`, evenly spaced.
-        values: P there, `(n_times, n_grid)`.
-    """
-
-    times: Floats
-    phi: Floats
-    values: Floats
+    times: Floats  # tau, `(n_times,)`
+    phi: Floats  # the grid, `(n_grid,)`, evenly spaced
+    values: Floats  # P there, `(n_times, n_grid)`
 
     @property
     def spacing(self) -> float:
