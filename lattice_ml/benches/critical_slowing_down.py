@@ -85,11 +85,11 @@ def run(settings: Settings, seed: int) -> Result:
                 entry = {"sampler": name, "observable": observable, "extent": extent}
                 tuned = dict(samples.tuned or {})
                 rows.append(entry | {"tau_int": tau, "rate": rate, "tuned": tuned})
-    notes = ["the last rows hold the exponent z of tau_int ~ L^z"]
-    notes.append(winners([row for row in rows if row["observable"] == settings.observables[0]]))
+    first = [row for row in rows if row["observable"] == settings.observables[0]]
+    notes = ["the last rows hold the exponent z of tau_int ~ L^z", winners(first)]
     if absent:
         notes.append(f"not installed: {', '.join(absent)}")
-    return Result(COLUMNS, [*rows, *_fits(rows)], tuple(notes))
+    return Result(COLUMNS, [*rows, *_fits(rows)], notes)
 
 
 def winners(rows: Sequence[Row]) -> str:

@@ -157,16 +157,10 @@ def compare(new: Record, old: Record, columns: Sequence[Column]) -> tuple[Table,
 
 def facts(found: Record) -> list[tuple[str, str]]:
     """Machine, versions and cost of a run, as (what, words)."""
-    machine, versions = found["machine"], found["versions"]
-    return [
-        (
-            "machine",
-            f"{machine['cpu']}, {machine['cores_used']} of {machine['cores']} cores, "
-            f"{machine['n_devices']} x {machine['device']}, {machine['platform']}",
-        ),
-        ("versions", ", ".join(f"{name} {value}" for name, value in versions.items())),
-        ("run", f"size {found['size']}, seed {found['seed']}, {found['seconds']:.0f} s"),
-    ]
+    cores = "{cpu}, {cores_used} of {cores} cores, {n_devices} x {device}, {platform}"
+    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
+    run = "size {size}, seed {seed}, {seconds:.0f} s".format_map(found)
+    return [("machine", cores.format_map(found["machine"])), ("versions", versions), ("run", run)]
 
 
 _AFFINITY = hasattr(os, "sched_getaffinity")  # not on all systems

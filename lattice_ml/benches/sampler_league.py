@@ -92,16 +92,15 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
     exact = {name: reference.estimate(name) for name in OBSERVABLES}
 
     def row(name: str, samples: Samples, *, weights: bool = True) -> dict[str, object]:
-        found = {n: samples.estimate(n, weights=weights) for n in OBSERVABLES}
-        z = {
-            f"z_{n}": (f.value - exact[n].value) / math.hypot(f.error, exact[n].error)
-            for n, f in found.items()
-        }
-        values = {n: Number(f.value, f.error) for n, f in found.items()}
-        return {"extent": extent, "sampler": name, **z, **values}
+        entry: dict[str, object] = {"extent": extent, "sampler": name}
+        for n, known in exact.items():
+            found = samples.estimate(n, weights=weights)
+            entry[n] = Number(found.value, found.error)
+            entry[f"z_{n}"] = (found.value - known.value) / math.hypot(found.error, known.error)
+        return entry
 
-    reference_values = {n: Number(e.value, e.error) for n, e in exact.items()}
-    rows: list[Row] = [{"extent": extent, "sampler": "reference", **reference_values}]
+    known_values = {n: Number(e.value, e.error) for n, e in exact.items()}
+    rows: list[Row] = [{"extent": extent, "sampler": "reference", **known_values}]
     best: Number | None = None
     for name in (name for name in CLASSICAL if name in settings.rows):
         own = jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -133,12 +132,9 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
 
 
 def pay_back(seconds: float, rate: Number, best: Number | None) -> float | str | None:
-    """Independent samples after which a training has paid; None without a rival.
+    """Independent samples after which the seconds of a training have paid; None without a rival.
 
-    Args:
-        seconds: of the training.
-        rate: independent samples per second of the model.
-        best: of the fastest classical sampler.
+    Rates are independent samples per second, of the model and of the fastest classical sampler.
     """
     if best is None:
         return None

@@ -65,14 +65,7 @@ def train(
 
     Every field comes with its mirror image and the mirrored noise, so that what the network has
     of even parts is unlearned without noise; shifts and reflections are drawn at random.
-
-    Args:
-        key: the only source of randomness.
-        network: a `UNet`.
-        theory: measured on the fields; a U-Net takes the scale of the fields from it.
-        schedule: of the noise.
-        fields: `(n, *L)`.
-        effort: steps and batches.
+    The theory is measured on the fields `(n, *L)`; the network takes their scale from it.
 
     Raises:
         RuntimeError: a loss is not finite.

@@ -43,7 +43,6 @@ __all__ = [
     *("relaxation_rates", "site_potential"),
 ]
 
-
 _LEVEL = 80.0  # (S - min S)/alpha at the ends of the grid
 _WIDTHS = 8.6  # of the start inside the grid: exp(-8.6^2/2) = 10^-16
 _PER_WIDTH = 2.5  # grid points per width of the narrowest feature

@@ -66,7 +66,7 @@ def gradient_flow(
     Raises:
         ValueError: kappa, mu^2 or sigma not positive, y0 outside [0, mu^2), or t < 0.
     """
-    kappa, mu_squared, y0 = np.broadcast_arrays(*_floats(kappa, mu_squared, y0))
+    kappa, mu_squared, y0 = _broadcast(kappa, mu_squared, y0)
     times = np.asarray(t, float)
     _refuse("t must be finite and at least 0", times, (times < 0) | ~np.isfinite(times))
     _check_modes(kappa, mu_squared, sigma)
@@ -100,8 +100,7 @@ def learning_time(
         ValueError: a mode with kappa >= mu^2, which is never learned, f outside (0, 1), or y0
             outside (0, f a].
     """
-    arguments = _floats(kappa, mu_squared, y0, fraction)
-    kappa, mu_squared, y0, part = np.broadcast_arrays(*arguments)
+    kappa, mu_squared, y0, part = _broadcast(kappa, mu_squared, y0, fraction)
     _check_modes(kappa, mu_squared, sigma)
     _check_learned(kappa, mu_squared)
     _refuse("fraction must be between 0 and 1", part, ~((part > 0) & (part < 1)))
@@ -177,7 +176,7 @@ def relaxation_rate(
     Raises:
         ValueError: arguments that are not positive, or a mode with kappa >= mu^2.
     """
-    kappa, mu_squared, rate = np.broadcast_arrays(*_floats(kappa, mu_squared, learning_rate))
+    kappa, mu_squared, rate = _broadcast(kappa, mu_squared, learning_rate)
     _check_modes(kappa, mu_squared, sigma)
     _check_learned(kappa, mu_squared)
     _refuse("learning_rate must be positive", rate, ~(rate > 0))
@@ -216,8 +215,8 @@ def _log_growth(a: np.ndarray, y0: np.ndarray, tau: np.ndarray) -> np.ndarray:
     return np.where(a > 0, -np.log(np.exp(decay) + bend), decay - np.log1p(bend))
 
 
-def _floats(*arguments: ArrayLike) -> list[np.ndarray]:
-    return [np.asarray(argument, float) for argument in arguments]
+def _broadcast(*arguments: ArrayLike) -> tuple[np.ndarray, ...]:
+    return np.broadcast_arrays(*(np.asarray(argument, float) for argument in arguments))
 
 
 def _refuse(sentence: str, values: np.ndarray, bad: np.ndarray) -> None:
