@@ -46,17 +46,26 @@ _DEPENDENT = 1e-10  # smallest eigenvalue of A, its diagonal scaled to one
 
 @dataclass(frozen=True)
 class Couplings:
-    """Couplings of S = sum_k c_k S_k; prints as a table, `found["link"]` is value and error."""
+    """Couplings of S = sum_k c_k S_k; prints as a table, `found["link"]` is value and error.
 
-    terms: tuple[str, ...]  # names of the S_k, those that were selected
-    values: Floats  # c, `(n_terms,)`
-    left_out: Floats  # c without each of the independent stretches, `(n_stretches, n_terms)`
-    # c of the ensemble's own action over its temperature, `(n_terms,)`; None where that action has
-    # no (h, a, b)
+    Attributes:
+        terms: names of the S_k, those that were selected.
+        values: c, `(n_terms,)`.
+        left_out: c without each of the independent stretches, `(n_stretches, n_terms)`.
+        expected: c of the ensemble's own action over its temperature, `(n_terms,)`; None where
+            that action has no (h, a, b).
+        ndim: dimensions of the lattice.
+        penalty: of the method; 0 without one.
+        doubt: why weights leave too little to rely on any of this, or None.
+    """
+
+    terms: tuple[str, ...]
+    values: Floats
+    left_out: Floats
     expected: Floats | None
-    ndim: int  # dimensions of the lattice
-    penalty: float = 0.0  # of the method; 0 without one
-    doubt: str | None = None  # why weights leave too little to rely on any of this, or None
+    ndim: int
+    penalty: float = 0.0
+    doubt: str | None = None
 
     @property
     def covariance(self) -> Floats:

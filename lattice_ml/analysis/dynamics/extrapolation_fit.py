@@ -47,22 +47,39 @@ class Curved(NamedTuple):
 
 @dataclass(frozen=True)
 class Extrapolated:
-    """An observable at step size zero; prints as ``1.2345(67)``."""
+    """An observable at step size zero; prints as ``1.2345(67)``.
 
-    value: float  # O(0)
-    error: float  # of it
-    slope: float  # c in O(eps) = O(0) + c eps^order
-    slope_error: float  # of it
-    covariance: float  # of value and slope
-    order: int  # n, the power of the step size
-    chi2: float  # of the fit
-    dof: int  # degrees of freedom, points minus two
-    p_value: float | None  # probability of a larger chi^2; None for two points
-    curved: Curved | None  # the fit with a term eps^(order + 1) added; None for two step sizes
-    step_sizes: tuple[float, ...]  # of the points, increasing
-    points: tuple[Estimate, ...]  # what was measured there
-    marks: tuple[str, ...] = ()  # one word per warning
-    warnings: tuple[str, ...] = ()  # sentences; none where nothing speaks against the fit
+    Attributes:
+        value: O(0).
+        error: of it.
+        slope: c in O(eps) = O(0) + c eps^order.
+        slope_error: of it.
+        covariance: of value and slope.
+        order: n, the power of the step size.
+        chi2: of the fit.
+        dof: degrees of freedom, points minus two.
+        p_value: probability of a larger chi^2; None for two points.
+        curved: the fit with a term eps^(order + 1) added; None for two step sizes.
+        step_sizes: of the points, increasing.
+        points: what was measured there.
+        marks: one word per warning.
+        warnings: sentences; none where nothing speaks against the fit.
+    """
+
+    value: float
+    error: float
+    slope: float
+    slope_error: float
+    covariance: float
+    order: int
+    chi2: float
+    dof: int
+    p_value: float | None
+    curved: Curved | None
+    step_sizes: tuple[float, ...]
+    points: tuple[Estimate, ...]
+    marks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return printed(self.value, self.error)
