@@ -65,7 +65,6 @@ def couplings(
     line should be is smooth, so the errors count it as one deviation, not one per shell.
 
     Args:
-        lattice: the lattice.
         kernel: of every shell, `(n_shells,)`.
         by_field: the kernel at single fields, `(n, n_shells)`; without it phi = 0.
         squares: each field's mean of phi^2, `(n,)`.

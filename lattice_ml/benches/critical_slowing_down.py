@@ -118,9 +118,7 @@ def _fits(rows: Sequence[Row]) -> list[Row]:
 def fit_exponent(extents: Sequence[int], times: Sequence[Number]) -> tuple[Number, float, int]:
     """z of tau ~ L^z with its error, chi^2 and its degrees of freedom.
 
-    Args:
-        extents: L, at least two different ones.
-        times: tau_int with errors; without one, all points weigh the same and z has no error.
+    Where a time has no error, all points weigh the same and z has none.
     """
     x = np.log(extents)
     y = np.log([tau.value for tau in times])

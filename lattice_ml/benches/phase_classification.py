@@ -127,11 +127,9 @@ def _share(scores: Scores) -> Number:
 
 
 def half_ordered(kappas: Sequence[float], shares: Sequence[Number]) -> Number | None:
-    """Where the share of ordered configurations crosses 1/2, between two couplings.
+    """Where the share of ordered configurations crosses 1/2, between two of the rising couplings.
 
-    Args:
-        kappas: rising.
-        shares: of every coupling; None is returned where they do not cross upwards just once.
+    None where it does not cross upwards just once.
     """
     above = np.array([share.value > 0.5 for share in shares])
     crossings = np.flatnonzero(above[1:] != above[:-1])

@@ -72,7 +72,7 @@ def load(name: str, size: str) -> Plan:
         ConfigError: there is no such plan, benchmark or key, or a value of the wrong type.
     """
     file = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
-    if file.suffix == ".toml" and not name.endswith(".toml") and not file.is_file():
+    if not name.endswith(".toml") and not file.is_file():
         raise ConfigError(unknown("benchmark", name, available()))
     table = read_toml(file, "the benchmark")
     benchmark = str(table.pop("benchmark", ""))

@@ -122,11 +122,7 @@ def markdown(table: Table) -> str:
 
 
 def compare(new: Record, old: Record, columns: Sequence[Column]) -> tuple[Table, list[str]]:
-    """Ratios of a record to an earlier one, row by row, and what differs between the runs.
-
-    Args:
-        new, old: records of the same benchmark.
-        columns: of its result.
+    """Ratios of a record to an earlier one of the same benchmark, and what differs between them.
 
     Returns:
         A table with the ratios of every row that both have, and one sentence per difference.
