@@ -3,5 +3,3 @@
 Everything here works on arrays and functions, never on models: whatever produced the
 configurations, the same code looks at them. Import the module that is needed.
 """
-
-__all__: list[str] = []

@@ -24,13 +24,8 @@ import numpy as np
 
 from lattice_ml.actions import Phi4, Quartic
 from lattice_ml.actions.conventions import convert, parameters
+from lattice_ml.analysis.certificates import judging
 from lattice_ml.analysis.certificates.evidence import by_chain, pieces, require_finite
-from lattice_ml.analysis.certificates.judging import (
-    Hotelling,
-    hotelling,
-    stretch_means,
-    stretch_starts,
-)
 from lattice_ml.analysis.normal_equations import lasso, solve, split, validated
 from lattice_ml.analysis.terms import TERMS, gradients, laplacians
 from lattice_ml.fields.types import Floats, Integers
@@ -87,12 +82,13 @@ class Couplings:
         k = self.terms.index(term)
         return float(self.values[k]), float(self.errors[k])
 
-    def agreement(self) -> Hotelling | None:
+    def agreement(self) -> judging.Hotelling | None:
         """Hotelling's T^2 of all couplings against the action's; None where it is not known."""
         if self.expected is None:
             return None
         n = len(self.left_out)
-        return hotelling(self.values - self.expected, n * self.values - (n - 1) * self.left_out)
+        pseudo = n * self.values - (n - 1) * self.left_out
+        return judging.hotelling(self.values - self.expected, pseudo)
 
     def named(self, convention: str = "kappa") -> dict[str, tuple[float, float]]:
         """Parameters of a named convention with their errors: kappa and lam by default.
@@ -173,12 +169,12 @@ def infer_couplings(
     """
     names = _checked(terms, method, penalty)
     log_weight = ensemble.log_weight if weights else None
-    rows = np.concatenate([_equations(names, fields) for fields in pieces(ensemble)])
+    rows = np.concatenate([_equations(names, fields) for _, fields in pieces(ensemble)])
     require_finite(rows, ensemble.n_chains)
     equations = by_chain(rows, ensemble.n_chains)  # (n_chains, n_configs, n_terms, n_terms + 1)
     whole = equations * as_weights(log_weight, equations.shape[:2])[..., None, None]
     _require_independent(whole.mean(axis=(0, 1)), names, ensemble.shape, method)
-    parts = stretch_means(whole, _starts(whole))  # (n_stretches, n_terms, n_terms + 1)
+    parts = judging.stretch_means(whole, _starts(whole))  # (n_stretches, n_terms, n_terms + 1)
     n, fewest = len(parts), max(_FEWEST_STRETCHES, 2 * len(names) + 1)
     if n < fewest:
         raise ValueError(
@@ -249,7 +245,7 @@ def _starts(equations: Floats) -> Integers:
     inverse = np.linalg.pinv(matrix, hermitian=True)
     residuals = equations[..., -1] - equations[..., :-1] @ (inverse @ vector)
     slow = np.moveaxis(residuals @ inverse, -1, 0)
-    return min((stretch_starts(series) for series in slow), key=len)
+    return min((judging.stretch_starts(series) for series in slow), key=len)
 
 
 def _expected(ensemble: Ensemble, terms: tuple[str, ...]) -> Floats | None:

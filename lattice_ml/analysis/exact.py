@@ -25,23 +25,15 @@ _ROUNDING = 1e-8  # relative, of the modes of the transfer matrix that are left 
 
 @dataclass(frozen=True)
 class Exact:
-    """Expectation values of exp(-S)/Z.
+    """Expectation values of exp(-S)/Z."""
 
-    Attributes:
-        values: of the observables that `measure` names, as far as they are defined.
-        errors: numerical ones of the values; zero in closed form.
-        two_point: G(p), `(*L)` in FFT order.
-        magnetisation: x and P(M <= x), `(n,)` each.
-        log_z: logarithm of Z, of the (h, a, b) action.
-        source: how it was found.
-    """
-
+    # of the observables that `measure` names, as far as they are defined
     values: Mapping[str, float]
-    errors: Mapping[str, float]
-    two_point: Floats
-    magnetisation: tuple[Floats, Floats]
-    log_z: float
-    source: str
+    errors: Mapping[str, float]  # numerical ones of the values; zero in closed form
+    two_point: Floats  # G(p), `(*L)` in FFT order
+    magnetisation: tuple[Floats, Floats]  # x and P(M <= x), `(n,)` each
+    log_z: float  # logarithm of Z, of the (h, a, b) action
+    source: str  # how it was found
 
 
 def exact(action: Action, shape: tuple[int, ...]) -> Exact:
@@ -64,11 +56,8 @@ def exact(action: Action, shape: tuple[int, ...]) -> Exact:
         return _free(lattice, h, a)
     fine, coarse = solve(lattice, h, a, b)
     values, rough = (_values(lattice, h, a, b, found) for found in (fine, coarse))
-    errors = {
-        name: abs(values[name] - rough[name]) + _ROUNDING * abs(values[name])
-        for name in values
-        if name in rough
-    }
+    both = {name: (value, rough[name]) for name, value in values.items() if name in rough}
+    errors = {name: abs(one - two) + _ROUNDING * abs(one) for name, (one, two) in both.items()}
     identity = values["schwinger_dyson"]
     if not (errors["phi2"] < _CONVERGED * values["phi2"] and abs(identity - 1) < _CONVERGED):
         raise ValueError(
@@ -77,14 +66,9 @@ def exact(action: Action, shape: tuple[int, ...]) -> Exact:
             f"instead of 1, and <phi^2> = {values['phi2']:.4g} changes by {errors['phi2']:.2g} "
             f"with one node less"
         )
-    return Exact(
-        {name: values[name] for name in errors},
-        errors,
-        fine.two_point,
-        fine.cumulative(),
-        fine.log_z,
-        f"transfer matrix with {fine.n_nodes} nodes a site",
-    )
+    known_values = {name: values[name] for name in errors}
+    source = f"transfer matrix with {fine.n_nodes} nodes a site"
+    return Exact(known_values, errors, fine.two_point, fine.cumulative(), fine.log_z, source)
 
 
 def _free(lattice: Lattice, h: float, a: float) -> Exact:
@@ -102,17 +86,10 @@ def _free(lattice: Lattice, h: float, a: float) -> Exact:
         characteristic=np.exp(-0.5 * (np.pi / 12 * np.arange(1, 64)) ** 2),
     )
     values = _values(lattice, h, a, 0.0, moments)
-    values["abs_magnetisation"] = math.sqrt(2 / math.pi) * sigma
-    values["m4"] = 3 * variance**2
+    values |= {"abs_magnetisation": math.sqrt(2 / math.pi) * sigma, "m4": 3 * variance**2}
     values["binder"] = 0.0
-    return Exact(
-        values,
-        dict.fromkeys(values, 0.0),
-        two_point,
-        moments.cumulative(),
-        log_z,
-        "free field in closed form",
-    )
+    errors, law = dict.fromkeys(values, 0.0), moments.cumulative()
+    return Exact(values, errors, two_point, law, log_z, "free field in closed form")
 
 
 def _values(
@@ -121,15 +98,12 @@ def _values(
     """The observables of `measure` from G(p), <phi^4> and the law of M."""
     volume, g = lattice.volume, found.two_point
     phi2 = float(g.mean())
-    hopping = 2 * sum(
-        np.cos(p) for p in lattice.momenta()
-    )  # eigenvalues of the sum over neighbours
+    hopping = 2 * sum(np.cos(p) for p in lattice.momenta())  # of the sum over neighbours
     link_sum = float(np.mean(g * hopping)) / 2
     m2 = float(g.ravel()[0]) / volume
     absolute, m4 = found.absolute_moment(), found.fourth_moment(m2)
-    lowest = [
-        g[tuple(int(mu == axis) for mu in range(lattice.ndim))] for axis in lattice.longest_axes
-    ]
+    unit = np.eye(lattice.ndim, dtype=int)
+    lowest = [g[tuple(unit[axis])] for axis in lattice.longest_axes]
     susceptibility = volume * (m2 - absolute**2)
     values = {
         "magnetisation": 0.0,
@@ -145,10 +119,8 @@ def _values(
         "binder": 1 - m4 / (3 * m2**2),
         "schwinger_dyson": 2 * a * phi2 + 4 * b * found.phi4 - 2 * h * link_sum,
     }
-    for name, chi in (
-        ("correlation_length", volume * m2),
-        ("correlation_length_conn", susceptibility),
-    ):
+    lengths = {"correlation_length": volume * m2, "correlation_length_conn": susceptibility}
+    for name, chi in lengths.items():
         ratio = chi / float(np.mean(lowest)) - 1
         if ratio > 0:
             values[name] = math.sqrt(ratio) / (2 * math.sin(math.pi / max(lattice.shape)))

@@ -1,10 +1,9 @@
 """`measure`: every observable of an ensemble with an honest error."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +18,7 @@ from lattice_ml.observables import (
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import Estimate, estimate, kish, log_weights, pareto_k
+from lattice_ml.statistics.series import Function
 
 __all__ = [
     *("OF_WEIGHTS", "describe_weights", "estimate_derived", "estimate_weights", "explain"),
@@ -26,8 +26,6 @@ __all__ = [
 ]
 
 OF_WEIGHTS = ("ess", "log_z")  # measured of weighted ensembles beside `observables.DERIVED`
-
-Function = Callable[[jax.Array], jax.Array]
 
 
 @ordinary()
@@ -79,11 +77,8 @@ def describe_weights(estimates: Mapping[str, Estimate | None]) -> str | None:
     ess, log_z = (estimates.get(name) for name in OF_WEIGHTS)
     if ess is None:
         return None
-    known = (
-        f"log Z {log_z}"
-        if log_z
-        else "log Z not known: the weights are estimates, or without their constant"
-    )
+    unknown = "log Z not known: the weights are estimates, or without their constant"
+    known = f"log Z {log_z}" if log_z else unknown
     return f"{ess.n} samples are worth {ess.worth:.4g}, Pareto k {ess.pareto_k:.2f}, {known}"
 
 

@@ -29,12 +29,8 @@ from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.statistics import jackknife_error
 
 __all__ = [
-    "ProbedKernel",
-    "kernel_by_probes",
-    "plane_waves",
-    "projection",
-    "regression",
-    "without_noise",
+    *("ProbedKernel", "kernel_by_probes", "plane_waves"),
+    *("projection", "regression", "without_noise"),
 ]
 
 Score = Callable[..., jax.Array]
@@ -42,19 +38,12 @@ Score = Callable[..., jax.Array]
 
 @dataclass(frozen=True)
 class ProbedKernel:
-    """What probes saw of J = -ds/dphi, field by field; index it to select fields.
-
-    Attributes:
-        lattice: the lattice.
-        values: `(n, n_shells)` mean of <e|J|e> over the probes of a shell.
-        symmetric: `(n, n_shells)` mean of |(J + J^T) e / 2|^2.
-        antisymmetric: `(n, n_shells)` mean of |(J - J^T) e / 2|^2.
-    """
+    """What probes saw of J = -ds/dphi, field by field; index it to select fields."""
 
     lattice: Lattice
-    values: np.ndarray
-    symmetric: np.ndarray
-    antisymmetric: np.ndarray
+    values: np.ndarray  # `(n, n_shells)` mean of <e|J|e> over the probes of a shell
+    symmetric: np.ndarray  # `(n, n_shells)` mean of |(J + J^T) e / 2|^2
+    antisymmetric: np.ndarray  # `(n, n_shells)` mean of |(J - J^T) e / 2|^2
 
     def __getitem__(self, fields: slice) -> "ProbedKernel":
         parts = (self.values, self.symmetric, self.antisymmetric)
@@ -65,11 +54,9 @@ class ProbedKernel:
 
         The error is NaN for one field; fields are taken to be independent.
         """
-        n = len(self.values)
-        spread = (
-            np.std(self.values, axis=0, ddof=1) if n > 1 else np.full(len(self.values[0]), np.nan)
-        )
-        return self.values.mean(axis=0), spread / np.sqrt(n)
+        n, mean = len(self.values), self.values.mean(axis=0)
+        spread = np.std(self.values, axis=0, ddof=1) if n > 1 else np.full_like(mean, np.nan)
+        return mean, spread / np.sqrt(n)
 
     @property
     def asymmetry(self) -> float:

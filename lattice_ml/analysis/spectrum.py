@@ -22,30 +22,18 @@ from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import jackknife_error
 
 __all__ = [
-    "InversePropagator",
-    "Line",
-    "bare_form",
-    "bare_form_of",
-    "couplings",
-    "fit_line",
-    "inverse_propagator",
-    "per_shell",
+    *("InversePropagator", "Line", "bare_form", "bare_form_of"),
+    *("couplings", "fit_line", "inverse_propagator", "per_shell"),
 ]
 
 
 class Line(NamedTuple):
-    """y = constant + slope x.
+    """y = constant + slope x."""
 
-    Attributes:
-        constant, slope: of the fit.
-        covariance: of the two, `(2, 2)`.
-        residual: root mean square of what the line leaves.
-    """
-
-    constant: float
-    slope: float
-    covariance: np.ndarray
-    residual: float
+    constant: float  # of the fit
+    slope: float  # of the fit
+    covariance: np.ndarray  # of the two, `(2, 2)`
+    residual: float  # root mean square of what the line leaves
 
 
 def fit_line(x: ArrayLike, y: ArrayLike, weights: ArrayLike, *, correlated: bool = False) -> Line:
@@ -77,7 +65,6 @@ def couplings(
     line should be is smooth, so the errors count it as one deviation, not one per shell.
 
     Args:
-        lattice: the lattice.
         kernel: of every shell, `(n_shells,)`.
         by_field: the kernel at single fields, `(n, n_shells)`; without it phi = 0.
         squares: each field's mean of phi^2, `(n,)`.
@@ -97,34 +84,25 @@ def couplings(
         constant, shift = constant - slope * square, spread * square
         b = float(slope / 12), float(spread / 12)
     both = np.array([1, 2 * ndim])  # 2a = bare_mass_squared + 2dh
+    of_both = float(np.hypot(np.sqrt(both @ line.covariance @ both), shift))
+    of_mass = float(np.hypot(np.sqrt(line.covariance[0, 0]), shift))
     return {
         "h": (line.slope, float(np.sqrt(line.covariance[1, 1]))),
-        "a": (
-            float(both @ [constant, line.slope]) / 2,
-            float(np.hypot(np.sqrt(both @ line.covariance @ both), shift)) / 2,
-        ),
-        "bare_mass_squared": (
-            float(constant),
-            float(np.hypot(np.sqrt(line.covariance[0, 0]), shift)),
-        ),
+        "a": (float(both @ [constant, line.slope]) / 2, of_both / 2),
+        "bare_mass_squared": (float(constant), of_mass),
         **({} if b is None else {"b": b}),
     }
 
 
 class InversePropagator(NamedTuple):
-    """1/G(p) of an ensemble, and its line (m_R^2 + p_hat^2)/Z at the lowest momenta.
+    """1/G(p) of an ensemble, and its line (m_R^2 + p_hat^2)/Z at the lowest momenta."""
 
-    Attributes:
-        value, error: 1/G of every shell, `(n_shells,)`.
-        z, mass_squared: of the line, each with its error; NaN with fewer than two momenta.
-        n_fitted: shells that the line was fitted to; the zero mode is not among them.
-    """
-
-    value: np.ndarray
-    error: np.ndarray
+    value: np.ndarray  # 1/G of every shell, `(n_shells,)`
+    error: np.ndarray  # of the value, `(n_shells,)`
+    # of the line, each with its error; NaN with fewer than two momenta
     z: tuple[float, float]
     mass_squared: tuple[float, float]
-    n_fitted: int
+    n_fitted: int  # shells that the line was fitted to; the zero mode is not among them
 
 
 def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropagator:
@@ -143,8 +121,7 @@ def inverse_propagator(two_point: TwoPoint, n_fitted: int = 3) -> InversePropaga
     left_out = (total - two_point.weights)[:, None] / (whole - sums)  # (bins, n_shells)
     error = jackknife_error(left_out)
     if len(moving) < 2:
-        unknown = (np.nan, np.nan)
-        return InversePropagator(value, error, unknown, unknown, 0)
+        return InversePropagator(value, error, (np.nan, np.nan), (np.nan, np.nan), 0)
 
     def read(inverse: np.ndarray) -> np.ndarray:
         weights = 1 / np.maximum(error[moving], 1e-12 * value[moving]) ** 2

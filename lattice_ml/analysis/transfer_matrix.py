@@ -38,23 +38,14 @@ _FIRST, _WAVES, _VANISHED = 24, 4.0, 1e-11  # at first; per R / width, where Gau
 
 @dataclass(frozen=True)
 class SmallLattice:
-    """What the transfer matrix gives.
+    """What the transfer matrix gives."""
 
-    Attributes:
-        n_nodes: quadrature nodes a site.
-        log_z: logarithm of Z.
-        two_point: G(p), `(*L)` in FFT order.
-        phi4: <phi^4>.
-        reach: R, beyond which M never is.
-        characteristic: <exp(i k pi M / R)>, k = 1, 2, ..., until it vanishes.
-    """
-
-    n_nodes: int
-    log_z: float
-    two_point: Floats
-    phi4: float
-    reach: float
-    characteristic: Floats
+    n_nodes: int  # quadrature nodes a site
+    log_z: float  # logarithm of Z
+    two_point: Floats  # G(p), `(*L)` in FFT order
+    phi4: float  # <phi^4>
+    reach: float  # R, beyond which M never is
+    characteristic: Floats  # <exp(i k pi M / R)>, k = 1, 2, ..., until it vanishes
 
     def absolute_moment(self) -> float:
         """<|M|>, by the Fourier series of |x| on [-R, R]."""
@@ -204,17 +195,10 @@ class _Slices:
         """G(p), the axis of the transfer matrix first: `(extent, *across)`."""
         powers = eigenvalues ** np.arange(extent + 1)[:, None]
         places = np.indices(self.across).reshape(len(self.across), self.sites)
-        momenta = np.indices(self.across).reshape(len(self.across), self.sites).T
         lines = []
-        for k in momenta:
-            phase = (
-                2
-                * np.pi
-                * sum(
-                    (m * x / size for m, x, size in zip(k, places, self.across, strict=True)),
-                    np.zeros(self.sites),
-                )
-            )
+        for k in places.T:  # momenta, in units of 2 pi over the extents
+            terms = (m * x / size for m, x, size in zip(k, places, self.across, strict=True))
+            phase = 2 * np.pi * sum(terms, np.zeros(self.sites))
             waves = [wave(phase) @ self.phi for wave in (np.cos, np.sin)]
             squares = sum((basis.T @ (wave[:, None] * basis)) ** 2 for wave in waves)
             # sum over t of exp(-i p t) Tr(O T^t O T^(L-t)) / Z

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lattice_ml.analysis.certificates.evidence import pieces
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.statistics import jackknife_error
 from lattice_ml.statistics.series import as_weights
-from lattice_ml.storage.ensemble import rows_in
 
 __all__ = ["TwoPoint", "bin_numbers", "two_point"]
 
 _BINS = 64
 _BIN_SITES = 1 << 24  # sites of all bins together, 128 MiB; on larger lattices there are fewer bins
-_PIECE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,19 @@ class TwoPoint:
         """
         correlator, error = self.time_slices()
         times = np.arange(1, max(2, self.lattice.shape[0] // 2))
-        masses, spread = self._jackknife(lambda g: _effective_mass(self._correlator(g), times))
+
+        def effective_mass(g: np.ndarray) -> np.ndarray:
+            c = self._correlator(g)
+            ratio = (c[times - 1] + np.take(c, times + 1, mode="wrap")) / (2 * c[times])
+            return np.arccosh(np.where(ratio > 1, ratio, np.nan))
+
+        masses, spread = self._jackknife(effective_mass)
         good = (error[times] < 0.05 * correlator[times]) & np.isfinite(masses) & (spread > 0)
         if not good.any():
             return math.nan, math.nan
         weights = np.where(good, 1 / np.where(good, spread, 1) ** 2, 0)
         mean, spread = self._jackknife(
-            lambda g: (
-                np.sum(weights) / np.nansum(weights * _effective_mass(self._correlator(g), times))
-            )
+            lambda g: np.sum(weights) / np.nansum(weights * effective_mass(g))
         )
         return float(mean), float(spread)
 
@@ -80,12 +83,8 @@ class TwoPoint:
         self, function: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         sums, weights = self.sums.sum(axis=0), self.weights.sum()
-        left_out = np.array(
-            [
-                function((sums - one) / (weights - weight))
-                for one, weight in zip(self.sums, self.weights, strict=True)
-            ]
-        )
+        bins = zip(self.sums, self.weights, strict=True)
+        left_out = np.array([function((sums - s) / (weights - w)) for s, w in bins])
         return function(sums / weights), jackknife_error(left_out)
 
 
@@ -115,14 +114,11 @@ def two_point(ensemble: Ensemble, *, n_bins: int | None = None, weights: bool = 
     log_weight = ensemble.log_weight if weights else None
     sample_weights = as_weights(log_weight, (n_chains, n_configs)).T.reshape(-1)
     sums = np.zeros((number, *lattice.shape))
-    for start, block in ensemble.blocks():
-        rows = rows_in(_PIECE_BYTES, lattice.shape, block.dtype)
-        for first in range(0, len(block), rows):
-            fields = block[first : first + rows]
-            here = slice(start + first, start + first + len(fields))
-            modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
-            scale = sample_weights[here].reshape(-1, *(1,) * lattice.ndim) / lattice.volume
-            np.add.at(sums, bins[here], scale * np.abs(modes) ** 2)
+    for start, fields in pieces(ensemble):
+        here = slice(start, start + len(fields))
+        modes = np.fft.fftn(fields, axes=tuple(range(1, fields.ndim)))
+        scale = sample_weights[here].reshape(-1, *(1,) * lattice.ndim) / lattice.volume
+        np.add.at(sums, bins[here], scale * np.abs(modes) ** 2)
     return TwoPoint(lattice, sums, np.bincount(bins, weights=sample_weights))
 
 
@@ -136,9 +132,3 @@ def bin_numbers(n_chains: int, n_configs: int, n_bins: int = _BINS) -> np.ndarra
     samples = np.arange(n_chains * n_configs)
     numbers: np.ndarray = samples // n_chains * parts // n_configs * groups
     return numbers + samples % n_chains % groups
-
-
-def _effective_mass(correlator: np.ndarray, times: np.ndarray) -> np.ndarray:
-    neighbours = correlator[times - 1] + np.take(correlator, times + 1, mode="wrap")
-    ratio = neighbours / (2 * correlator[times])
-    return np.arccosh(np.where(ratio > 1, ratio, np.nan))

@@ -31,17 +31,12 @@ LANGEVIN_STEP = 0.02
 
 
 class Classical(NamedTuple):
-    """A sampler of the benchmarks.
+    """A sampler of the benchmarks."""
 
-    Attributes:
-        build: makes it of an action and the frequency of its slowest mode.
-        thin: updates between stored configurations; more where an update is short.
-        exact: whether it has no bias.
-    """
-
+    # makes it of an action and the frequency of its slowest mode
     build: Callable[[Quartic, float], Sampler]
-    thin: int = 1
-    exact: bool = True
+    thin: int = 1  # updates between stored configurations; more where an update is short
+    exact: bool = True  # whether it has no bias
 
 
 CLASSICAL: dict[str, Classical] = {
@@ -66,13 +61,7 @@ CLASSICAL: dict[str, Classical] = {
 
 
 def equilibrium(key: jax.Array, action: Action, lattice: Lattice, **counts: int) -> Samples:
-    """Chains of HMC with trajectories as long as the slowest mode asks for.
-
-    Args:
-        key: the only source of randomness.
-        action, lattice: the theory.
-        counts: n_chains, n_configs and n_thermalise of `timed_chains`.
-    """
+    """Chains of HMC with trajectories as long as the slowest mode asks for, by `timed_chains`."""
     return timed_chains(key, HMC(action), lattice, start="cold", **counts)
 
 
@@ -88,13 +77,8 @@ def run(
 ) -> Samples:
     """Chains of one of `CLASSICAL` from the last fields of a reference that HMC made.
 
-    Args:
-        name: of the sampler.
-        key: the only source of randomness.
-        action: of the theory.
-        reference: from `equilibrium`; its trajectories are a quarter period of the slowest mode.
-        n_chains, n_configs: as of `chain.run`.
-        n_thermalise: warm-up in units of `thin` updates.
+    The reference is of `equilibrium`, whose trajectories are a quarter period of the slowest mode;
+    the warm-up is in units of `thin` updates.
     """
     known = CLASSICAL[name]
     slowest = np.pi / 2 / (reference.tuned or {})["trajectory_length"]

@@ -10,7 +10,6 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -18,41 +17,29 @@ import numpy as np
 from lattice_ml.actions import conventions
 from lattice_ml.benches import classical, peers
 from lattice_ml.benches.record import Column, Number, Result, Row
-from lattice_ml.benches.style import colours, empty
+from lattice_ml.benches.style import Drawn, colours, empty
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.observables import DERIVED
 from lattice_ml.report.page import style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Settings", "draw", "fit_exponent", "run"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how long.
-
-    Args:
-        kappa, lam: couplings.
-        ndim: dimensions.
-        extents: L of the lattices, at least two.
-        samplers: names in `classical.CLASSICAL`, or in `peers.PEERS`, which are left out where they
-            are not installed.
-        observables: names in `observables.DERIVED`; the first is drawn, and decides who wins.
-        n_chains: of every sampler.
-        n_configs: stored per chain.
-        n_thermalise: warm-up, in stored configurations.
-    """
+    """Where and how long."""
 
     kappa: float
     lam: float
-    extents: tuple[int, ...]
+    extents: tuple[int, ...]  # L of the lattices, at least two
+    # names in `classical.CLASSICAL`, or in `peers.PEERS`, which are left out where they are not
+    # installed
     samplers: tuple[str, ...]
-    n_configs: int
-    n_thermalise: int
-    n_chains: int = 64
-    ndim: int = 2
+    n_configs: int  # stored per chain
+    n_thermalise: int  # warm-up, in stored configurations
+    n_chains: int = 64  # of every sampler
+    ndim: int = 2  # of the lattices
+    # names in `observables.DERIVED`; the first is drawn, and decides who wins
     observables: tuple[str, ...] = ("m2",)
 
     def __post_init__(self) -> None:
@@ -98,11 +85,11 @@ def run(settings: Settings, seed: int) -> Result:
                 entry = {"sampler": name, "observable": observable, "extent": extent}
                 tuned = dict(samples.tuned or {})
                 rows.append(entry | {"tau_int": tau, "rate": rate, "tuned": tuned})
-    notes = ["the last rows hold the exponent z of tau_int ~ L^z"]
-    notes.append(winners([row for row in rows if row["observable"] == settings.observables[0]]))
+    first = [row for row in rows if row["observable"] == settings.observables[0]]
+    notes = ["the last rows hold the exponent z of tau_int ~ L^z", winners(first)]
     if absent:
         notes.append(f"not installed: {', '.join(absent)}")
-    return Result(COLUMNS, [*rows, *_fits(rows)], tuple(notes))
+    return Result(COLUMNS, [*rows, *_fits(rows)], notes)
 
 
 def winners(rows: Sequence[Row]) -> str:
@@ -131,9 +118,7 @@ def _fits(rows: Sequence[Row]) -> list[Row]:
 def fit_exponent(extents: Sequence[int], times: Sequence[Number]) -> tuple[Number, float, int]:
     """z of tau ~ L^z with its error, chi^2 and its degrees of freedom.
 
-    Args:
-        extents: L, at least two different ones.
-        times: tau_int with errors; without one, all points weigh the same and z has no error.
+    Where a time has no error, all points weigh the same and z has none.
     """
     x = np.log(extents)
     y = np.log([tau.value for tau in times])
@@ -149,7 +134,7 @@ def fit_exponent(extents: Sequence[int], times: Sequence[Number]) -> tuple[Numbe
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """tau_int with the fits, and the rates, against L."""
     figure = empty(3.4, 9.0)
     left, right = figure.subplots(1, 2)

@@ -41,9 +41,7 @@ def begin(
 
     A hidden field without coupling stays without one, and all N_h share one compiled program.
     """
-    centre = jnp.zeros(n_visible)
-    key = jax.random.key(1)
-    mass = jnp.asarray(mu_squared)
+    key, centre, mass = jax.random.key(1), jnp.zeros(n_visible), jnp.asarray(mu_squared)
     state = rbm_fit.initial(key, centre, n_visible, mass, 1.0, scale, settings)
     w = state.rbm.w * (jnp.arange(n_visible) < n_hidden)
     return state._replace(rbm=GaussianRBM.of(w, mass))
@@ -70,12 +68,7 @@ def closed_form(
 
 
 def learn(n_hidden: int, mu_squared: float | None, n_steps: int) -> Row:
-    """Train on the chain; mu^2 fixed, or trained where None.
-
-    Args:
-        n_hidden: hidden fields, at most `N_SITES`.
-        mu_squared: regulator, or None.
-        n_steps: of the natural gradient.
+    """Train with at most `N_SITES` hidden fields on the chain; mu^2 is trained where None.
 
     Returns:
         Learned and closed-form eigenvalues `(N_SITES,)`, mu^2 and KL.

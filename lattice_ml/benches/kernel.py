@@ -8,23 +8,19 @@ site in one leapfrog step.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from lattice_ml.actions import Action, conventions
 from lattice_ml.benches.record import Column, Number, Result
-from lattice_ml.benches.style import colours, empty
+from lattice_ml.benches.style import Drawn, colours, empty
 from lattice_ml.chains.engine import Engine
 from lattice_ml.chains.program import Program
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.report.page import style
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.samplers.hmc import HMC
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["LENGTH", "N_STEPS", "Settings", "advancer", "calibrate", "draw", "rate", "run"]
 
@@ -34,23 +30,14 @@ _MOST = 2000  # trajectories in a call
 
 @dataclass(frozen=True)
 class Settings:
-    """Which lattices, and for how long; the three lists have one entry per row.
+    """Which lattices, and for how long; the three lists have one entry per row."""
 
-    Args:
-        extents: L.
-        dimensions: of the lattice.
-        n_chains: advanced together.
-        seconds: of one repeat.
-        repeats: whose median is taken.
-        kappa, lam: couplings; the kernel's speed does not depend on them.
-    """
-
-    extents: tuple[int, ...]
-    dimensions: tuple[int, ...]
-    n_chains: tuple[int, ...]
-    seconds: float
-    repeats: int
-    kappa: float = 0.21
+    extents: tuple[int, ...]  # L of the lattices
+    dimensions: tuple[int, ...]  # of the lattices
+    n_chains: tuple[int, ...]  # advanced together
+    seconds: float  # of one repeat
+    repeats: int  # whose median is taken
+    kappa: float = 0.21  # the kernel's speed does not depend on the couplings
     lam: float = 0.022
 
     def __post_init__(self) -> None:
@@ -86,16 +73,9 @@ def run(settings: Settings, seed: int) -> Result:
         n = calibrate(advance, settings.seconds)
         sites = lattice.volume * n_chains * N_STEPS / 1e6
         rates = [sites * rate(advance, n) for _ in range(settings.repeats)]
-        rows.append(
-            {
-                "lattice": shape_label(lattice.shape),
-                "n_chains": n_chains,
-                "rate": Number.median(rates),
-                "volume": lattice.volume,
-                "ndim": ndim,
-                "rates": rates,
-            }
-        )
+        entry = {"lattice": shape_label(lattice.shape), "n_chains": n_chains, "rates": rates}
+        entry |= {"volume": lattice.volume, "ndim": ndim}
+        rows.append(entry | {"rate": Number.median(rates)})
     return Result(COLUMNS, rows)
 
 
@@ -131,7 +111,7 @@ def rate(advance: Callable[[int], np.ndarray], n: int) -> float:
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """Rates against the volume, by the number of chains."""
     figure = empty(3.4, 5.6)
     axis = figure.subplots()
@@ -149,16 +129,10 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
             label=f"{n_chains} chain" + "s" * (n_chains > 1),
         )
     for row in result.rows:
-        axis.annotate(
-            f"{row['ndim']}d",
-            (row["volume"], row["rate"].value),
-            (4, 3),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        place = row["volume"], row["rate"].value
+        axis.annotate(f"{row['ndim']}d", place, (4, 3), textcoords="offset points", fontsize=8)
     axis.set(xscale="log", xlabel="sites", ylabel="million site updates per second")
-    axis.set_ylim(0, None)
-    axis.set_title("HMC kernel")
+    axis.set(ylim=(0, None), title="HMC kernel")
     axis.legend()
     caption = (
         "Site updates per second of full HMC, float32; the error bars are those of the median."

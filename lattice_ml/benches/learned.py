@@ -35,98 +35,61 @@ _CHAINS = 64
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How the models of the league are made.
+    """How the models of the league are made."""
 
-    Args:
-        data_configs: of 64 chains each, per lattice.
-        n_samples: drawn of every model that is fast.
-        first_steps: of denoising on the smallest lattice of the `shallow` network.
-        next_steps: on each larger one, up to the lattice of the league.
-        fine_tune_steps: on every lattice; 0 for no fine-tuning.
-        channels: of the U-Net.
-        unet_steps: of its training.
-        unet_samples: drawn of it.
-        unet_sampling_steps: of its reverse diffusion.
-        rbm_steps: of the training of the RBM.
-    """
-
-    data_configs: int
-    n_samples: int
-    first_steps: int
-    next_steps: int
-    fine_tune_steps: int
-    channels: tuple[int, ...]
-    unet_steps: int
-    unet_samples: int
-    unet_sampling_steps: int
-    rbm_steps: int
+    data_configs: int  # of 64 chains each, per lattice
+    n_samples: int  # drawn of every model that is fast
+    first_steps: int  # of denoising on the smallest lattice of the `shallow` network
+    next_steps: int  # on each larger one, up to the lattice of the league
+    fine_tune_steps: int  # on every lattice; 0 for no fine-tuning
+    channels: tuple[int, ...]  # of the U-Net
+    unet_steps: int  # of its training
+    unet_samples: int  # drawn of it
+    unet_sampling_steps: int  # of its reverse diffusion
+    rbm_steps: int  # of the training of the RBM
 
 
 class Learned(NamedTuple):
-    """A trained model's samples.
+    """A trained model's samples."""
 
-    Attributes:
-        samples: raw, with their log weights where there is a density.
-        training_seconds: data and gradient steps.
-        log_w_change: rms when the steps of the flow are doubled, None where nothing is integrated.
-    """
-
-    samples: Samples
-    training_seconds: float
+    samples: Samples  # raw, with their log weights where there is a density
+    training_seconds: float  # data and gradient steps
+    # rms when the steps of the flow are doubled, None where nothing is integrated
     log_w_change: float | None
 
 
 class Recipe(NamedTuple):
-    """How a model is made.
+    """How a model is made."""
 
-    Attributes:
-        extents: of the lattices that it is trained on, one after the other.
-        table: of the config of its training.
-        n_samples: drawn of it.
-        sampling: what its `[sampling]` section says; the rest are the kind's defaults.
-    """
-
-    extents: Sequence[int]
-    table: Section
-    n_samples: int
+    extents: Sequence[int]  # of the lattices that it is trained on, one after the other
+    table: Section  # of the config of its training
+    n_samples: int  # drawn of it
+    # what its `[sampling]` section says; the rest are the kind's defaults
     sampling: Section = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class ModelMaker:
-    """Makes the models of one lattice.
+    """Makes the models of one lattice."""
 
-    Args:
-        folder: for ensembles and models.
-        action: of the theory.
-        section: the same in a config.
-        lattice: of the league.
-        seed: of data, training and samples.
-        settings: of the models.
-    """
-
-    folder: Path
-    action: Quartic
-    section: Section
-    lattice: Lattice
-    seed: int
-    settings: ModelSettings
+    folder: Path  # for ensembles and models
+    action: Quartic  # of the theory
+    section: Section  # the same in a config
+    lattice: Lattice  # of the league
+    seed: int  # of data, training and samples
+    settings: ModelSettings  # of the models
     _data: dict[int, tuple[Path, float]] = field(default_factory=dict)
 
     def data(self, extent: int) -> tuple[Path, float]:
         """An ensemble on a lattice of that extent, and the seconds that it took."""
         if extent not in self._data:
             path = self.folder / f"data-{extent}"
+            counts = {"n_chains": _CHAINS, "n_configs": self.settings.data_configs, "thin": 2}
             table = {
                 "seed": self.seed + extent,
                 "lattice": {"shape": [extent] * self.lattice.ndim},
                 "action": dict(self.section),
-                "chain": {
-                    "n_chains": _CHAINS,
-                    "n_configs": self.settings.data_configs,
-                    "thin": 2,
-                    "start": "cold",
-                },
+                "chain": counts | {"start": "cold"},
             }
             job = config.parse(as_arguments(table))
             _, seconds = compiled_apart(lambda: generate(job, path))
@@ -175,12 +138,9 @@ def _shallow(settings: ModelSettings, extent: int) -> Recipe:
 def _unet(settings: ModelSettings, extent: int) -> Recipe:
     model = {"denoiser": "unet", "target": "data", "channels": list(settings.channels)}
     training = {"n_steps": settings.unet_steps, "batch_size": 64, "learning_rate": 2e-3}
-    return Recipe(
-        [extent],
-        {"model": model, "training": training},
-        settings.unet_samples,
-        {"method": "sde", "schedule": "exploding", "n_steps": settings.unet_sampling_steps},
-    )
+    table = {"model": model, "training": training}
+    sampling = {"method": "sde", "schedule": "exploding", "n_steps": settings.unet_sampling_steps}
+    return Recipe([extent], table, settings.unet_samples, sampling)
 
 
 MODELS: dict[str, Callable[[ModelSettings, int], Recipe]] = {

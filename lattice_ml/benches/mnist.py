@@ -23,14 +23,7 @@ from lattice_ml.storage import files
 from lattice_ml.storage.ensemble import EnsembleOnDisk
 
 __all__ = [
-    "MARGIN",
-    "MU_SQUARED",
-    "fetch",
-    "held_out",
-    "judge",
-    "learn",
-    "reconstruct",
-    "wanted",
+    *("MARGIN", "MU_SQUARED", "fetch", "held_out", "judge", "learn", "reconstruct", "wanted"),
 ]
 
 MU_SQUARED = 100.0
@@ -107,6 +100,7 @@ def judge(model: Model, kappa: np.ndarray, best: np.ndarray, images: np.ndarray)
         "n_hidden": n,
         "modes_asked": int(asked.sum()),
         "eigenvalues": learned.tolist(),
+        "target": target.tolist(),
         "largest_deviation": float(np.max(np.abs(learned / target - 1)[asked])),
         "reconstruction_error": float(squares.mean()),
         "reconstruction_error_error": _error(squares),

@@ -9,41 +9,28 @@ import importlib.util
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lattice_ml.benches import free_rbm, mnist
 from lattice_ml.benches.record import Column, Number, Result, Row
-from lattice_ml.benches.style import colours, empty
+from lattice_ml.benches.style import Drawn, colours, empty
 from lattice_ml.report.page import style
 from lattice_ml.storage.ensemble import open_ensemble
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Settings", "draw", "run"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which regulators.
+    """Which regulators."""
 
-    Args:
-        masses: mu^2, each with ten hidden fields.
-        hidden: N_h from 1 to 10, each with mu^2 trained and with `fixed_mass`.
-        n_steps: of the natural gradient on the chain.
-        fixed_mass: mu^2 beside N_h.
-        mnist_hidden: N_h on MNIST; none for no images.
-        mnist_steps: of their trainings, one number each.
-    """
-
-    masses: tuple[float, ...]
-    hidden: tuple[int, ...]
-    n_steps: int
-    fixed_mass: float = 9.0
-    mnist_hidden: tuple[int, ...] = ()
-    mnist_steps: tuple[int, ...] = ()
+    masses: tuple[float, ...]  # mu^2, each with ten hidden fields
+    hidden: tuple[int, ...]  # N_h from 1 to 10, each with mu^2 trained and with `fixed_mass`
+    n_steps: int  # of the natural gradient on the chain
+    fixed_mass: float = 9.0  # mu^2 beside N_h
+    mnist_hidden: tuple[int, ...] = ()  # N_h on MNIST; none for no images
+    mnist_steps: tuple[int, ...] = ()  # of their trainings, one number each
 
     def __post_init__(self) -> None:
         most = free_rbm.N_SITES
@@ -105,26 +92,18 @@ def _images(settings: Settings) -> list[Row]:
         {
             "data": _MNIST,
             "regulator": f"N_h, mu^2 = {mnist.MU_SQUARED:g}",
-            "n_hidden": row["n_hidden"],
             "mu_squared": mnist.MU_SQUARED,
             "deviation": row["largest_deviation"],
-            "kl": row["kl"],
-            "kl_exact": row["kl_exact"],
             "error": Number(row["reconstruction_error"], row["reconstruction_error_error"]),
-            "seconds": row["seconds"],
-            "eigenvalues": row["eigenvalues"],
-            "target": np.where(
-                np.arange(len(kappa)) < row["n_hidden"],
-                np.minimum(kappa, mnist.MU_SQUARED),
-                mnist.MU_SQUARED,
-            ).tolist(),
+            **{name: row[name] for name in ("n_hidden", "kl", "kl_exact", "seconds")},
+            **{name: row[name] for name in ("eigenvalues", "target")},
         }
         for row in judged
     ]
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """Learned eigenvalues as circles, closed forms as lines, one panel per regulator."""
     found = []
     for data, name in ((_CHAIN, "chain"), (_MNIST, "mnist")):
@@ -142,8 +121,8 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
                 label = f"{row['mu_squared']:.3g}" if "$N_h$" not in title else row["n_hidden"]
                 learned = np.array(row["eigenvalues"])
                 axis.plot(n[shown], learned[shown], "o", color=colour, label=label)
-            axis.set(xlabel="mode", title=title, yscale="log" if data == _MNIST else "linear")
-            axis.set_xscale("log" if data == _MNIST else "linear")
+            scale = "log" if data == _MNIST else "linear"
+            axis.set(xlabel="mode", title=title, xscale=scale, yscale=scale)
             if title != "$N_h$, $\\mu^2$ trained":  # has the colours of the next panel
                 axis.legend(title="$N_h$" if "$N_h$" in title else "$\\mu^2$", fontsize=8)
         axes[0].set_ylabel("eigenvalue of the kernel")

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from lattice_ml.actions import Action, conventions
 from lattice_ml.analysis.measurement import estimate_derived, stored_series
 from lattice_ml.benches import unet
 from lattice_ml.benches.record import Column, Number, Result, Row
-from lattice_ml.benches.style import BLUE, GREY, ORANGE, empty
+from lattice_ml.benches.style import BLUE, ORANGE, Drawn, empty, in_errors
 from lattice_ml.benches.timing import compiled_apart
 from lattice_ml.chains import run as chain
 from lattice_ml.fields.lattice import Lattice
@@ -35,44 +35,29 @@ from lattice_ml.observables import DERIVED, measure_configurations
 from lattice_ml.report.page import style
 from lattice_ml.samplers.hmc import HMC
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["OBSERVABLES", "Settings", "draw", "equilibrium", "run"]
 
 OBSERVABLES = ("abs_magnetisation", "susceptibility", "binder", "action_density")
 _CHAINS = 64
 _HOT_TRAJECTORIES = 129
-_TICKS = (-100, -10, -3, 0, 3, 10, 100)
 _UNET, _HOT = "U-Net", "hot start"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Theories, data, network and effort.
+    """Theories, data, network and effort."""
 
-    Args:
-        kappas: a table each.
-        lam: coupling.
-        extent: L of the square lattice.
-        n_data: configurations to learn from, a multiple of 64, five trajectories apart.
-        channels: of the levels of the U-Net.
-        train_steps, batch_size, n_samples, sde_steps: see `unet.Effort`.
-        preconditioning: "score" in the paper.
-        base: of the noise, for fields between -1 and 1; "auto" until no two fields can be told
-            apart.
-    """
-
-    kappas: tuple[float, ...]
+    kappas: tuple[float, ...]  # a table each
     lam: float
-    extent: int
-    n_data: int
-    channels: tuple[int, ...]
-    train_steps: int
-    n_samples: int
-    sde_steps: int
-    batch_size: int = 64
-    preconditioning: Literal["edm", "score"] = "edm"
+    extent: int  # L of the square lattice
+    n_data: int  # configurations to learn from, a multiple of 64, five trajectories apart
+    channels: tuple[int, ...]  # of the levels of the U-Net
+    train_steps: int  # see `unet.Effort`
+    n_samples: int  # see `unet.Effort`
+    sde_steps: int  # see `unet.Effort`
+    batch_size: int = 64  # see `unet.Effort`
+    preconditioning: Literal["edm", "score"] = "edm"  # "score" in the paper
+    # of the noise, for fields between -1 and 1; "auto" until no two fields can be told apart
     base: float | Literal["auto"] = 25.0
 
     def __post_init__(self) -> None:
@@ -182,21 +167,18 @@ def _estimate(series: Mapping[str, np.ndarray], shape: tuple[int, ...], name: st
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """Differences to equilibrium in standard errors, coupling by coupling."""
     kappas = list(dict.fromkeys(row["kappa"] for row in result.rows))
     figure = empty(2.8)
     axes = figure.subplots(1, len(kappas), sharey=True, squeeze=False)[0]
     places = np.arange(len(OBSERVABLES))[::-1]
     for axis, kappa in zip(axes, kappas, strict=True):
-        axis.axvspan(-3, 3, color=GREY, alpha=0.2, linewidth=0)
         for source, colour, shift in ((_UNET, ORANGE, 0.12), (_HOT, BLUE, -0.12)):
             mine = [r for r in result.rows if (r["kappa"], r["source"]) == (kappa, source)]
             z = [math.nan if row["z"] is None else row["z"] for row in mine]
             axis.plot(z, places + shift, "o", color=colour, label=source)
-        axis.set_xscale("symlog", linthresh=5)
-        axis.set_xticks(_TICKS, map(str, _TICKS))
-        axis.minorticks_off()
+        in_errors(axis)
         axis.set(xlabel="difference in standard errors", title=f"$\\kappa = {kappa:g}$")
         axis.set_yticks(places, [name.replace("_", " ") for name in OBSERVABLES])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)

@@ -25,22 +25,15 @@ from lattice_ml.observables import primaries
 
 __all__ = ["PEERS", "Kernel", "blackjax", "installed", "numpyro", "rolled", "run"]
 
-
 State = Any  # of a chain of another package
 
 
 class Kernel(NamedTuple):
-    """A sampler of one chain.
+    """A sampler of one chain."""
 
-    Attributes:
-        start: (key, phi) to its state.
-        step: (key, state) to the state after a trajectory.
-        field: of a state.
-    """
-
-    start: Callable[[jax.Array, jax.Array], State]
-    step: Callable[[jax.Array, State], State]
-    field: Callable[[State], jax.Array]
+    start: Callable[[jax.Array, jax.Array], State]  # (key, phi) to its state
+    step: Callable[[jax.Array, State], State]  # (key, state) to the state after a trajectory
+    field: Callable[[State], jax.Array]  # of a state
 
 
 def rolled(h: float, a: float, b: float) -> Callable[[jax.Array], jax.Array]:
@@ -93,17 +86,10 @@ def installed() -> list[str]:
 def run(
     name: str, key: jax.Array, action: Quartic, reference: Samples, *, n_configs: int
 ) -> Samples:
-    """Chains of one of `PEERS` from the last fields of a reference that our HMC made.
+    """Histories and rate of one of `PEERS` from the last fields of a reference that our HMC made.
 
-    Args:
-        name: of the peer.
-        key: the only source of randomness.
-        action: in (h, a, b).
-        reference: gives the step size, the number of steps, and a start in equilibrium.
-        n_configs: per chain, one per trajectory, in equal parts of which the first is not timed.
-
-    Returns:
-        The histories of all primaries, and the rate.
+    The reference gives step size and number of steps too.  Configurations are one per trajectory,
+    in equal parts of which the first is not timed.
     """
     tuned, fields = dict(reference.tuned or {}), np.asarray(reference.fields, np.float32)
     part = -(-n_configs // (REPEATS + 1))
@@ -112,7 +98,6 @@ def run(
         potential = rolled(*map(float, action.couplings()))
         lengths = float(tuned["step_size"]), int(tuned["n_steps"])
         kernel = PEERS[name](potential, reference.lattice.shape, *lengths)
-
         layout = single(reference.lattice.shape, len(fields))
 
         def update(state: State, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:

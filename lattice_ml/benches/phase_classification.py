@@ -14,7 +14,6 @@ configurations are called ordered, which moves to kappa_c as L grows (arXiv:1605
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -22,32 +21,23 @@ import numpy as np
 from lattice_ml.benches import classical
 from lattice_ml.benches.paper_2309_17082 import equilibrium
 from lattice_ml.benches.record import Column, Number, Result, Row
-from lattice_ml.benches.style import GREY, colours, empty
+from lattice_ml.benches.style import GREY, Drawn, colours, empty
 from lattice_ml.comparison.classifiers import fit_cnn, fit_logistic, log_odds, moments
 from lattice_ml.report.page import style
 from lattice_ml.statistics.roc import Scores, auc, roc_curve
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["CLASSIFIERS", "Settings", "draw", "half_ordered", "run"]
 
 Odds = Callable[[np.ndarray], np.ndarray]
+Fit = Callable[[np.ndarray, np.ndarray, int], Odds]  # of fields and labels, with a seed
 
 
-def _magnetisation(fields: np.ndarray, labels: np.ndarray, seed: int) -> Odds:
-    line = fit_logistic(moments(fields)[:, :1], labels)
-    return lambda phi: line(moments(phi)[:, :1])
+def _logistic(features: Callable[[np.ndarray], np.ndarray]) -> Fit:
+    def fit(fields: np.ndarray, labels: np.ndarray, seed: int) -> Odds:
+        plane = fit_logistic(features(fields), labels)
+        return lambda phi: plane(features(phi))
 
-
-def _moments(fields: np.ndarray, labels: np.ndarray, seed: int) -> Odds:
-    plane = fit_logistic(moments(fields), labels)
-    return lambda phi: plane(moments(phi))
-
-
-def _fields(fields: np.ndarray, labels: np.ndarray, seed: int) -> Odds:
-    plane = fit_logistic(fields.reshape(len(fields), -1), labels)
-    return lambda phi: plane(phi.reshape(len(phi), -1))
+    return fit
 
 
 def _cnn(fields: np.ndarray, labels: np.ndarray, seed: int) -> Odds:
@@ -55,33 +45,25 @@ def _cnn(fields: np.ndarray, labels: np.ndarray, seed: int) -> Odds:
     return lambda phi: log_odds(network, phi)
 
 
-CLASSIFIERS: dict[str, Callable[[np.ndarray, np.ndarray, int], Odds]] = {
-    "magnetisation": _magnetisation,
-    "moments": _moments,
-    "fields": _fields,
+CLASSIFIERS: dict[str, Fit] = {
+    "magnetisation": _logistic(lambda phi: moments(phi)[:, :1]),
+    "moments": _logistic(moments),
+    "fields": _logistic(lambda phi: phi.reshape(len(phi), -1)),
     "cnn": _cnn,
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Couplings, lattices and classifiers.
+    """Couplings, lattices and classifiers."""
 
-    Args:
-        kappas: from the disordered to the ordered phase; the first and the last train.
-        near: two of them, on either side of the transition.
-        lam: quartic coupling.
-        extents: L of the lattices.
-        n_data: configurations per coupling, a multiple of 64.
-        classifiers: names in `CLASSIFIERS`.
-    """
-
+    # from the disordered to the ordered phase; the first and the last train
     kappas: tuple[float, ...]
-    near: tuple[float, ...]
-    lam: float
-    extents: tuple[int, ...]
-    n_data: int
-    classifiers: tuple[str, ...] = tuple(CLASSIFIERS)
+    near: tuple[float, ...]  # two of them, on either side of the transition
+    lam: float  # quartic coupling
+    extents: tuple[int, ...]  # L of the lattices
+    n_data: int  # configurations per coupling, a multiple of 64
+    classifiers: tuple[str, ...] = tuple(CLASSIFIERS)  # names in `CLASSIFIERS`
 
     def __post_init__(self) -> None:
         classical.check_names("classifiers", self.classifiers, tuple(CLASSIFIERS))
@@ -105,6 +87,8 @@ COLUMNS = (
 def run(settings: Settings, seed: int) -> Result:
     """Train and judge all classifiers on all lattices."""
     rows: list[Row] = []
+    low, high = sorted(settings.near)
+    ends = settings.kappas[0], settings.kappas[-1]
     for extent in settings.extents:
         training, judging = {}, {}
         for i, kappa in enumerate(settings.kappas):
@@ -113,17 +97,13 @@ def run(settings: Settings, seed: int) -> Result:
             half = chains < made.n_chains // 2
             training[kappa] = made.cfgs[half]
             judging[kappa] = made.cfgs[~half], chains[~half]
-        ends = settings.kappas[0], settings.kappas[-1]
         fields = np.concatenate([training[kappa] for kappa in ends])
         labels = np.repeat([0, 1], [len(training[kappa]) for kappa in ends])
         for name in settings.classifiers:
             odds = CLASSIFIERS[name](fields, labels, seed)
             scores = {kappa: Scores(odds(phi), chain) for kappa, (phi, chain) in judging.items()}
             shares = [_share(scores[kappa]) for kappa in settings.kappas]
-            near, far = (
-                auc(scores[high], scores[low]) for low, high in (sorted(settings.near), ends)
-            )
-            low, high = sorted(settings.near)
+            near, far = auc(scores[high], scores[low]), auc(scores[ends[1]], scores[ends[0]])
             curve = roc_curve(scores[high], scores[low])
             grid = np.linspace(0, 1, 101)
             row = {"extent": extent, "classifier": name, "kappas": settings.kappas}
@@ -131,7 +111,6 @@ def run(settings: Settings, seed: int) -> Result:
             row |= {"half_ordered": half_ordered(settings.kappas, shares), "shares": shares}
             row |= {"roc": np.interp(grid, curve.false_positive, curve.true_positive).tolist()}
             rows.append(row)
-    low, high = sorted(settings.near)
     notes = (
         f"near: kappa = {low:g} against {high:g}; far: {ends[0]:g} against {ends[1]:g}, "
         "the couplings of the training",
@@ -148,11 +127,9 @@ def _share(scores: Scores) -> Number:
 
 
 def half_ordered(kappas: Sequence[float], shares: Sequence[Number]) -> Number | None:
-    """Where the share of ordered configurations crosses 1/2, between two couplings.
+    """Where the share of ordered configurations crosses 1/2, between two of the rising couplings.
 
-    Args:
-        kappas: rising.
-        shares: of every coupling; None is returned where they do not cross upwards just once.
+    None where it does not cross upwards just once.
     """
     above = np.array([share.value > 0.5 for share in shares])
     crossings = np.flatnonzero(above[1:] != above[:-1])
@@ -167,7 +144,7 @@ def half_ordered(kappas: Sequence[float], shares: Sequence[Number]) -> Number | 
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """ROC curves of the near couplings, and the share called ordered against kappa, per lattice."""
     found = []
     for extent in dict.fromkeys(row["extent"] for row in result.rows):

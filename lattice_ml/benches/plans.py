@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lattice_ml.runtime.arguments import (
     ConfigError,
@@ -41,21 +41,13 @@ BENCHMARKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is run: a benchmark, its size, and its settings.
+    """What is run: a benchmark, its size, and its settings."""
 
-    Attributes:
-        name: of the TOML, without its ending.
-        title: its one line.
-        benchmark: name of the module.
-        size: "toy", "small" or "full".
-        settings: an instance of the module's `Settings`.
-    """
-
-    name: str
-    title: str
-    benchmark: str
-    size: str
-    settings: "DataclassInstance"
+    name: str  # of the TOML, without its ending
+    title: str  # its one line
+    benchmark: str  # name of the module
+    size: str  # "toy", "small" or "full"
+    settings: "DataclassInstance"  # an instance of the module's `Settings`
 
     @property
     def module(self) -> ModuleType:
@@ -66,7 +58,7 @@ class Plan:
 def available() -> dict[str, str]:
     """Name and title of every plan that comes with the package."""
     files = sorted(_folder().glob("*.toml"))
-    return {file.stem: str(_read(file).get("title", "")) for file in files}
+    return {file.stem: str(read_toml(file, "the benchmark").get("title", "")) for file in files}
 
 
 def load(name: str, size: str) -> Plan:
@@ -80,9 +72,9 @@ def load(name: str, size: str) -> Plan:
         ConfigError: there is no such plan, benchmark or key, or a value of the wrong type.
     """
     file = Path(name) if name.endswith(".toml") else _folder() / f"{name}.toml"
-    if file.suffix == ".toml" and not name.endswith(".toml") and not file.is_file():
+    if not name.endswith(".toml") and not file.is_file():
         raise ConfigError(unknown("benchmark", name, available()))
-    table = _read(file)
+    table = read_toml(file, "the benchmark")
     benchmark = str(table.pop("benchmark", ""))
     if benchmark not in BENCHMARKS:
         raise ConfigError(unknown(f"benchmark in {file}", benchmark or "none", BENCHMARKS))
@@ -111,13 +103,7 @@ def _folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs" / "bench"
 
 
-def _read(file: Path) -> dict[str, Any]:
-    return read_toml(file, "the benchmark")
-
-
 def _fields(kind: "type[DataclassInstance]") -> Fields:
     """The schema of a `Settings`."""
-    fields: Fields = []
-    for field in dataclasses.fields(kind):
-        fields.append((field.name, field.type, dataclasses.field(default=field.default)))
-    return fields
+    fields = dataclasses.fields(kind)
+    return [(f.name, f.type, dataclasses.field(default=f.default)) for f in fields]

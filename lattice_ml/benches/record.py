@@ -62,17 +62,11 @@ class Number(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of the table.
+    """A column of the table."""
 
-    Attributes:
-        name: of the entry of a row.
-        head: of the table.
-        role: "key" says which row it is, "ratio" is compared with an earlier record.
-    """
-
-    name: str
-    head: str
-    role: str = ""
+    name: str  # of the entry of a row
+    head: str  # of the table
+    role: str = ""  # "key" says which row it is, "ratio" is compared with an earlier record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +122,7 @@ def markdown(table: Table) -> str:
 
 
 def compare(new: Record, old: Record, columns: Sequence[Column]) -> tuple[Table, list[str]]:
-    """Ratios of a record to an earlier one, row by row, and what differs between the runs.
-
-    Args:
-        new, old: records of the same benchmark.
-        columns: of its result.
+    """Ratios of a record to an earlier one of the same benchmark, and what differs between them.
 
     Returns:
         A table with the ratios of every row that both have, and one sentence per difference.
@@ -163,16 +153,10 @@ def compare(new: Record, old: Record, columns: Sequence[Column]) -> tuple[Table,
 
 def facts(found: Record) -> list[tuple[str, str]]:
     """Machine, versions and cost of a run, as (what, words)."""
-    machine, versions = found["machine"], found["versions"]
-    return [
-        (
-            "machine",
-            f"{machine['cpu']}, {machine['cores_used']} of {machine['cores']} cores, "
-            f"{machine['n_devices']} x {machine['device']}, {machine['platform']}",
-        ),
-        ("versions", ", ".join(f"{name} {value}" for name, value in versions.items())),
-        ("run", f"size {found['size']}, seed {found['seed']}, {found['seconds']:.0f} s"),
-    ]
+    cores = "{cpu}, {cores_used} of {cores} cores, {n_devices} x {device}, {platform}"
+    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
+    run = "size {size}, seed {seed}, {seconds:.0f} s".format_map(found)
+    return [("machine", cores.format_map(found["machine"])), ("versions", versions), ("run", run)]
 
 
 _AFFINITY = hasattr(os, "sched_getaffinity")  # not on all systems

@@ -15,7 +15,6 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 
@@ -24,13 +23,10 @@ from lattice_ml.benches import classical
 from lattice_ml.benches.classical import CLASSICAL
 from lattice_ml.benches.learned import MODELS, ModelMaker, ModelSettings, effective_share
 from lattice_ml.benches.record import Column, Number, Result, Row
-from lattice_ml.benches.style import BLUE, GREY, ORANGE, colours, empty
+from lattice_ml.benches.style import BLUE, ORANGE, Drawn, colours, empty, in_errors
 from lattice_ml.benches.timing import Samples
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.report.page import style
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["OBSERVABLES", "Settings", "draw", "pay_back", "run"]
 
@@ -40,28 +36,17 @@ _KNOWN = (*CLASSICAL, *MODELS)
 
 @dataclass(frozen=True)
 class Settings(ModelSettings):
-    """Where, who, and how long; `ModelSettings` has the keys of the models.
-
-    Args:
-        kappa, lam: couplings.
-        extents: L of the lattices, each a league of its own.
-        n_configs: stored per chain of every classical sampler.
-        n_thermalise: warm-up, in stored configurations.
-        reference_configs: per chain of the reference.
-        rows: names in `classical.CLASSICAL` and `learned.MODELS`.
-        n_chains: of every classical sampler.
-        ndim: dimensions.
-    """
+    """Where, who, and how long; `ModelSettings` has the keys of the models."""
 
     kappa: float
     lam: float
-    extents: tuple[int, ...]
-    n_configs: int
-    n_thermalise: int
-    reference_configs: int
-    rows: tuple[str, ...] = _KNOWN
-    n_chains: int = 64
-    ndim: int = 2
+    extents: tuple[int, ...]  # L of the lattices, each a league of its own
+    n_configs: int  # stored per chain of every classical sampler
+    n_thermalise: int  # warm-up, in stored configurations
+    reference_configs: int  # per chain of the reference
+    rows: tuple[str, ...] = _KNOWN  # names in `classical.CLASSICAL` and `learned.MODELS`
+    n_chains: int = 64  # of every classical sampler
+    ndim: int = 2  # of the lattices
 
     def __post_init__(self) -> None:
         classical.check_names("rows", self.rows, _KNOWN)
@@ -107,16 +92,15 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
     exact = {name: reference.estimate(name) for name in OBSERVABLES}
 
     def row(name: str, samples: Samples, *, weights: bool = True) -> dict[str, object]:
-        found = {n: samples.estimate(n, weights=weights) for n in OBSERVABLES}
-        z = {
-            f"z_{n}": (f.value - exact[n].value) / math.hypot(f.error, exact[n].error)
-            for n, f in found.items()
-        }
-        values = {n: Number(f.value, f.error) for n, f in found.items()}
-        return {"extent": extent, "sampler": name, **z, **values}
+        entry: dict[str, object] = {"extent": extent, "sampler": name}
+        for n, known in exact.items():
+            found = samples.estimate(n, weights=weights)
+            entry[n] = Number(found.value, found.error)
+            entry[f"z_{n}"] = (found.value - known.value) / math.hypot(found.error, known.error)
+        return entry
 
-    reference_values = {n: Number(e.value, e.error) for n, e in exact.items()}
-    rows: list[Row] = [{"extent": extent, "sampler": "reference", **reference_values}]
+    known_values = {n: Number(e.value, e.error) for n, e in exact.items()}
+    rows: list[Row] = [{"extent": extent, "sampler": "reference", **known_values}]
     best: Number | None = None
     for name in (name for name in CLASSICAL if name in settings.rows):
         own = jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -148,12 +132,9 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
 
 
 def pay_back(seconds: float, rate: Number, best: Number | None) -> float | str | None:
-    """Independent samples after which a training has paid; None without a rival.
+    """Independent samples after which the seconds of a training have paid; None without a rival.
 
-    Args:
-        seconds: of the training.
-        rate: independent samples per second of the model.
-        best: of the fastest classical sampler.
+    Rates are independent samples per second, of the model and of the fastest classical sampler.
     """
     if best is None:
         return None
@@ -163,7 +144,7 @@ def pay_back(seconds: float, rate: Number, best: Number | None) -> float | str |
 
 
 @style()
-def draw(result: Result) -> list[tuple[str, "Figure", str]]:
+def draw(result: Result) -> Drawn:
     """Rates and biases of all rows, lattice by lattice."""
     found = []
     for extent in dict.fromkeys(row["extent"] for row in result.rows):
@@ -177,13 +158,10 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
             left.errorbar(rate.value, place, xerr=rate.error or 0.0, fmt="o", color=colour)
         left.set_yticks(places, [str(row["sampler"]).replace("_", " ") for row in mine])
         left.set(xscale="log", xlabel="independent $M^2$ per second", title=f"$L = {extent}$")
-        right.axvspan(-3, 3, color=GREY, alpha=0.2, linewidth=0)
         for name, shade in zip(OBSERVABLES, colours(len(OBSERVABLES)), strict=True):
             z = [row[f"z_{name}"] for row in mine]
             right.plot(z, places, "o", color=shade, label=_NAMES[name], alpha=0.85)
-        right.set_xscale("symlog", linthresh=5)
-        right.set_xticks(_TICKS, map(str, _TICKS))
-        right.minorticks_off()
+        in_errors(right)
         right.set(xlabel="bias in standard errors")
         n = len(OBSERVABLES)
         figure.legend(loc="outside upper right", ncols=n, handletextpad=0.0, columnspacing=0.8)
@@ -196,7 +174,6 @@ def draw(result: Result) -> list[tuple[str, "Figure", str]]:
     return found
 
 
-_TICKS = (-100, -10, -3, 0, 3, 10, 100)
 _NAMES = {
     "phi2": "$\\phi^2$",
     "abs_magnetisation": "$|M|$",

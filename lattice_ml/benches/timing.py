@@ -33,24 +33,16 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Samples:
-    """Histories, weights and rate of what a sampler or a model made.
+    """Histories, weights and rate of what a sampler or a model made."""
 
-    Attributes:
-        lattice: where the fields live.
-        series: `(n_chains, n_configs)` each, by the names of `observables.PRIMARIES`.
-        per_second: updates of single chains, or draws, without measuring weights.
-        thin: updates between configurations.
-        log_weights: `(n_chains, n_configs)`, or None.
-        tuned: what a warm-up fixed.
-        fields: the last of every chain `(n_chains, *L)`, or all that were drawn.
-    """
-
-    lattice: Lattice
+    lattice: Lattice  # where the fields live
+    # `(n_chains, n_configs)` each, by the names of `observables.PRIMARIES`
     series: Mapping[str, np.ndarray]
-    per_second: Number
-    thin: int = 1
-    log_weights: np.ndarray | None = None
-    tuned: Mapping[str, float] | None = None
+    per_second: Number  # updates of single chains, or draws, without measuring weights
+    thin: int = 1  # updates between configurations
+    log_weights: np.ndarray | None = None  # `(n_chains, n_configs)`, or None
+    tuned: Mapping[str, float] | None = None  # what a warm-up fixed
+    # the last of every chain `(n_chains, *L)`, or all that were drawn
     fields: np.ndarray | None = None
 
     def estimate(self, name: str, *, weights: bool = True) -> Estimate:
@@ -77,12 +69,7 @@ def timed_chains(
     thin: int = 1,
     start: str | np.ndarray = "hot",
 ) -> Samples:
-    """Run chains as `chain.run` does, in float32 and without keeping configurations.
-
-    Args:
-        key: the only source of randomness.
-        sampler, lattice: what runs where.
-        n_chains, n_configs, n_thermalise, thin, start: as of `chain.run`.
+    """Run chains as `chains.run` does, in float32 and without keeping configurations.
 
     Raises:
         ValueError: too few configurations to time.
@@ -100,11 +87,8 @@ def timed_chains(
         times.append(time.perf_counter())
         parts.append(part)
     whole = len(parts[0].trajectory)  # what is left over is too short to be timed
-    seconds = [
-        s
-        for part, s in zip(parts[1:], np.diff(times), strict=True)
-        if len(part.trajectory) == whole
-    ]
+    pairs = zip(parts[1:], np.diff(times), strict=True)
+    seconds = [s for part, s in pairs if len(part.trajectory) == whole]
     if not seconds:
         raise ValueError(f"a rate needs at least 2 blocks of configurations, got {n_configs=}")
     return Samples(
@@ -120,10 +104,7 @@ def timed_chains(
 def timed_draws(drawer: Drawer, action: Action, n_samples: int) -> Samples:
     """Draw samples of a model, one chain of independent draws, with log w where it has a density.
 
-    Args:
-        drawer: of the model.
-        action: of the theory, for the weights and the histories.
-        n_samples: at least; batches are drawn whole.
+    At least `n_samples`, in whole batches; the action is for the weights and the histories.
     """
     count = -(-n_samples // (REPEATS * drawer.batch_size))
     drawer.draw(0, count)  # compiles

@@ -33,19 +33,12 @@ Fitted = tuple[Weights, Weights, optax.OptState]  # weights, their average, of t
 
 
 class Effort(NamedTuple):
-    """How much is done.
+    """How much is done."""
 
-    Attributes:
-        train_steps: of Adam, at up to 2e-3.
-        batch_size: fields per step, a multiple of 8.
-        n_samples: drawn.
-        sde_steps: of the reverse process.
-    """
-
-    train_steps: int
-    batch_size: int
-    n_samples: int
-    sde_steps: int
+    train_steps: int  # of Adam, at up to 2e-3
+    batch_size: int  # fields per step, a multiple of 8
+    n_samples: int  # drawn
+    sde_steps: int  # of the reverse process
 
 
 def noise_schedule(theory: Theory) -> VarianceExploding:
@@ -72,14 +65,7 @@ def train(
 
     Every field comes with its mirror image and the mirrored noise, so that what the network has
     of even parts is unlearned without noise; shifts and reflections are drawn at random.
-
-    Args:
-        key: the only source of randomness.
-        network: a `UNet`.
-        theory: measured on the fields; a U-Net takes the scale of the fields from it.
-        schedule: of the noise.
-        fields: `(n, *L)`.
-        effort: steps and batches.
+    The theory is measured on the fields `(n, *L)`; the network takes their scale from it.
 
     Raises:
         RuntimeError: a loss is not finite.

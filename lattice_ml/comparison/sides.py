@@ -146,10 +146,7 @@ class Side:
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first sample, configurations) of blocks that are small enough to work with."""
-        start = 0
-        for fields in pieces(self.ensemble):
-            yield start, fields
-            start += len(fields)
+        return pieces(self.ensemble)
 
     def _effective_size(self, series: Floats) -> float:
         found = estimate(series, log_weights=self.log_weights)

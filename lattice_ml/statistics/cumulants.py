@@ -75,8 +75,7 @@ def cumulants(
                 if n not in m:
                     continue
                 below = (k for k in range(1, n) if k in kappa and n - k in m)
-                products = [math.comb(n - 1, k - 1) * kappa[k] * m[n - k] for k in below]
-                kappa[n] = m[n] - sum(products) if products else m[n]
+                kappa[n] = m[n] - sum(math.comb(n - 1, k - 1) * kappa[k] * m[n - k] for k in below)
             return (scale * unit) ** order * kappa[order] + (origin * unit if order == 1 else 0.0)
 
         return estimate(moments, function, log_weights=log_weights, thin=thin)

@@ -74,7 +74,7 @@ def _joined(a: Sample, b: Sample) -> Array:
             "numbers"
         )
     parts = [as_numbers("vectors", sample.vectors) for sample in (a, b)]
-    joined: Array = np.concatenate(parts).astype(np.float64)
+    joined = np.concatenate(parts).astype(np.float64)
     if bad := np.count_nonzero(~np.isfinite(joined)):
         raise ValueError(f"vectors must be finite, got {bad} of {joined.size} numbers that are not")
     return joined

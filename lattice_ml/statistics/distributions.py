@@ -40,15 +40,10 @@ _COARSE = 32  # cells of the divergences
 
 @dataclass(frozen=True)
 class Histogram:
-    """Sums of weights of one sample.
+    """Sums of weights of one sample."""
 
-    Attributes:
-        edges: `(n_cells + 1,)`, increasing; nothing lies outside.
-        sums: `(n_stretches, n_cells)`.
-    """
-
-    edges: Array
-    sums: Array
+    edges: Array  # `(n_cells + 1,)`, increasing; nothing lies outside
+    sums: Array  # `(n_stretches, n_cells)`
 
     @classmethod
     def of(
@@ -219,8 +214,10 @@ def kullback_leibler(a: Histogram, b: Histogram) -> Resampled:
     the value is finite: at most about log(2 N_eff). Value and error are those of the jackknife over
     the stretches of both.
     """
-    floors = _floors(a, b)
-    return _resampled(a, b, lambda p, q: _relative_entropy(p, q, floors))
+    _check_cells(a, b)
+    sizes = (h.effective_size for h in (a, b))
+    first, second = (0.5 / n if math.isfinite(n) else 1e-300 for n in sizes)
+    return _resampled(a, b, lambda p, q: _relative_entropy(p, q, (first, second)))
 
 
 def jensen_shannon(a: Histogram, b: Histogram) -> Resampled:
@@ -230,8 +227,7 @@ def jensen_shannon(a: Histogram, b: Histogram) -> Resampled:
 
     def divergence(p: Array, q: Array) -> Array:
         middle = (p + q) / 2
-        halves = (_relative_entropy(p, middle, tiny), _relative_entropy(q, middle, tiny))
-        return (halves[0] + halves[1]) / 2
+        return (_relative_entropy(p, middle, tiny) + _relative_entropy(q, middle, tiny)) / 2
 
     return _resampled(a, b, divergence)
 
@@ -249,7 +245,7 @@ def wasserstein(a: Histogram, b: Histogram) -> Resampled:
         before = np.concatenate([np.zeros_like(gap[..., :1]), gap[..., :-1]], axis=-1)
         return np.sum(widths * _mean_absolute(before, gap), axis=-1)
 
-    return _resampled(a, b, distance, coarse=False, debias=False)
+    return _resampled(a, b, distance, divergence=False)
 
 
 def _mean_absolute(left: Array, right: Array) -> Array:
@@ -264,35 +260,27 @@ def _relative_entropy(p: Array, q: Array, floors: tuple[float, float]) -> Array:
     return np.asarray(np.sum(p * np.log(ratio), axis=-1))
 
 
-def _floors(a: Histogram, b: Histogram) -> tuple[float, float]:
-    _check_cells(a, b)
-    sizes = (h.effective_size for h in (a, b))
-    first, second = (0.5 / n if math.isfinite(n) else 1e-300 for n in sizes)
-    return first, second
-
-
 def _resampled(
     a: Histogram,
     b: Histogram,
     function: Callable[[Array, Array], Array],
     *,
-    coarse: bool = True,
-    debias: bool = True,
+    divergence: bool = True,
 ) -> Resampled:
-    """Jackknife over the stretches of both samples, which vary independently."""
-    if coarse:
+    """Jackknife over the stretches of both samples, which vary independently.
+
+    Divergences are those of coarse cells, and their bias is removed.
+    """
+    if divergence:
         a, b = a.coarse(_COARSE), b.coarse(_COARSE)
     value = float(function(a.probability, b.probability))
     if min(len(a.sums), len(b.sums)) < 2:
         return Resampled(value, math.nan)
     variance = bias = 0.0
-    for n, values in (
-        (len(a.sums), function(a.left_out, b.probability)),
-        (len(b.sums), function(a.probability, b.left_out)),
-    ):
+    for values in (function(a.left_out, b.probability), function(a.probability, b.left_out)):
         variance += float(jackknife_variance(values))
-        bias += (n - 1) * (float(values.mean()) - value)
-    return Resampled(value - bias if debias else value, math.sqrt(variance))
+        bias += (len(values) - 1) * (float(values.mean()) - value)
+    return Resampled(value - bias if divergence else value, math.sqrt(variance))
 
 
 def _finite(name: str, values: npt.ArrayLike) -> Array:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lattice_ml.statistics.series import Array, fluctuations, in_safe_units
+from lattice_ml.statistics.series import Array, Function, fluctuations, in_safe_units
 from lattice_ml.statistics.weights import doubt, kish, pareto_k
 
-if TYPE_CHECKING:
-    from lattice_ml.statistics.series import Function
-
 __all__ = [
-    "Autocorrelation",
-    "Estimate",
-    "autocorrelation",
-    "autocovariance",
-    "effective_sample_size",
-    "estimate",
-    "summation_window",
+    *("Autocorrelation", "Estimate", "autocorrelation", "autocovariance"),
+    *("effective_sample_size", "estimate", "summation_window"),
 ]
-
 
 _WIDTH = 16  # characters of a number with its error, beyond which there is an exponent
 _LEAST_WORTH = 2  # one configuration alone has no scatter

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lattice_ml.statistics.gamma import estimate
-from lattice_ml.statistics.series import Array, as_primaries, as_weights, in_safe_units
-
-if TYPE_CHECKING:
-    from lattice_ml.statistics.series import Function
+from lattice_ml.statistics.series import Array, Function, as_primaries, as_weights, in_safe_units
 
 __all__ = ["Resampled", "bootstrap", "jackknife", "jackknife_error", "jackknife_variance"]
 
@@ -121,11 +118,9 @@ def _evaluate(function: Function | None, sums: Array) -> Array:
     """Return f (n_samples,) of weighted sums (n_primaries + 1, n_samples), the weights last."""
     means = sums[:-1] / sums[-1]
     if function is None:
-        mean: Array = means[0]
-        return mean
+        return np.asarray(means[0])
     import jax
     import jax.numpy as jnp
 
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        values: Array = np.asarray(jax.vmap(function, in_axes=1)(jnp.asarray(means)))
-    return values
+        return np.asarray(jax.vmap(function, in_axes=1)(jnp.asarray(means)))

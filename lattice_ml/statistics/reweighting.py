@@ -55,14 +55,8 @@ def reweight(log_weights: npt.ArrayLike) -> Reweighting:
     Raises:
         ValueError: there are none, or not all are finite.
     """
-    log_z, n = log_mean(log_weights), np.size(log_weights)
-    return Reweighting(
-        ess=kish(log_weights) / n,
-        pareto_k=pareto_k(log_weights),
-        log_z=log_z.value,
-        log_z_error=log_z.error,
-        n=n,
-    )
+    n = np.size(log_weights)
+    return Reweighting(kish(log_weights) / n, pareto_k(log_weights), *log_mean(log_weights), n)
 
 
 def forward_ess(log_weights: npt.ArrayLike) -> Resampled:

@@ -77,26 +77,20 @@ def auc(positive: Scores, negative: Scores) -> Area:
     Raises:
         ValueError: as `roc_curve`.
     """
-    sides = _read("positive", positive), _read("negative", negative)
-    (x, w, _), (y, v, _) = sides
+    x, w, of_x = _read("positive", positive)
+    y, v, of_y = _read("negative", negative)
     above = np.mean(_below(x, y, v), axis=0)  # P(y < x_i), a tie is half
     value = min(1.0, float(w @ above))  # of weights whose sum rounding may have raised
     beyond = 1 - np.mean(_below(y, x, w), axis=0)
-    variances, freedoms = zip(
-        *(
-            _scatter(weights * (part - value), stretch)
-            for part, (_, weights, stretch) in zip((above, beyond), sides, strict=True)
-        ),
-        strict=True,
-    )
-    variance = sum(variances)
+    scatters = _scatter(w * (above - value), of_x), _scatter(v * (beyond - value), of_y)
+    variance = sum(s for s, _ in scatters)
     if math.isnan(variance):
         return Area(value, math.nan, math.nan)
     if variance <= _ROUNDING:
         return Area(value, 0.0, float(value <= 0.5))
     from scipy import stats
 
-    freedom = variance**2 / sum(s**2 / k for s, k in zip(variances, freedoms, strict=True))
+    freedom = variance**2 / sum(s**2 / k for s, k in scatters)
     error = math.sqrt(variance)
     return Area(value, error, float(stats.t.sf((value - 0.5) / error, freedom)))
 

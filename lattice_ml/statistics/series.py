@@ -12,14 +12,13 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import jax
 
-    Function = Callable[[jax.Array], jax.Array]
-
 __all__ = [
-    *("MIN_CONFIGS", "Array", "as_numbers", "as_primaries", "as_weights", "fluctuations"),
-    *("in_safe_units", "require_finite"),
+    *("MIN_CONFIGS", "Array", "Function", "as_numbers", "as_primaries", "as_weights"),
+    *("fluctuations", "in_safe_units", "require_finite", "weights_of"),
 ]
 
 Array = npt.NDArray[np.float64]
+Function = Callable[["jax.Array"], "jax.Array"]  # of means, to a number
 
 MIN_CONFIGS = 4  # per chain: the window needs rho(1), and lags are used up to half a chain
 _SAFE_EXPONENT = 200  # fourth powers of numbers between 2^-200 and 2^200 are numbers too

@@ -20,14 +20,7 @@ import numpy.typing as npt
 from lattice_ml.statistics.series import Array, as_numbers, weights_of
 
 __all__ = [
-    "MIN_DRAWS",
-    "LogMean",
-    "doubt",
-    "doubt_of",
-    "kish",
-    "log_mean",
-    "log_weights",
-    "pareto_k",
+    *("MIN_DRAWS", "LogMean", "doubt", "doubt_of", "kish", "log_mean", "log_weights", "pareto_k"),
 ]
 
 MIN_DRAWS = 25  # a fifth of them is the shortest tail to fit

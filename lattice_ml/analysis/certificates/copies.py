@@ -66,8 +66,7 @@ def judge(evidence: Evidence) -> tuple[str, float]:
     stay = _stay(evidence)[first]
     points = marks[first] / np.sqrt(k)
     own_reach = np.clip(_usual_step(marks) ** 2, _ROUNDING, reach)
-    tree = spatial.cKDTree(points)
-    near, where = tree.query(
+    near, where = spatial.cKDTree(points).query(
         points, k=range(1, _NEIGHBOURS + 1), distance_upper_bound=reach, workers=-1
     )
     found, other = np.nonzero(np.isfinite(near))
@@ -122,9 +121,8 @@ def stays(evidence: Evidence) -> Flags:
 def _stay(evidence: Evidence) -> Integers:
     """Numbers of the stays within the chains: equal where nothing but signs may have changed."""
     if "swap_acceptance" in evidence.stored:  # others were there in between
-        return np.unique(evidence.measured["phi4"], return_inverse=True)[1].reshape(
-            evidence.measured["phi4"].shape
-        )
+        phi4 = evidence.measured["phi4"]
+        return np.unique(phi4, return_inverse=True)[1].reshape(phi4.shape)
     moved = np.cumsum(~stays(evidence), axis=1)
     return np.pad(moved, ((0, 0), (1, 0)))
 

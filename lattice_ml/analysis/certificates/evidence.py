@@ -48,43 +48,30 @@ class Undecided(Missing):
 
 @dataclass(frozen=True)
 class Evidence:
-    """Series `(n_chains, n_configs)` of an ensemble, as far as it has them.
+    """Series `(n_chains, n_configs)` of an ensemble, as far as it has them."""
 
-    Attributes:
-        action: that of the ensemble, None where it is not known.
-        shape: extents of the lattice.
-        z2: whether the action declares the symmetry phi -> -phi.
-        thin: trajectories between configurations.
-        rounding: what a measurement may be off by, relative to the largest terms of its sums.
-        sampler: settings of the sampler as tuned; empty where nothing is known of it.
-        order: numbers of the trajectories, and of the chains, as they were stored.
-        log_weights: not normalised; None where all configurations count alike.
-        log_prob: log density of what made the configurations, where it was stored.
-        stored: histories by name.
-        measured: primaries of the configurations by name; empty where none were kept.
-        schwinger_dyson: Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of
-            the temperature.
-        two_point: |phi(p)|^2/V by the same momenta.
-        modes: how many momenta these are.
-        cluster_signs: of some configurations; None where there are none, or no clusters.
-        digests: 64-bit hashes of the |phi| of configurations, equal where only signs differ.
-    """
-
-    action: Action | None
-    shape: tuple[int, ...]
-    z2: bool
-    thin: int
-    rounding: float
+    action: Action | None  # that of the ensemble, None where it is not known
+    shape: tuple[int, ...]  # extents of the lattice
+    z2: bool  # whether the action declares the symmetry phi -> -phi
+    thin: int  # trajectories between configurations
+    rounding: float  # what a measurement may be off by, relative to the largest terms of its sums
+    # settings of the sampler as tuned; empty where nothing is known of it
     sampler: Mapping[str, Any]
+    # numbers of the trajectories, and of the chains, as they were stored
     order: Mapping[str, Integers]
-    log_weights: Floats | None
-    stored: Mapping[str, Floats]
+    log_weights: Floats | None  # not normalised; None where all configurations count alike
+    stored: Mapping[str, Floats]  # histories by name
+    # primaries of the configurations by name; empty where none were kept
     measured: Mapping[str, Floats]
+    # Re[phi(p)* (dS/dphi)(p)]/V by the momenta it is averaged over, in units of the temperature
     schwinger_dyson: Mapping[str, Floats]
-    two_point: Mapping[str, Floats]
-    modes: Mapping[str, int]
+    two_point: Mapping[str, Floats]  # |phi(p)|^2/V by the same momenta
+    modes: Mapping[str, int]  # how many momenta these are
+    # of some configurations; None where there are none, or no clusters
     cluster_signs: ClusterSigns | None
+    # 64-bit hashes of the |phi| of configurations, equal where only signs differ
     digests: Integers | None
+    # log density of what made the configurations, where it was stored
     log_prob: Floats | None = None
 
     @property
@@ -121,18 +108,20 @@ def gather(ensemble: Ensemble, *, weights: bool = True) -> Evidence:
     stored = {name: ensemble.series(name) for name in ensemble.history}
     measured = _measure(ensemble) if ensemble.has_cfgs else {}
     terms = {_ALL: stored["schwinger_dyson"]} if "schwinger_dyson" in stored else {}
-    names, modes = [], {}
+    names, modes, rounding = [], {}, _SINGLE
     if measured:
         momenta = Momenta(Lattice(ensemble.shape))
         names, modes = momenta.names, momenta.modes
         terms = _by_name(names, measured.pop("terms", None))
+        if jax.dtypes.canonicalize_dtype(ensemble.cfgs.dtype) == np.float64:  # not where x64 is off
+            rounding = _DOUBLE
     temperature = ensemble.temperature
     return Evidence(
         action=ensemble.action,
         shape=tuple(ensemble.shape),
         z2=as_action(ensemble.action).z2,
         thin=ensemble.thin,
-        rounding=_rounding(ensemble) if measured else _SINGLE,
+        rounding=rounding,
         sampler=_sampler(ensemble),
         order=ensemble.numbers,
         modes=modes,
@@ -145,12 +134,6 @@ def gather(ensemble: Ensemble, *, weights: bool = True) -> Evidence:
         measured=measured,
         schwinger_dyson={name: term / temperature for name, term in terms.items()},
     )
-
-
-def _rounding(ensemble: Ensemble) -> float:
-    """Of what is measured of its configurations, in float32 where x64 is off."""
-    double = jax.dtypes.canonicalize_dtype(ensemble.cfgs.dtype) == np.float64
-    return _DOUBLE if double else _SINGLE
 
 
 def _sampler(ensemble: Ensemble) -> dict[str, Any]:
@@ -172,8 +155,7 @@ def _measure(ensemble: Ensemble) -> dict[str, np.ndarray]:
     """Primaries, `digests`, `power` and Schwinger-Dyson `terms`, `(n_chains, n_configs, ...)`."""
     momenta = Momenta(Lattice(ensemble.shape))
     flat: dict[str, np.ndarray] = {}  # filled part by part: joining parts needs both at once
-    start = 0
-    for fields in pieces(ensemble):
+    for start, fields in pieces(ensemble):
         primaries = measure_configurations(ensemble.action, fields)
         if not np.isfinite(primaries["phi4"]).all() and np.isfinite(fields).all():
             require_powers(fields, primaries["phi4"], start)
@@ -182,7 +164,6 @@ def _measure(ensemble: Ensemble) -> dict[str, np.ndarray]:
             if name not in flat:
                 flat[name] = np.empty((len(ensemble.cfgs), *rows.shape[1:]), rows.dtype)
             flat[name][start : start + len(rows)] = rows
-        start += len(fields)
     require_finite(flat["phi4"], ensemble.n_chains)
     return {name: by_chain(rows, ensemble.n_chains) for name, rows in flat.items()}
 
@@ -203,12 +184,12 @@ def require_finite(rows: np.ndarray, n_chains: int) -> None:
         raise ValueError(f"configuration {config} of chain {chain} is not finite")
 
 
-def pieces(ensemble: Ensemble) -> Iterator[np.ndarray]:
-    """Configurations in order, few enough at a time for their Fourier transforms."""
-    for _, block in ensemble.blocks():
+def pieces(ensemble: Ensemble) -> Iterator[tuple[int, np.ndarray]]:
+    """As `ensemble.blocks()`, few configurations enough for their Fourier transforms."""
+    for start, block in ensemble.blocks():
         rows = rows_in(_PIECE_BYTES, ensemble.shape, block.dtype)
         for first in range(0, len(block), rows):
-            yield block[first : first + rows]
+            yield start + first, block[first : first + rows]
 
 
 def _digests(fields: np.ndarray) -> Integers:
@@ -280,9 +261,7 @@ _force = partial(jax.jit, static_argnames="layout")(actions.force)
 
 def _name(group: Integers, p_hat_squared: Floats) -> str:
     first, last = group[0], group[-1]
+    low, high = p_hat_squared[first], p_hat_squared[last]
     if first == last:
-        return f"shell {first}, p_hat^2 = {p_hat_squared[first]:.3g}"
-    return (
-        f"shells {first} to {last}, p_hat^2 = {p_hat_squared[first]:.3g} to "
-        f"{p_hat_squared[last]:.3g}"
-    )
+        return f"shell {first}, p_hat^2 = {low:.3g}"
+    return f"shells {first} to {last}, p_hat^2 = {low:.3g} to {high:.3g}"

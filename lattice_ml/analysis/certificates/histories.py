@@ -125,19 +125,13 @@ def _reported(stored: Mapping[str, Floats]) -> Iterator[tuple[str, Flags]]:
             yield name, ~(series >= 0)
     suffixes = (n.removeprefix("acceptance") for n in stored if n.startswith("acceptance"))
     for suffix in suffixes:
-        names = [f"{name}{suffix}" for name in ("acceptance", "exp_minus_dh", "dh_negative", "dh")]
-        yield from _of_proposals(*(stored.get(name) for name in names), suffix=suffix)
+        yield from _of_proposals(stored, suffix)
 
 
-def _of_proposals(
-    accepted: Floats | None,
-    weight: Floats | None,
-    negative: Floats | None,
-    dh: Floats | None,
-    *,
-    suffix: str,
-) -> Iterator[tuple[str, Flags]]:
+def _of_proposals(stored: Mapping[str, Floats], suffix: str) -> Iterator[tuple[str, Flags]]:
     """Where the numbers of the proposals of an update contradict each other."""
+    names = (f"{name}{suffix}" for name in ("acceptance", "exp_minus_dh", "dh_negative", "dh"))
+    accepted, weight, negative, dh = (stored.get(name) for name in names)
     if accepted is None or weight is None or negative is None:
         return
     more = 1 + _ROUNDING

@@ -59,6 +59,7 @@ from lattice_ml.analysis.certificates.judging import Mean, judge, stretches
 from lattice_ml.fields.types import Floats
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
+from lattice_ml.statistics import ChainAgreement
 
 __all__ = ["FALSE_ALARM_RATE", "certify", "check"]
 
@@ -113,14 +114,9 @@ def _certify(name: str, test: _Test, evidence: Evidence) -> Certificate:
         return Certificate(name, "undecided", "", math.nan, str(reason))
     except Missing as reason:
         return Certificate(name, "not applicable", "", math.nan, str(reason))
-    failed = p_value < _level()
-    return Certificate(
-        name,
-        "fail" if failed else "pass",
-        value,
-        p_value,
-        test.failed if failed else test.passed,
-    )
+    if p_value < _level():
+        return Certificate(name, "fail", value, p_value, test.failed)
+    return Certificate(name, "pass", value, p_value, test.passed)
 
 
 # ------------------------------------------------------------------------ how it is judged
@@ -150,8 +146,9 @@ def _drift(delta: Floats) -> Mean:
     return judge(float(second.mean() - first.mean()), math.sqrt(2) * parts)
 
 
-def _worst(p_values: Mapping[str, float]) -> tuple[str, float]:
+def _worst(judged: Mapping[str, Mean | ChainAgreement]) -> tuple[str, float]:
     """The most significant of several; they pass together where every one could be judged."""
+    p_values = {name: one.p_value for name, one in judged.items()}
     found = judging.worst(p_values)
     short = [name for name, p_value in p_values.items() if math.isnan(p_value)]
     if found is None or (short and found[1] >= _level()):
@@ -179,7 +176,7 @@ def _require_movement(evidence: Evidence) -> None:
 def _schwinger_dyson(evidence: Evidence) -> tuple[str, float]:
     terms = evidence.schwinger_dyson or {"all momenta": evidence.history("schwinger_dyson")}
     means = {name: _zero(evidence.weights * (term - 1)) for name, term in terms.items()}
-    name, p_value = _worst({name: mean.p_value for name, mean in means.items()})
+    name, p_value = _worst(means)
     return f"{means[name].show(1)} at {name}", p_value
 
 
@@ -188,16 +185,15 @@ def _cluster_signs(evidence: Evidence) -> tuple[str, float]:
         raise Missing("there are no clusters: not nearest neighbours, or no configurations")
     difference, configs = evidence.cluster_signs
     weights = evidence.weights
-    some = weights[:, configs] if isinstance(weights, np.ndarray) else weights
-    mean = _zero(some * difference)
-    _, p_value = _worst({"": mean.p_value})
+    mean = _zero((weights[:, configs] if isinstance(weights, np.ndarray) else 1.0) * difference)
+    _, p_value = _worst({"": mean})
     return f"<M^2> is {mean.show()} above that of independent clusters", p_value
 
 
 def _exp_minus_dh(evidence: Evidence) -> tuple[str, float]:
     finite = np.minimum(evidence.history("exp_minus_dh"), 1e50)  # it may have overflowed
     mean = _zero(evidence.weights * (finite - 1))
-    _, p_value = _worst({"": mean.p_value})
+    _, p_value = _worst({"": mean})
     markov = 1 / max(1.0, 1 + mean.value)  # bounds the tail of any positive number with mean 1
     return f"<exp(-dH)> = {mean.show(1)}", min(1.0, 2 * min(p_value, markov))
 
@@ -205,7 +201,7 @@ def _exp_minus_dh(evidence: Evidence) -> tuple[str, float]:
 def _acceptance(evidence: Evidence) -> tuple[str, float]:
     difference = evidence.history("acceptance") - 2 * evidence.history("dh_negative")
     mean = _zero(evidence.weights * difference)
-    _, p_value = _worst({"": mean.p_value})
+    _, p_value = _worst({"": mean})
     return f"<acceptance> - 2 P(dH < 0) = {mean.show()}", p_value
 
 
@@ -218,25 +214,25 @@ def _chains_agree(evidence: Evidence) -> tuple[str, float]:
     if n_configs < statistics.MIN_CONFIGS:
         raise Undecided(f"{n_configs} configurations per chain do not show its mean: run longer")
     found = {k: statistics.chain_agreement(x, evidence.log_weights) for k, x in series.items()}
-    p_values = {name: agreement.p_value for name, agreement in found.items()}
-    slow = [name for name, p_value in p_values.items() if math.isnan(p_value)]
+    slow = [name for name, agreement in found.items() if math.isnan(agreement.p_value)]
     if slow:  # the slowest mode is in all of them
         raise Undecided(
             f"chains are shorter than 20 tau_int of {slow[0]}, and one that is stuck would not be "
             f"seen: run longer, or with cluster updates or replica exchange"
         )
-    name, p_value = _worst(p_values)
+    name, p_value = _worst(found)
     value = f"chi2 = {found[name].chi2:.1f} of {name} with {found[name].dof} degrees of freedom"
     return f"{value}, R-hat {statistics.r_hat(series[name]):.3f}", p_value
 
 
 def _halves_agree(evidence: Evidence) -> tuple[str, float]:
     _require_movement(evidence)
-    means = {}
-    for name, series in evidence.quantities().items():
-        delta = evidence.weights * (series - np.mean(evidence.weights * series))
-        means[name] = _drift(delta)
-    name, p_value = _worst({name: mean.p_value for name, mean in means.items()})
+    weights, quantities = evidence.weights, evidence.quantities()
+    means = {
+        name: _drift(weights * (series - np.mean(weights * series)))
+        for name, series in quantities.items()
+    }
+    name, p_value = _worst(means)
     return f"{name} rises by {means[name].show()}", p_value
 
 
@@ -245,7 +241,7 @@ def _z2_balance(evidence: Evidence) -> tuple[str, float]:
         raise Missing("the action does not declare the symmetry phi -> -phi")
     m = evidence.primary("magnetisation")
     mean, sign = _zero(evidence.weights * m), _zero(evidence.weights * np.sign(m))
-    _, p_value = _worst({"M": mean.p_value, "sign": sign.p_value})
+    _, p_value = _worst({"M": mean, "sign": sign})
     positive = 50 * (1 + sign.value)
     return f"<M> = {mean.show()}, M > 0 in {positive:.1f} %", p_value
 

@@ -12,7 +12,6 @@ PASSED_FAILED = (
     "the weights are not those of this action and density: one of them was changed",
 )
 
-
 _NO_FOURTH = 0.25  # Pareto k from which on the error of an average is itself without error
 
 

@@ -18,7 +18,7 @@ nothing.  A slope that is compatible with zero is never doubted for its size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import NamedTuple
@@ -134,9 +134,7 @@ def fit(step_sizes: Sequence[float], points: Sequence[Estimate], order: int) -> 
         step_sizes=steps,
         points=estimates,
     )
-    return found.doubted(
-        [*_poor(found), *_moved(found), *_far(found), *_short(found), *_weighted(found)]
-    )
+    return found.doubted(list(_doubts(found)))
 
 
 def listed(steps: Sequence[float]) -> str:
@@ -173,61 +171,46 @@ def _least_squares(
     return _Solution(values / unit, covariance, float(residual @ residual))
 
 
-def _poor(found: Extrapolated) -> Doubts:
-    if found.p_value is None or found.p_value >= LEVEL:
-        return []
-    sentence = (
-        f"the fit is poor, chi^2/dof = {found.chi2:.1f}/{found.dof} with p = {found.p_value:.1g} "
-        f"below {LEVEL}: steps are too large for this power, or errors too small because chains "
-        "are short or not in equilibrium"
-    )
-    return [("fit", sentence)]
-
-
-def _moved(found: Extrapolated) -> Doubts:
-    """For nested fits the variance of the difference is the difference of the variances."""
-    if found.curved is None:
-        return []
-    moved = abs(found.curved.value - found.value)
-    error = math.sqrt(max(0.0, found.curved.error**2 - found.error**2))
-    if moved <= SIGNIFICANT * error:
-        return []
-    sentence = (
-        f"a term eps^{found.order + 1} moves the value at zero from {found} to "
-        f"{printed(*found.curved[:2])}, by {moved / error:.1f} errors of the difference: not all "
-        "steps are in the scaling window; leave out the largest or add smaller ones"
-    )
-    return [("curved", sentence)]
-
-
-def _far(found: Extrapolated) -> Doubts:
-    point = found.points[0]
+def _doubts(found: Extrapolated) -> Iterator[tuple[str, str]]:
+    """What of the module's docstring speaks against a fit, as marks and sentences."""
+    if found.p_value is not None and found.p_value < LEVEL:
+        yield (
+            "fit",
+            f"the fit is poor, chi^2/dof = {found.chi2:.1f}/{found.dof} with "
+            f"p = {found.p_value:.1g} below {LEVEL}: steps are too large for this power, or errors "
+            "too small because chains are short or not in equilibrium",
+        )
+    if found.curved is not None:
+        moved = abs(found.curved.value - found.value)
+        # of nested fits: the variance of the difference is the difference of the variances
+        error = math.sqrt(max(0.0, found.curved.error**2 - found.error**2))
+        if moved > SIGNIFICANT * error:
+            yield (
+                "curved",
+                f"a term eps^{found.order + 1} moves the value at zero from {found} to "
+                f"{printed(*found.curved[:2])}, by {moved / error:.1f} errors of the difference: "
+                "not all steps are in the scaling window; leave out the largest or add smaller "
+                "ones",
+            )
+    point, step = found.points[0], found.step_sizes[0]
     spread = point.error * math.sqrt(effective_sample_size(point))
-    size = max(abs(found.value), spread)
-    correction = abs(found.slope) * found.step_sizes[0] ** found.order
-    if abs(found.slope) <= SIGNIFICANT * found.slope_error or correction <= _FAR * size:
-        return []
-    of = "the value at zero" if size > spread else "the spread between configurations"
-    sentence = (
-        f"at the smallest step, {found.step_sizes[0]:g}, the correction is "
-        f"{100 * correction / size:.0f} % of {of}, more than {100 * _FAR:.0f} %: it is not in the "
-        "scaling window; add smaller ones"
-    )
-    return [("far", sentence)]
-
-
-def _weighted(found: Extrapolated) -> Doubts:
-    pairs = zip(found.step_sizes, found.points, strict=True)
-    return [("weights", f"at step size {step:g} {p.doubt}") for step, p in pairs if p.doubt][:1]
-
-
-def _short(found: Extrapolated) -> Doubts:
-    pairs = zip(found.step_sizes, found.points, strict=True)
-    steps = sorted({step for step, point in pairs if point.short})
-    if not steps:
-        return []
-    sentence = (
-        f"the chains at step size {listed(steps)} are shorter than 50 tau_int: their errors are "
-        "themselves uncertain, and chi^2 with them"
-    )
-    return [("short", sentence)]
+    size, correction = max(abs(found.value), spread), abs(found.slope) * step**found.order
+    if abs(found.slope) > SIGNIFICANT * found.slope_error and correction > _FAR * size:
+        of = "the value at zero" if size > spread else "the spread between configurations"
+        yield (
+            "far",
+            f"at the smallest step, {step:g}, the correction is {100 * correction / size:.0f} % "
+            f"of {of}, more than {100 * _FAR:.0f} %: it is not in the scaling window; add smaller "
+            "ones",
+        )
+    pairs = list(zip(found.step_sizes, found.points, strict=True))
+    if short := sorted({step for step, point in pairs if point.short}):
+        yield (
+            "short",
+            f"the chains at step size {listed(short)} are shorter than 50 tau_int: their errors "
+            "are themselves uncertain, and chi^2 with them",
+        )
+    for step, point in pairs:
+        if point.doubt:
+            yield "weights", f"at step size {step:g} {point.doubt}"
+            break

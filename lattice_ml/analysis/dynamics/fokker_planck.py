@@ -43,7 +43,6 @@ __all__ = [
     *("relaxation_rates", "site_potential"),
 ]
 
-
 _LEVEL = 80.0  # (S - min S)/alpha at the ends of the grid
 _WIDTHS = 8.6  # of the start inside the grid: exp(-8.6^2/2) = 10^-16
 _PER_WIDTH = 2.5  # grid points per width of the narrowest feature
@@ -54,17 +53,11 @@ _MANY = 3000  # grid points that are too many for a laptop
 
 @dataclass(frozen=True)
 class Density:
-    """P(phi, tau) at some times, band-limited between the points of a grid.
+    """P(phi, tau) at some times, band-limited between the points of a grid."""
 
-    Attributes:
-        times: tau, `(n_times,)`.
-        phi: the grid, `(n_grid,)`, evenly spaced.
-        values: P there, `(n_times, n_grid)`.
-    """
-
-    times: Floats
-    phi: Floats
-    values: Floats
+    times: Floats  # tau, `(n_times,)`
+    phi: Floats  # the grid, `(n_grid,)`, evenly spaced
+    values: Floats  # P there, `(n_times, n_grid)`
 
     @property
     def spacing(self) -> float:

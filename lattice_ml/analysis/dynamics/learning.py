@@ -30,6 +30,13 @@ of Y_22, and the mean spacing is sqrt(2 pi Var(Y_12)).  Only alpha/B matters whe
 
 The flow follows from arXiv:2309.15002, repulsion and scaling are the subject of arXiv:2407.16427,
 arXiv:2411.13512 and arXiv:2412.20496.  The derivations are in docs/learning_dynamics.md.
+
+The same arguments everywhere, all of which broadcast:
+    kappa: eigenvalues of the kernel of the data; only those below mu^2 are learned.
+    mu_squared: mu^2.
+    y0: sigma^2 s^2 at t = 0, s the singular values of w.
+    learning_rate: alpha in w <- w + alpha sigma^2 (C - K^-1) w, with C of B = `batch_size` fields.
+    sigma: width of the hidden fields.
 """
 
 import numpy as np
@@ -37,13 +44,8 @@ from numpy.typing import ArrayLike
 from scipy.special import exprel
 
 __all__ = [
-    "degenerate_pairs",
-    "gradient_flow",
-    "learning_time",
-    "relaxation_rate",
-    "splitting_scale",
-    "splittings",
-    "wigner_cdf",
+    *("degenerate_pairs", "gradient_flow", "learning_time", "relaxation_rate"),
+    *("splitting_scale", "splittings", "wigner_cdf"),
 ]
 
 _MAX_NEWTON = 100
@@ -58,20 +60,13 @@ def gradient_flow(
     O(alpha).  Modes move by themselves only if w w^T commutes with the covariance of the data at
     the start, as it does for w = c times an orthogonal matrix; generic weights mix them first.
 
-    Args:
-        kappa: eigenvalues of the kernel of the data, `(*modes)`.
-        mu_squared: mu^2; it broadcasts with `kappa`.
-        y0: sigma^2 s^2 at t = 0, s the singular values of w; it broadcasts with `kappa`.
-        t: times, `(*times)`.
-        sigma: width of the hidden fields.
-
     Returns:
-        lambda, `(*times, *modes)`.
+        lambda at times t `(*times)` of modes kappa `(*modes)`: `(*times, *modes)`.
 
     Raises:
         ValueError: kappa, mu^2 or sigma not positive, y0 outside [0, mu^2), or t < 0.
     """
-    kappa, mu_squared, y0 = np.broadcast_arrays(*_floats(kappa, mu_squared, y0))
+    kappa, mu_squared, y0 = _broadcast(kappa, mu_squared, y0)
     times = np.asarray(t, float)
     _refuse("t must be finite and at least 0", times, (times < 0) | ~np.isfinite(times))
     _check_modes(kappa, mu_squared, sigma)
@@ -101,18 +96,11 @@ def learning_time(
     t = kappa/(2 sigma^2) [ln(y/y0) + (kappa/a) ln(y (a - y0)/(y0 (a - y)))] with y = f a.  For
     y0 << a it grows with kappa like kappa mu^2/(2 sigma^2 a) ln(1/y0): infrared modes come first.
 
-    Args:
-        kappa: eigenvalues of the kernel of the data, below mu^2; all arguments broadcast.
-        mu_squared: mu^2.
-        y0: sigma^2 s^2 at t = 0, at most f a.
-        fraction: f, between 0 and 1.
-        sigma: width of the hidden fields.
-
     Raises:
-        ValueError: a mode with kappa >= mu^2, which is never learned, or y0 outside (0, f a].
+        ValueError: a mode with kappa >= mu^2, which is never learned, f outside (0, 1), or y0
+            outside (0, f a].
     """
-    arguments = _floats(kappa, mu_squared, y0, fraction)
-    kappa, mu_squared, y0, part = np.broadcast_arrays(*arguments)
+    kappa, mu_squared, y0, part = _broadcast(kappa, mu_squared, y0, fraction)
     _check_modes(kappa, mu_squared, sigma)
     _check_learned(kappa, mu_squared)
     _refuse("fraction must be between 0 and 1", part, ~((part > 0) & (part < 1)))
@@ -185,16 +173,10 @@ def relaxation_rate(
     Deviations decay as (1 - r)^n; steps with r >= 2 do not converge.  For the natural gradient of
     `models.rbm_fit` r = 2 alpha (1 - kappa/mu^2) instead.
 
-    Args:
-        kappa: eigenvalues of the kernel of the data, below mu^2; all arguments broadcast.
-        mu_squared: mu^2.
-        learning_rate: alpha in w <- w + alpha sigma^2 (C - K^-1) w.
-        sigma: width of the hidden fields.
-
     Raises:
         ValueError: arguments that are not positive, or a mode with kappa >= mu^2.
     """
-    kappa, mu_squared, rate = np.broadcast_arrays(*_floats(kappa, mu_squared, learning_rate))
+    kappa, mu_squared, rate = _broadcast(kappa, mu_squared, learning_rate)
     _check_modes(kappa, mu_squared, sigma)
     _check_learned(kappa, mu_squared)
     _refuse("learning_rate must be positive", rate, ~(rate > 0))
@@ -214,13 +196,6 @@ def splitting_scale(
     of the square of spacing over distance to the next level.  It is for plain SGD on batches of
     new, independent fields that are not centred (centred ones have B - 1 for B).
 
-    Args:
-        kappa: eigenvalue of the pair, below mu^2; all arguments broadcast.
-        mu_squared: mu^2.
-        learning_rate: alpha in w <- w + alpha sigma^2 (C_batch - K^-1) w.
-        batch_size: B.
-        sigma: width of the hidden fields.
-
     Raises:
         ValueError: arguments that are not positive, a mode with kappa >= mu^2, or a learning rate
             at which steps do not converge, r >= 2.
@@ -228,11 +203,8 @@ def splitting_scale(
     r = relaxation_rate(kappa, mu_squared, learning_rate, sigma)
     size = np.asarray(batch_size, float)
     _refuse("batch_size must be positive", size, ~(size > 0))
-    _refuse(
-        "steps diverge: 2 learning_rate sigma^2 (mu_squared - kappa)/kappa^2 must be below 2",
-        r,
-        r >= 2,
-    )
+    diverging = "steps diverge: 2 learning_rate sigma^2 (mu_squared - kappa)/kappa^2"
+    _refuse(f"{diverging} must be below 2", r, r >= 2)
     return np.asarray(np.asarray(kappa, float) * np.sqrt(2 * np.pi * r / (size * (2 - r))))
 
 
@@ -243,8 +215,8 @@ def _log_growth(a: np.ndarray, y0: np.ndarray, tau: np.ndarray) -> np.ndarray:
     return np.where(a > 0, -np.log(np.exp(decay) + bend), decay - np.log1p(bend))
 
 
-def _floats(*arguments: ArrayLike) -> list[np.ndarray]:
-    return [np.asarray(argument, float) for argument in arguments]
+def _broadcast(*arguments: ArrayLike) -> tuple[np.ndarray, ...]:
+    return np.broadcast_arrays(*(np.asarray(argument, float) for argument in arguments))
 
 
 def _refuse(sentence: str, values: np.ndarray, bad: np.ndarray) -> None:

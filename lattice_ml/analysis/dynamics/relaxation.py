@@ -59,23 +59,15 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Relaxation:
-    """What fields show along fictitious time, or along the noise that is taken from them.
+    """What fields show along fictitious time, or along the noise that is taken from them."""
 
-    Attributes:
-        times: Langevin times or variances of noise, `(n_times,)`.
-        n_chains: that values are means over.
-        p_hat_squared: of the shells, `(n_shells,)`.
-        phi2, m2, binder: `(n_times,)`.
-        propagator: G(p) averaged over shells, `(n_times, n_shells)`.
-    """
-
-    times: Floats
-    n_chains: int
-    p_hat_squared: Floats
-    phi2: Curve
-    m2: Curve
-    binder: Curve
-    propagator: Curve
+    times: Floats  # Langevin times or variances of noise, `(n_times,)`
+    n_chains: int  # that values are means over
+    p_hat_squared: Floats  # of the shells, `(n_shells,)`
+    phi2: Curve  # `(n_times,)`
+    m2: Curve  # `(n_times,)`
+    binder: Curve  # `(n_times,)`
+    propagator: Curve  # G(p) averaged over shells, `(n_times, n_shells)`
 
     def to_json(self) -> JsonTable:
         """Lists and numbers; null for what is not finite."""
