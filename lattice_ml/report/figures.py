@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lattice_ml.fields.types import Floats
 from lattice_ml.report.page import INK, style
-from lattice_ml.statistics.series import Array, as_numbers, as_weights
+from lattice_ml.statistics.series import as_numbers, as_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["autocorrelation", "configurations", "empty", "histogram", "history", "propagator"]
+__all__ = [
+    *("autocorrelation", "configurations", "histogram", "history", "propagator"),
+    *("BLUE", "ORANGE", "WIDTH", "empty", "points"),
+]
 
 BLUE, ORANGE = "#1f7fc4", "#d55e00"
 WIDTH = 7.2  # inches: the text column of a page
@@ -35,6 +39,35 @@ def empty(height: float, width: float = WIDTH) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def points(
+    axis: Axes,
+    x: np.ndarray,
+    y: Floats,
+    error: Floats,
+    *,
+    colour: str = BLUE,
+    marker: str = "o",
+    face: str | None = None,
+    size: float | None = None,
+    label: str | None = None,
+) -> None:
+    """Draw points, with bars where an error is known; as pixels where many would swell a page."""
+    bars = np.where(np.isfinite(error), error, 0.0)
+    drawn = axis.errorbar(
+        x,
+        y,
+        bars,
+        fmt=marker,
+        color=colour,
+        markerfacecolor=face,
+        markersize=size,
+        elinewidth=0.8,
+        label=label,
+    )
+    for artist in drawn.get_children():
+        artist.set_rasterized(x.size > 400)
 
 
 @style()
@@ -141,8 +174,8 @@ def propagator(
     zero_mode, inverse = figure.add_subplot(parts[0]), figure.add_subplot(halves[1])
     logarithmic = figure.add_subplot(parts[1], sharey=zero_mode)
     for mode, axis, face in ((x == 0, zero_mode, "none"), (x > 0, logarithmic, BLUE)):
-        _points(axis, x[mode], g[mode], dg[mode], face)
-        _points(inverse, x[mode], 1 / g[mode], dg[mode] / g[mode] ** 2, face)
+        points(axis, x[mode], g[mode], dg[mode], face=face)
+        points(inverse, x[mode], 1 / g[mode], dg[mode] / g[mode] ** 2, face=face)
     if free is not None:
         up, zero = np.argsort(x), x == 0
         zero_mode.plot(x[zero], exact[zero], "_", color=ORANGE, markersize=16)
@@ -195,7 +228,7 @@ def autocorrelation(
     figure = empty(4.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.3, 1])
     top.axhline(0, color=INK, linewidth=0.6)
-    _points(top, lags[shown], values[shown], errors[shown])
+    points(top, lags[shown], values[shown], errors[shown])
     top.text(lags[window], 0.9, f"  $W = {lags[window]:g}$", transform=top.get_xaxis_transform())
     top.set(ylabel=r"$\rho(t)$", title=f"Autocorrelation of {name}")
     final = rf"$\tau_{{\mathrm{{int}}}} = {tau_int:.3g} \pm {tau_int_error:.2g}$"
@@ -232,7 +265,7 @@ def configurations(cfgs: ArrayLike, *, name: str = r"$\phi$") -> Figure:
     return figure
 
 
-def _lines(fields: Array, name: str) -> Figure:
+def _lines(fields: Floats, name: str) -> Figure:
     """Draw fields (n, L) as one strip each."""
     figure = empty(1.0 + 0.7 * len(fields))
     axes = figure.subplots(len(fields), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -245,7 +278,7 @@ def _lines(fields: Array, name: str) -> Figure:
     return figure
 
 
-def _images(planes: Array, name: str, row: str, column: str) -> Figure:
+def _images(planes: Floats, name: str, row: str, column: str) -> Figure:
     """Draw planes (n, L_row, L_column) as images."""
     n, height, width = planes.shape
     if height > width:
@@ -267,7 +300,7 @@ def _images(planes: Array, name: str, row: str, column: str) -> Figure:
     return figure
 
 
-def _running_mean(axis: Axes, chains: Array) -> None:
+def _running_mean(axis: Axes, chains: Floats) -> None:
     """Draw the mean up to each of at most 500 configurations, and its error between chains."""
     n_chains, n_configs = chains.shape
     at = np.unique(np.linspace(0, n_configs - 1, 500).astype(int))
@@ -280,14 +313,7 @@ def _running_mean(axis: Axes, chains: Array) -> None:
         axis.fill_between(at, mean - error, mean + error, color=ORANGE, alpha=0.25, linewidth=0)
 
 
-def _points(axis: Axes, x: Array, y: Array, error: Array, face: str = BLUE) -> None:
-    """Draw points with errors, as pixels where so many paths would swell a page."""
-    points = axis.errorbar(x, y, error, fmt="o", color=BLUE, markerfacecolor=face, elinewidth=0.8)
-    for artist in points.get_children():
-        artist.set_rasterized(x.size > 400)
-
-
-def _columns(what: str, **columns: ArrayLike) -> list[Array]:
+def _columns(what: str, **columns: ArrayLike) -> list[Floats]:
     """Return arrays of one length n."""
     arrays = {name: _finite(f"{what}: {name}", a, "(n,)", [1]) for name, a in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -296,7 +322,7 @@ def _columns(what: str, **columns: ArrayLike) -> list[Array]:
     return list(arrays.values())
 
 
-def _finite(what: str, values: ArrayLike, shape: str, ndim: Container[int]) -> Array:
+def _finite(what: str, values: ArrayLike, shape: str, ndim: Container[int]) -> Floats:
     """Return float64 data, or refuse them: matplotlib would leave a NaN out in silence."""
     array = as_numbers(what, values).astype(np.float64)
     if array.ndim not in ndim or array.size == 0:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["film_figure", "write_film"]
 
 _RANGE = 2.0  # of colours, in units of a frame's root mean square
-_UNIT = r"$\phi\,/\,\mathrm{rms}$"
 
 
 def write_film(
@@ -76,15 +75,13 @@ def film_figure(
         quantised: the process, `(n, *L)`.
         times: Langevin times, `(n,)`.
     """
-    from matplotlib.figure import Figure
-
     rows = [np.asarray(row, np.float64) for row in (frames, quantised)]
     labels = [
         [rf"$\sigma = {_number(sigma)}$" for sigma in np.asarray(sigmas)],
         [rf"$\tau = {_number(time)}$" for time in np.asarray(times)],
     ]
     panel = figures.WIDTH / (len(rows[0]) + 0.6)
-    figure = Figure(figsize=(figures.WIDTH, 2 * panel + 0.4), layout="constrained")
+    figure = figures.empty(2 * panel + 0.4)
     axes = figure.subplots(2, len(rows[0]), sharex=True, sharey=True, squeeze=False)
     for axis, field, label in zip(
         axes.flat, np.concatenate(rows), np.concatenate(labels), strict=True
@@ -94,8 +91,8 @@ def film_figure(
     for axis, name in zip(axes[:, 0], ("diffusion model", "Langevin process"), strict=True):
         axis.set_ylabel(name)
     if images := axes[0, 0].images:
-        bar = figure.colorbar(images[0], ax=axes, fraction=0.03, aspect=30)
-        bar.set_label(_UNIT)
+        unit = r"$\phi\,/\,\mathrm{rms}$"
+        figure.colorbar(images[0], ax=axes, fraction=0.03, aspect=30, label=unit)
     else:
         axes[-1, 0].set_xlabel("$x_0$")
     return figure
