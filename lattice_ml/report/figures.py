@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lattice_ml.fields.types import Floats
 from lattice_ml.report.page import INK, style
-from lattice_ml.statistics.series import as_numbers, as_weights
+from lattice_ml.statistics.series import Array, as_numbers, as_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +43,8 @@ def empty(height: float, width: float = WIDTH) -> Figure:
 def points(
     axis: Axes,
     x: np.ndarray,
-    y: Floats,
-    error: Floats,
+    y: Array,
+    error: Array,
     *,
     colour: str = BLUE,
     marker: str = "o",
@@ -265,7 +264,7 @@ def configurations(cfgs: ArrayLike, *, name: str = r"$\phi$") -> Figure:
     return figure
 
 
-def _lines(fields: Floats, name: str) -> Figure:
+def _lines(fields: Array, name: str) -> Figure:
     """Draw fields (n, L) as one strip each."""
     figure = empty(1.0 + 0.7 * len(fields))
     axes = figure.subplots(len(fields), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -278,7 +277,7 @@ def _lines(fields: Floats, name: str) -> Figure:
     return figure
 
 
-def _images(planes: Floats, name: str, row: str, column: str) -> Figure:
+def _images(planes: Array, name: str, row: str, column: str) -> Figure:
     """Draw planes (n, L_row, L_column) as images."""
     n, height, width = planes.shape
     if height > width:
@@ -300,7 +299,7 @@ def _images(planes: Floats, name: str, row: str, column: str) -> Figure:
     return figure
 
 
-def _running_mean(axis: Axes, chains: Floats) -> None:
+def _running_mean(axis: Axes, chains: Array) -> None:
     """Draw the mean up to each of at most 500 configurations, and its error between chains."""
     n_chains, n_configs = chains.shape
     at = np.unique(np.linspace(0, n_configs - 1, 500).astype(int))
@@ -313,7 +312,7 @@ def _running_mean(axis: Axes, chains: Floats) -> None:
         axis.fill_between(at, mean - error, mean + error, color=ORANGE, alpha=0.25, linewidth=0)
 
 
-def _columns(what: str, **columns: ArrayLike) -> list[Floats]:
+def _columns(what: str, **columns: ArrayLike) -> list[Array]:
     """Return arrays of one length n."""
     arrays = {name: _finite(f"{what}: {name}", a, "(n,)", [1]) for name, a in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -322,7 +321,7 @@ def _columns(what: str, **columns: ArrayLike) -> list[Floats]:
     return list(arrays.values())
 
 
-def _finite(what: str, values: ArrayLike, shape: str, ndim: Container[int]) -> Floats:
+def _finite(what: str, values: ArrayLike, shape: str, ndim: Container[int]) -> Array:
     """Return float64 data, or refuse them: matplotlib would leave a NaN out in silence."""
     array = as_numbers(what, values).astype(np.float64)
     if array.ndim not in ndim or array.size == 0:

@@ -28,7 +28,9 @@ from lattice_ml.runtime.writing import make_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["INK", "Mark", "Table", "in_figure", "style", "write_page"]
+__all__ = ["INK", "Drawn", "Mark", "Table", "in_figure", "style", "write_page"]
+
+Drawn = tuple[str, "Figure", str]  # name of the file, figure and caption
 
 INK = "#1b1f24"
 
@@ -148,7 +150,7 @@ def write_page(
     title: str,
     summary: Sequence[tuple[str, object]] = (),
     tables: Sequence[Table] = (),
-    figures: Sequence[tuple[str, Figure, str]] = (),
+    figures: Sequence[Drawn] = (),
     appendix: Sequence[Table] = (),
     verb: str = "page",
     ours: bool = False,
@@ -164,8 +166,8 @@ def write_page(
         title: heading of the page.
         summary: (label, value) pairs shown under the heading.
         tables: shown in this order after the summary.
-        figures: (name, figure, caption) shown in this order after the tables; `name` consists
-            of letters, digits and underscores. The layout of a figure is settled here.
+        figures: shown in this order after the tables; names consist of letters, digits and
+            underscores. The layout of a figure is settled here.
         appendix: tables shown after the figures.
         verb: that writes the page; only pages and figures of the same are replaced.
         ours: the folder is an ensemble's, which is this program's own: all may be replaced. Other

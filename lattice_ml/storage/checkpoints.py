@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.storage import files, intact, seals
+from lattice_ml.storage import intact, seals
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.manifests import SHA256
 from lattice_ml.storage.schema import table, whole
@@ -38,11 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, earlier: bool) -> None:
-        """Open a folder, which is made if missing.
-
-        Args:
-            folder: of all states.
-            earlier: whether they may be of an earlier version, without seals.
+        """Open a folder, made if missing; states of an `earlier` version may lack seals.
 
         Raises:
             StorageError: the folder is a link.
@@ -110,8 +106,7 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         path = self.folder / str(step) / _SEAL
         hashes = {name: intact.sha256(path.parent / name) for name in _names(path.parent)}
-        with files.replacing(path) as temporary:
-            temporary.write_bytes(seals.image({"step": step, "files": hashes}))
+        seals.write(path, {"step": step, "files": hashes})
 
     def _restored(self, item: str, wanted: object) -> JsonTable:
         path = self.folder / str(self.step)

@@ -75,8 +75,7 @@ def _model(directory: Path) -> list[str]:
         Checkpoints(directory / CHECKPOINTS, earlier=True).close()
     written = _write(directory, manifest, model.MANIFEST)
     if report.exists() and seals.sealed(found := seals.parse(report, finite=False)) != found:
-        with files.replacing(report) as temporary:
-            temporary.write_bytes(seals.image(found))
+        seals.write(report, found)
         written.append(report.name)
     return written
 

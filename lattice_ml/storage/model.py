@@ -32,21 +32,9 @@ from lattice_ml.storage import files, intact, model_schema, seals
 from lattice_ml.storage.files import StorageError
 
 __all__ = [
-    "MANIFEST",
-    "REPORT",
-    "THEORIES",
-    "WEIGHTS",
-    "Arrays",
-    "StoredModel",
-    "check_file",
-    "digest",
-    "kind_of",
-    "read_manifest",
-    "read_model",
-    "read_report",
-    "read_theories",
-    "write_result",
-    "write_theories",
+    *("MANIFEST", "REPORT", "THEORIES", "WEIGHTS", "Arrays", "StoredModel", "check_file"),
+    *("digest", "kind_of", "read_manifest", "read_model", "read_report", "read_theories"),
+    *("write_result", "write_theories"),
 ]
 
 Arrays = Mapping[str, np.ndarray]
@@ -179,8 +167,7 @@ def write_result(
         _write_arrays(directory / HISTORY, history)
     _write_arrays(directory / WEIGHTS, weights)
     about = dict(report) | {"weights": intact.sha256(directory / WEIGHTS)}
-    with files.replacing(directory / REPORT) as temporary:
-        temporary.write_bytes(seals.image(json.loads(json.dumps(about))))
+    seals.write(directory / REPORT, json.loads(json.dumps(about)))
     return {name: intact.sha256(directory / name) for name in names}
 
 

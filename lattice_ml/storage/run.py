@@ -91,7 +91,7 @@ def open_run(
     try:
         team.together(run.check_here)
     except BaseException:
-        run.__exit__(None, None, None)
+        run.__exit__()
         raise
     return run
 
@@ -184,11 +184,9 @@ class Run(Writer):
             OSError: the file system refuses; what was committed before is intact.
             PeerError: another process failed.
         """
+        own = {"log_prob": log_prob, "log_weight": log_weight}
         scalars = {f"history/{name}": values for name, values in history.items()}
-        if log_prob is not None:
-            scalars["log_prob"] = log_prob
-        if log_weight is not None:
-            scalars["log_weight"] = log_weight
+        scalars |= {name: values for name, values in own.items() if values is not None}
         everyone = range(self.manifest["config"]["chain"]["n_chains"])
         numbers = np.asarray(trajectory, dtype=np.int64)
         rows = self._rows(numbers, cfgs, scalars, everyone if chains is None else chains)

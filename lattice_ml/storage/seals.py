@@ -16,10 +16,10 @@ import math
 from pathlib import Path
 
 from lattice_ml.runtime.json import Json, JsonTable, Section
-from lattice_ml.runtime.writing import StorageError
+from lattice_ml.runtime.writing import StorageError, replacing
 from lattice_ml.storage.schema import Rule, SchemaError
 
-__all__ = ["SEAL", "check", "digest", "image", "parse", "read", "sealed"]
+__all__ = ["SEAL", "check", "digest", "image", "parse", "read", "sealed", "write"]
 
 SEAL = "seal"
 
@@ -43,19 +43,25 @@ def image(content: Section) -> bytes:
     return (json.dumps(sealed(content), indent=1) + "\n").encode()
 
 
-def read(path: Path, rule: Rule, *, remedy: str, finite: bool = True) -> JsonTable:
+def write(path: Path, content: Section) -> JsonTable:
+    """Replace a file by a sealed one; return what it now holds."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(image(content))
+    return sealed(content)
+
+
+def read(path: Path, rule: Rule, *, remedy: str) -> JsonTable:
     """Return what a file holds, its seal among it, after checking it against a rule and its seal.
 
     Args:
         path: of a JSON file.
         rule: for all of it but the seal.
         remedy: what helps, for the message on a wrong seal.
-        finite: NaN and infinities are refused.
 
     Raises:
         StorageError: naming the file and what is wrong with it.
     """
-    content = parse(path, finite=finite)
+    content = parse(path)
     check(path, content, rule, remedy=remedy)
     return content
 

@@ -178,10 +178,8 @@ def unrecorded_shards(directory: Path, entries: Sequence[Entry], n_chains: int) 
     Raises:
         StorageError: a shard does not begin where the one before it ends, or is damaged.
     """
-    known = {entry["file"] for entry in entries}
     found = list(entries)
-    matches = (match for match in _matches(directory) if match[0] not in known)
-    names = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
+    names = sorted((int(m[1]), int(m[2]), m[0]) for m in _unnamed(directory, entries))
     for first, group in itertools.groupby(names, key=lambda name: name[0]):
         paths = [directory / files.SHARDS / name for _, _, name in group]
         if first != n_configs(found):
@@ -202,8 +200,7 @@ def unrecorded_shards(directory: Path, entries: Sequence[Entry], n_chains: int) 
 
 def uncommitted(directory: Path, entries: Sequence[Entry]) -> list[Path]:
     """Return shards that no entry names: their process, or another one of the run, was lost."""
-    known = {entry["file"] for entry in entries}
-    return [directory / files.SHARDS / m[0] for m in _matches(directory) if m[0] not in known]
+    return [directory / files.SHARDS / match[0] for match in _unnamed(directory, entries)]
 
 
 def attributes(config: Section, n_configs: int) -> JsonTable:
@@ -277,10 +274,10 @@ def _said(kind: tuple[np.dtype, tuple[int, ...]] | None) -> str:
     return "not there" if kind is None else f"{kind[0]} {kind[1]}"
 
 
-def _matches(directory: Path) -> Iterator[re.Match[str]]:
-    folder = directory / files.SHARDS
+def _unnamed(directory: Path, entries: Sequence[Entry]) -> Iterator[re.Match[str]]:
+    folder, known = directory / files.SHARDS, {entry["file"] for entry in entries}
     for path in folder.iterdir() if folder.is_dir() else ():
-        if match := _NAME.fullmatch(path.name):
+        if (match := _NAME.fullmatch(path.name)) and path.name not in known:
             yield match
 
 
