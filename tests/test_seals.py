@@ -18,7 +18,7 @@ CONTENT = {
 }
 
 
-def read(path, **options):
+def read(path):
     return seals.read(path, RULE, remedy="put it back")
 
 

@@ -102,10 +102,8 @@ def compare_cumulants(reference: Side | Known, candidate: Side) -> dict[str, Obs
     of = [_cumulants(side) for side in (candidate, reference) if isinstance(side, Side)]
     found, known = of[0], of[1] if len(of) > 1 else {}
     return {
-        f"kappa_{order}": Observable(
-            known.get(order), one, z_score(known.get(order), one), float("nan")
-        )
-        for order, one in found.items()
+        f"kappa_{n}": Observable(known.get(n), one, z_score(known.get(n), one), float("nan"))
+        for n, one in found.items()
     }
 
 

@@ -247,9 +247,8 @@ def _row(tag: str, cells: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def _figure(name: str, drawing: bytes, caption: str) -> str:
-    svg = _inline(name, drawing).replace(
-        "<svg ", f'<svg role="img" aria-labelledby="{name}-caption" ', 1
-    )
+    labelled = f'<svg role="img" aria-labelledby="{name}-caption" '
+    svg = _inline(name, drawing).replace("<svg ", labelled, 1)
     return f'<figure>{svg}<figcaption id="{name}-caption">{_escape(caption)}</figcaption></figure>'
 
 
