@@ -41,8 +41,7 @@ class Fields(NamedTuple):
     @property
     def weights(self) -> Floats | None:
         """`(n,)`, the largest of them 1; None where all count alike."""
-        logs = self.log_weights
-        return None if logs is None else weights_of(logs)
+        return None if self.log_weights is None else weights_of(self.log_weights)
 
     def of(self, stretches: Flags) -> "Fields":
         """The configurations of those stretches that are True in `(n_stretches,)`."""

@@ -278,8 +278,7 @@ def _warnings(reference: Side | Known, candidate: Side) -> list[str]:
         if left := [c.name for c in side.certificates if c.verdict == "undecided"]:
             said.append(f"check of {side.label} is undecided: {', '.join(left)}")
     if isinstance(reference, Side):
-        failed = [c.name for c in reference.certificates if c.verdict == "fail"]
-        if failed:
+        if failed := [c.name for c in reference.certificates if c.verdict == "fail"]:
             said.append(
                 f"the reference {reference.label} does not pass check itself: {', '.join(failed)}"
             )

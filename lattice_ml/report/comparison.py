@@ -139,10 +139,8 @@ def _worth(side: Side | Known) -> JsonTable:
     """What an ensemble is worth and what it cost."""
     if isinstance(side, Known):
         return {"source": side.source}
-    n_eff = side.effective_size
-    seconds = side.ensemble.seconds
-    m2 = side.estimates["m2"]
-    acceptance = side.series.get("acceptance")
+    n_eff, seconds = side.effective_size, side.ensemble.seconds
+    m2, acceptance = side.estimates["m2"], side.series.get("acceptance")
     return {
         "n_configs": int(side.weights.size),
         "n_effective": n_eff,
@@ -187,8 +185,7 @@ def _verdicts(comparisons: Sequence[Comparison]) -> Table:
         said = "; ".join([", ".join(found.rejected_by) or "no difference found", *found.warnings])
         worth = _worth(found.candidate)
         rows.append((found.candidate.label, _mark(found), said, f"{worth['n_effective']:.0f}"))
-    header = ("candidate", "verdict", "rejected by", "n_eff")
-    return Table("Verdict", header, rows)
+    return Table("Verdict", ("candidate", "verdict", "rejected by", "n_eff"), rows)
 
 
 def _beside(caption: str, what: str, by_label: Mapping[str, Mapping[str, Observable]]) -> Table:
@@ -226,17 +223,14 @@ def _tests(found: Comparison) -> Table:
 
 
 def _cost(sides: Sequence[Side]) -> Table:
-    header = ["ensemble", "configurations", "n_eff", "tau_int of m2"]
-    header += ["acceptance", "seconds", "n_eff/s"]
+    header = ("configurations", "n_eff", "tau_int of m2", "acceptance", "seconds", "n_eff/s")
+    formats = ("d", ".0f", ".2f", ".4g", ".4g", ".4g")  # of what `_worth` gives
     rows = []
     for side in sides:
-        worth = _worth(side)
-        numbers = [worth[key] for key in ("acceptance", "seconds", "n_effective_per_second")]
-        cells = [None if x is None else f"{x:.4g}" for x in numbers]
-        first = (worth["n_configs"], f"{worth['n_effective']:.0f}", f"{worth['tau_int_m2']:.2f}")
-        rows.append((side.label, *first, *cells))
+        worth = zip(_worth(side).values(), formats, strict=True)
+        rows.append((side.label, *(None if x is None else format(x, how) for x, how in worth)))
     caption = "What they cost (wall time with warm-up and compilation, without training)"
-    return Table(caption, header, rows)
+    return Table(caption, ("ensemble", *header), rows)
 
 
 def _provenance(side: Side) -> Table:

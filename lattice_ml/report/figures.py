@@ -1,11 +1,9 @@
 """Figures of an ensemble, drawn from plain NumPy arrays.
 
 Every function returns a `matplotlib.figure.Figure` with labelled axes and a title. pyplot is
-never touched: no figure manager, no display. Matplotlib is the optional extra `plot` and is
-imported when the first figure is drawn.
-
-The look is `report.style()`; data are blue and orange, which colour-blind readers can tell
-apart. Strings given as `name` are matplotlib text: `"$M$"` is mathematics.
+never touched: no figure manager, no display. The look is `page.style()`; data are blue and orange,
+which colour-blind readers can tell apart. Strings given as `name` are matplotlib text: `"$M$"` is
+mathematics.
 """
 
 from __future__ import annotations

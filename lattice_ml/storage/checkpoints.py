@@ -31,7 +31,7 @@ Arrays = Mapping[str, np.ndarray | jax.Array]
 
 
 class Checkpoints:
-    """The last states of a training: `save`, `notes` and `restore`.
+    """The last states of a training: `save`, `notes` and `restore`, which refuse what is damaged.
 
     Attributes:
         folder: where they are.
@@ -88,19 +88,11 @@ class Checkpoints:
         self._seal(step)
 
     def notes(self) -> JsonTable:
-        """What was kept beside the last state.
-
-        Raises:
-            StorageError: it is damaged.
-        """
+        """What was kept beside the last state."""
         return self._restored("notes", self._orbax.args.JsonRestore())
 
     def restore(self, like: Arrays) -> dict[str, np.ndarray]:
-        """The last state, a table of arrays as `like` is.
-
-        Raises:
-            StorageError: it is damaged.
-        """
+        """The last state, a table of arrays as `like` is."""
         return self._restored("state", self._orbax.args.StandardRestore(like))
 
     def _seal(self, step: int) -> None:

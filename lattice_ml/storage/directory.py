@@ -84,11 +84,7 @@ def held(directory: Path, kind: Kind, begin: Callable[[TextIO], T]) -> T:
 
 
 def check_not_foreign(directory: Path, kind: Kind) -> None:
-    """Refuse a directory that holds other things than its kind.
-
-    Raises:
-        StorageError: saying what it holds.
-    """
+    """Refuse a directory that holds other things than its kind, saying what it holds."""
     if directory.exists() and not directory.is_dir():
         raise StorageError(
             f"{directory} is a file; asked for a new or empty directory, or a {kind.name}"

@@ -124,21 +124,13 @@ def shard_image(rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray])
 
 
 def read_seconds(directory: Path) -> float | None:
-    """How long an ensemble or a model took to make; None where that was not kept.
-
-    Raises:
-        StorageError: the file is altered.
-    """
+    """How long an ensemble or a model took to make; None where that was not kept."""
     seconds: float | None = read_cost(directory).get("seconds")
     return seconds
 
 
 def read_cost(directory: Path) -> JsonTable:
-    """What `cost.json` holds, nothing where it is not there.
-
-    Raises:
-        StorageError: the file is altered.
-    """
+    """What `cost.json` holds, nothing where it is not there; refused where it is altered."""
     path = directory / COST
     if not path.is_file():
         return {}
@@ -191,11 +183,7 @@ def columns_of(config: Section, names: Iterable[str]) -> Columns:
 
 
 def check_shards(directory: Path, entries: Sequence[Entry], *, hashes: bool) -> None:
-    """Check that every shard of the manifest is there with its size, and with its sha256.
-
-    Raises:
-        StorageError: naming the first shard that is missing or altered.
-    """
+    """Refuse the first shard that is not there with the manifest's size, and with its sha256."""
     for entry in entries:
         path = directory / SHARDS / entry["file"]
         size = intact.size(path, "the ensemble")

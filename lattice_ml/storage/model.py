@@ -134,11 +134,7 @@ def read_manifest(directory: Path) -> JsonTable:
 
 
 def read_report(directory: Path, *, edited: bool = False) -> JsonTable:
-    """Return what `report.json` holds.
-
-    Raises:
-        StorageError: it is missing, or altered unless it may be.
-    """
+    """Return what `report.json` holds; refused if missing, or altered unless it may be `edited`."""
     path = directory / REPORT
     if not path.is_file():
         raise StorageError(f"{path} is missing; copy it back from where the model came from")
@@ -149,11 +145,7 @@ def read_report(directory: Path, *, edited: bool = False) -> JsonTable:
 
 
 def check_file(directory: Path, name: str, sha256: str) -> None:
-    """Check that a file of a model is there and is what it was.
-
-    Raises:
-        StorageError: it is missing, a link, or altered.
-    """
+    """Refuse a file of a model that is missing, a link, or not what it was."""
     intact.size(directory / name, "the model")
     intact.verify(directory / name, sha256)
 

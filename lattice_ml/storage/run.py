@@ -138,14 +138,10 @@ class Run(Writer):
         return shards.read_state(self.directory, self.manifest)
 
     def check_here(self) -> None:
-        """Check that this process sees what process 0 does.
-
-        Raises:
-            StorageError: it does not.
-        """
+        """Refuse to go on where this process does not see what process 0 does."""
         parts = shards.shards(self.directory, self.manifest)
-        unseen = [p for p in (self.directory, *(part.path for part in parts)) if not p.exists()]
-        if unseen:
+        paths = self.directory, *(part.path for part in parts)
+        if unseen := [path for path in paths if not path.exists()]:
             raise StorageError(
                 f"{socket.gethostname()} does not see {unseen[0]}: the output must be on a file "
                 "system that all processes share"

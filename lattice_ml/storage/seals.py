@@ -67,11 +67,7 @@ def read(path: Path, rule: Rule, *, remedy: str) -> JsonTable:
 
 
 def check(path: Path, content: Section, rule: Rule, *, remedy: str, edited: bool = False) -> None:
-    """Check what was parsed against a rule, and its seal unless the file was edited on purpose.
-
-    Raises:
-        StorageError: naming the file and what is wrong with it.
-    """
+    """Check what was parsed against a rule, and its seal unless the file was edited on purpose."""
     try:
         rule({key: value for key, value in content.items() if key != SEAL}, "")
     except SchemaError as error:
@@ -81,11 +77,7 @@ def check(path: Path, content: Section, rule: Rule, *, remedy: str, edited: bool
 
 
 def parse(path: Path, *, finite: bool = True) -> JsonTable:
-    """The table in a JSON file, unchecked but for what no file of ours has.
-
-    Raises:
-        StorageError: naming the file.
-    """
+    """The table in a JSON file, unchecked but for what no file of ours has, which is refused."""
     if (size := path.stat().st_size) > _LARGEST:
         raise StorageError(f"{path} is altered: {size} bytes are more than it can have")
     try:

@@ -216,12 +216,9 @@ def attributes(config: Section, n_configs: int) -> JsonTable:
 
 
 def check_index(directory: Path, config: Section) -> None:
-    """Check that `ensemble.h5`, where it is there, says the same as the config.
+    """Refuse an `ensemble.h5`, where it is there, that says something else than the config.
 
     It may be of an earlier version, and show fewer configurations while a run goes on.
-
-    Raises:
-        StorageError: the file is altered, or the manifest is.
     """
     path = directory / files.INDEX
     if not path.is_file():
