@@ -104,11 +104,9 @@ class Checkpoints:
         path = self.folder / str(self.step)
         try:
             self._verify(path, item)
-            found = self._manager.restore(
-                self.step, args=self._orbax.args.Composite(**{item: wanted})
-            )
-            item_found: JsonTable = found[item]
-            return item_found
+            args = self._orbax.args.Composite(**{item: wanted})
+            found: dict[str, JsonTable] = self._manager.restore(self.step, args=args)
+            return found[item]
         except Exception as error:  # orbax raises whatever its storage layers do
             what = error if isinstance(error, StorageError) else type(error).__name__
             raise StorageError(

@@ -128,9 +128,9 @@ def digest(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(directory: Path) -> JsonTable:
+def read_manifest(directory: Path, *, edited: bool = False) -> JsonTable:
     """Return what `model.json` holds; raises as `files.read_manifest`."""
-    return files.read_manifest(directory, MANIFEST, "model", model_schema.MODEL)
+    return files.read_manifest(directory, MANIFEST, "model", model_schema.MODEL, edited=edited)
 
 
 def read_report(directory: Path, *, edited: bool = False) -> JsonTable:
