@@ -111,9 +111,7 @@ def strays(directory: Path, kind: Kind) -> list[Path]:
 def changes(old: Section, new: Section, free: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
     """The keys of two configs that differ, with both values; an absent key equals one of None.
 
-    Args:
-        old, new: the configs.
-        free: dotted keys, or sections, that may change.
+    Dotted keys, or sections, that are `free` may differ.
     """
     before, now = flat(old), flat(new)
     for key in sorted(before.keys() | now.keys()):
@@ -134,11 +132,7 @@ def flat(table: Section, prefix: str = "") -> JsonTable:
 def made(provenance: Sequence[JsonTable], made_by: Section, key: str, done: int) -> list[JsonTable]:
     """Provenance with who makes what comes now; who committed nothing is forgotten.
 
-    Args:
-        provenance: so far.
-        made_by: versions and device.
-        key: what is counted, such as "first_config".
-        done: how many of these are committed.
+    The `key` is what is counted, such as "first_config", of which `done` are committed.
     """
     kept = [entry for entry in provenance if entry[key] < done]
     if kept and kept[-1]["made_by"] == made_by:

@@ -53,13 +53,8 @@ def write(path: Path, content: Section) -> JsonTable:
 def read(path: Path, rule: Rule, *, remedy: str) -> JsonTable:
     """Return what a file holds, its seal among it, after checking it against a rule and its seal.
 
-    Args:
-        path: of a JSON file.
-        rule: for all of it but the seal.
-        remedy: what helps, for the message on a wrong seal.
-
     Raises:
-        StorageError: naming the file and what is wrong with it.
+        StorageError: naming the file and what is wrong with it; a wrong seal with its `remedy`.
     """
     content = parse(path)
     check(path, content, rule, remedy=remedy)

@@ -79,9 +79,8 @@ class Shard:
         """Read rows of a dataset, after checking that the file is what it was and fits.
 
         Args:
-            name: of the dataset.
+            name, rows: of the dataset, the rows in increasing order.
             layout: dtype and shape of one row of every dataset that there should be.
-            rows: of the file, in increasing order.
             hashes: compare the sha256 of the file, where this process has not done so yet.
 
         Raises:
@@ -161,10 +160,9 @@ def read_state(directory: Path, manifest: Section) -> dict[str, np.ndarray] | No
     """The sampler state of all chains after the last configuration, None before the first."""
     parts = shards(directory, manifest)
     states: list[dict[str, np.ndarray]] = []
-    for part in parts:
-        if part.stop == parts[-1].stop:
-            with intact.opened(part.path) as file:
-                states.append({name: np.asarray(x[()]) for name, x in file["state"].items()})
+    for part in [part for part in parts if part.stop == parts[-1].stop]:
+        with intact.opened(part.path) as file:
+            states.append({name: np.asarray(x[()]) for name, x in file["state"].items()})
     if len(states) > 1:
         return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
     return states[0] if states else None
