@@ -195,22 +195,21 @@ def translation(side: Side) -> tuple[str, float] | None:
 
 def _profiles(side: Side) -> tuple[dict[str, Floats], Floats]:
     """Weighted sums of phi^2 and links along each axis per stretch, and the sums of weights."""
-    ndim = side.lattice.ndim
     sample_weights = side.weights.T.ravel()
     totals = np.bincount(side.stretch, sample_weights, side.n_stretches).astype(np.float64)
-    names = [f"{what} along axis {axis}" for axis in range(ndim) for what in ("phi^2", "links")]
     sums = {
-        name: np.zeros((side.n_stretches, side.lattice.shape[i // 2]))
-        for i, name in enumerate(names)
+        f"{what} along axis {axis}": np.zeros((side.n_stretches, extent))
+        for axis, extent in enumerate(side.lattice.shape)
+        for what in ("phi^2", "links")
     }
     for start, block in side.blocks():
         phi, here = block.astype(np.float64), slice(start, start + len(block))
-        for i, name in enumerate(names):
-            axis = i // 2
-            others = tuple(a + 1 for a in range(ndim) if a != axis)
-            partner = np.roll(phi, -1, axis=axis + 1) if i % 2 else phi
+        for i, total in enumerate(sums.values()):
+            axis = 1 + i // 2
+            others = tuple(a for a in range(1, phi.ndim) if a != axis)
+            partner = np.roll(phi, -1, axis=axis) if i % 2 else phi
             weighted = sample_weights[here, None] * np.mean(phi * partner, axis=others)
-            np.add.at(sums[name], side.stretch[here], weighted)
+            np.add.at(total, side.stretch[here], weighted)
     return sums, totals
 
 

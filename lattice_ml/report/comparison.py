@@ -125,7 +125,7 @@ def _candidate(found: Comparison) -> JsonTable:
         "two_point": found.two_point and vars(found.two_point),
         "schwinger_dyson": found.schwinger_dyson and vars(found.schwinger_dyson),
         "distributions": {name: d.as_table() for name, d in found.distributions.items()},
-        "distances": found.distances and found.distances.as_table(),
+        "distances": found.distances,
         "classifier": found.told_apart and found.told_apart.area,
         "tests": [
             {"name": t.name, "verdict": t.verdict, "value": t.value, "p_value": t.p_value}

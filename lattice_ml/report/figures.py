@@ -240,7 +240,7 @@ def autocorrelation(
 
 
 @style()
-def configurations(cfgs: ArrayLike, *, name: str = r"$\phi$") -> Figure:
+def configurations(cfgs: ArrayLike) -> Figure:
     """Draw the first eight fields on one scale, symmetric about zero.
 
     Two dimensions are shown as images, the longer side lying, and one as lines; of three and
@@ -248,44 +248,42 @@ def configurations(cfgs: ArrayLike, *, name: str = r"$\phi$") -> Figure:
 
     Args:
         cfgs: (n, *L), one to four dimensions.
-        name: the field.
     """
     what, shape = "a figure of configurations", "(n, *L) of 1 to 4 lattice dimensions"
     fields = _finite(what, cfgs, shape, range(2, 6))[:8]
     ndim = fields.ndim - 1
     if ndim == 1:
-        return _lines(fields, name)
+        return _lines(fields)
     planes = fields.reshape(len(fields), -1, *fields.shape[-2:])[:, 0]
-    figure = _images(planes, name, f"$x_{ndim - 2}$", f"$x_{ndim - 1}$")
-    title = ", ".join([f"Configurations of {name}", *(f"$x_{mu} = 0$" for mu in range(ndim - 2))])
+    figure = _images(planes, f"$x_{ndim - 2}$", f"$x_{ndim - 1}$")
+    title = ", ".join([r"Configurations of $\phi$", *(f"$x_{mu} = 0$" for mu in range(ndim - 2))])
     figure.suptitle(title, x=0.01, horizontalalignment="left")
     return figure
 
 
-def _lines(fields: Array, name: str) -> Figure:
+def _lines(fields: Array) -> Figure:
     """Draw fields (n, L) as one strip each."""
     figure = empty(1.0 + 0.7 * len(fields))
     axes = figure.subplots(len(fields), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, field in zip(axes, fields, strict=True):
         axis.axhline(0, color=INK, linewidth=0.4)
         axis.plot(field, "o-", color=BLUE, linewidth=0.8, markersize=2.5)
-        axis.set_ylabel(name)
-    axes[0].set_title(f"Configurations of {name}")
+        axis.set_ylabel(r"$\phi$")
+    axes[0].set_title(r"Configurations of $\phi$")
     axes[-1].set_xlabel("$x_0$")
     return figure
 
 
-def _images(planes: Array, name: str, row: str, column: str) -> Figure:
+def _images(planes: Array, row: str, column: str) -> Figure:
     """Draw planes (n, L_row, L_column) as images."""
     n, height, width = planes.shape
     if height > width:
-        return _images(planes.swapaxes(1, 2), name, column, row)
+        return _images(planes.swapaxes(1, 2), column, row)
     n_rows = math.ceil(n / (4 if width < 3 * height else 2))
     n_columns = math.ceil(n / n_rows)
     panel = min(6.2 / n_columns, 2.8)
-    figure = empty(
-        0.75 + n_rows * (0.93 * panel * height / width + 0.1), width=n_columns * panel + 1.0
-    )
+    tall = 0.93 * panel * height / width + 0.1
+    figure = empty(0.75 + n_rows * tall, width=n_columns * panel + 1.0)
     figure.set_layout_engine("compressed")
     scale = np.abs(planes).max() or 1.0
     pixels = "none" if height * width <= 128**2 else "auto"  # exact, or resampled to stay small
@@ -293,7 +291,7 @@ def _images(planes: Array, name: str, row: str, column: str) -> Figure:
         axis = figure.add_subplot(n_rows, n_columns, place, xlabel=column, ylabel=row)
         image = axis.imshow(plane, vmin=-scale, vmax=scale, origin="lower", interpolation=pixels)
         axis.label_outer()
-    figure.colorbar(image, ax=figure.axes, label=name, fraction=0.05, aspect=30)
+    figure.colorbar(image, ax=figure.axes, label=r"$\phi$", fraction=0.05, aspect=30)
     return figure
 
 
