@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["effective_actions", "free_field", "langevin_beside_diffusion"]
 
-
 GREEN = "#009e73"
 COLOURS = {"cold": BLUE, "hot": ORANGE}  # of starts
 
