@@ -213,10 +213,8 @@ def fit_cnn(
     if n_steps is None:
         n_steps = int(np.clip(8 * _STEPS * _SITES // (batch * phi[0].size), _FEWEST_STEPS, _STEPS))
     graph, params, *rest = nnx.split(network, nnx.Param, nnx.Variable)
-    cumulative = jnp.asarray(chances, jnp.float32)
-    params = _descend(
-        batches, jnp.asarray(phi), cumulative, graph, params, rest, batch=batch, n_steps=n_steps
-    )
+    arrays = jnp.asarray(phi), jnp.asarray(chances, jnp.float32)
+    params = _descend(batches, *arrays, graph, params, rest, batch=batch, n_steps=n_steps)
     return nnx.merge(graph, params, *rest)
 
 

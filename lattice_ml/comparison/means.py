@@ -46,7 +46,7 @@ def compare_observables(reference: Side | Known, candidate: Side) -> dict[str, O
     """Every observable with its difference and the probability of as large a one."""
     known = reference.values if isinstance(reference, Known) else reference.estimates
     return {
-        name: _observable(DERIVED[name], known.get(name), found, reference, candidate, name)
+        name: _observable(name, known.get(name), found, reference, candidate)
         for name, found in candidate.estimates.items()
     }
 
@@ -62,21 +62,20 @@ def z_score(known: Estimate | Value | None, found: Estimate | Value | None) -> f
 
 
 def _observable(
-    observable: Derived,
+    name: str,
     known: Estimate | Value | None,
     found: Estimate | None,
     reference: Side | Known,
     candidate: Side,
-    name: str,
 ) -> Observable:
     if known is None or found is None:
         return Observable(known, found, math.nan, math.nan)
     z, difference = z_score(known, found), found.value - known.value
     if name in NOT_JUDGED:
         return Observable(known, found, z, math.nan)
-    parts = [_parts(candidate, observable)]
+    parts = [_parts(candidate, DERIVED[name])]
     if isinstance(reference, Side):
-        parts.append(-_parts(reference, observable))
+        parts.append(-_parts(reference, DERIVED[name]))
     known_error = known.error if isinstance(known, Value) else 0.0
     return Observable(known, found, z, judge(difference, *parts, known_error=known_error).p_value)
 
@@ -120,19 +119,9 @@ def compare_two_point(reference: Side | Known, candidate: Side) -> Shells | None
     """
     momenta = Momenta(candidate.lattice)
     names, p_hat_squared = momenta.names[:-1], momenta.p_hat_squared[:-1]
-    if not candidate.evidence.two_point:
+    sides = [candidate, *([reference] if isinstance(reference, Side) else [])]
+    if not all(side.evidence.two_point for side in sides):
         return None
-    sides = [candidate]
-    if isinstance(reference, Known):
-        if reference.two_point is None:
-            return None
-        modes = reference.two_point[..., : candidate.lattice.shape[-1] // 2 + 1]
-        # `average` divides by V what `measure` gives it unnormalised
-        exact = momenta.average(modes.reshape(1, -1) * candidate.lattice.volume)[0, :-1]
-    else:
-        if not reference.evidence.two_point:
-            return None
-        sides.append(reference)
     values, parts = [], []
     for side, sign in zip(sides, (1, -1), strict=False):
         series = np.stack([side.evidence.two_point[name] for name in names], axis=-1)
@@ -141,7 +130,11 @@ def compare_two_point(reference: Side | Known, candidate: Side) -> Shells | None
         values.append(value)
         parts.append(sign * stretch_means(weights * (series - value), side.starts))
     if isinstance(reference, Known):
-        values.append(exact)
+        if reference.two_point is None:
+            return None
+        modes = reference.two_point[..., : candidate.lattice.shape[-1] // 2 + 1]
+        # `average` divides by V what `measure` gives it unnormalised
+        values.append(momenta.average(modes.reshape(1, -1) * candidate.lattice.volume)[0, :-1])
     difference = values[0] - values[1]
     errors = np.sqrt(sum(np.var(part, axis=0) / max(1, len(part) - 1) for part in parts))
     enough = int(min(side.effective_size for side in sides) / _NEEDED_PER_SHELL)
@@ -182,10 +175,10 @@ def translation(side: Side) -> tuple[str, float] | None:
     """
     if side.fields is None:
         return None
-    found: dict[str, float] = {}
-    shown = {}
-    for name, (sums, weights) in _profiles(side).items():
-        total = weights.sum()
+    found, shown = {}, {}
+    profiles, weights = _profiles(side)
+    total = weights.sum()
+    for name, sums in profiles.items():
         profile = sums.sum(axis=0) / total
         # of a stretch: sum of w (x - <x>), in units in which the mean over stretches is the mean
         fluctuation = (sums - weights[:, None] * profile.mean()) * len(weights) / total
@@ -200,25 +193,24 @@ def translation(side: Side) -> tuple[str, float] | None:
     return f"{best[0]}: {shown[best[0]]}", best[1]
 
 
-def _profiles(side: Side) -> dict[str, tuple[Floats, Floats]]:
+def _profiles(side: Side) -> tuple[dict[str, Floats], Floats]:
     """Weighted sums of phi^2 and links along each axis per stretch, and the sums of weights."""
-    ndim = side.lattice.ndim
     sample_weights = side.weights.T.ravel()
     totals = np.bincount(side.stretch, sample_weights, side.n_stretches).astype(np.float64)
-    names = [f"{what} along axis {axis}" for axis in range(ndim) for what in ("phi^2", "links")]
     sums = {
-        name: np.zeros((side.n_stretches, side.lattice.shape[i // 2]))
-        for i, name in enumerate(names)
+        f"{what} along axis {axis}": np.zeros((side.n_stretches, extent))
+        for axis, extent in enumerate(side.lattice.shape)
+        for what in ("phi^2", "links")
     }
     for start, block in side.blocks():
         phi, here = block.astype(np.float64), slice(start, start + len(block))
-        for i, name in enumerate(names):
-            axis = i // 2
-            others = tuple(a + 1 for a in range(ndim) if a != axis)
-            partner = np.roll(phi, -1, axis=axis + 1) if i % 2 else phi
+        for i, total in enumerate(sums.values()):
+            axis = 1 + i // 2
+            others = tuple(a for a in range(1, phi.ndim) if a != axis)
+            partner = np.roll(phi, -1, axis=axis) if i % 2 else phi
             weighted = sample_weights[here, None] * np.mean(phi * partner, axis=others)
-            np.add.at(sums[name], side.stretch[here], weighted)
-    return {name: (found, totals) for name, found in sums.items()}
+            np.add.at(total, side.stretch[here], weighted)
+    return sums, totals
 
 
 def _stretches(delta: Floats) -> Floats:

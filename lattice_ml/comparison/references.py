@@ -19,7 +19,7 @@ from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.printable import shape_label, shown
 from lattice_ml.runtime.results import read_json
 
-__all__ = ["Known", "Value", "check_comparable", "exact_reference", "label_of", "read_values"]
+__all__ = ["Known", "Value", "check_comparable", "exact_reference", "read_values"]
 
 
 class Value(NamedTuple):
@@ -119,18 +119,13 @@ def _value(path: str | os.PathLike[str], name: str, entry: object) -> Value:
     return found
 
 
-def label_of(ensemble: Ensemble) -> str:
-    """How an ensemble is called: by its directory."""
-    return shown(ensemble.label)
-
-
 def check_comparable(reference: Ensemble, candidate: Ensemble) -> None:
     """Refuse to compare ensembles of different distributions.
 
     Raises:
         ValueError: saying what differs, and what to run where only the convention does.
     """
-    names = label_of(reference), label_of(candidate)
+    names = shown(reference.label), shown(candidate.label)
     if reference.shape != candidate.shape:
         raise ValueError(
             f"the lattices differ: {names[0]} has {shape_label(reference.shape)}, {names[1]} has "

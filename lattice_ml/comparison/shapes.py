@@ -66,9 +66,8 @@ class Distribution:
 
     def as_table(self) -> dict[str, object]:
         """For a JSON file."""
-        found = (self.ks, self.kl, self.js, self.wasserstein)
         names = ("kolmogorov_smirnov", "kullback_leibler", "jensen_shannon", "wasserstein")
-        return {n: f and f._asdict() for n, f in zip(names, found, strict=True)}
+        return dict(zip(names, (self.ks, self.kl, self.js, self.wasserstein), strict=True))
 
 
 class Distances(NamedTuple):
@@ -76,10 +75,6 @@ class Distances(NamedTuple):
 
     energy: distances.Distance
     mmd: distances.Distance
-
-    def as_table(self) -> dict[str, object]:
-        """For a JSON file."""
-        return {name: found._asdict() for name, found in self._asdict().items()}
 
 
 def compare_distributions(reference: Side | Known, candidate: Side) -> dict[str, Distribution]:
@@ -102,10 +97,8 @@ def compare_cumulants(reference: Side | Known, candidate: Side) -> dict[str, Obs
     of = [_cumulants(side) for side in (candidate, reference) if isinstance(side, Side)]
     found, known = of[0], of[1] if len(of) > 1 else {}
     return {
-        f"kappa_{order}": Observable(
-            known.get(order), one, z_score(known.get(order), one), float("nan")
-        )
-        for order, one in found.items()
+        f"kappa_{n}": Observable(known.get(n), one, z_score(known.get(n), one), float("nan"))
+        for n, one in found.items()
     }
 
 

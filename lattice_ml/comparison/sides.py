@@ -16,11 +16,11 @@ from lattice_ml.analysis.certificates import Certificate, certify
 from lattice_ml.analysis.certificates.evidence import Evidence, gather, pieces
 from lattice_ml.analysis.certificates.judging import stretch_starts
 from lattice_ml.analysis.measurement import estimate_derived
-from lattice_ml.comparison.references import label_of
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.types import Flags, Floats, Integers
 from lattice_ml.observables import DERIVED
 from lattice_ml.observables.ensemble import Ensemble
+from lattice_ml.runtime.printable import shown
 from lattice_ml.statistics import Estimate, doubt_of, estimate, weights_of
 from lattice_ml.statistics.series import as_weights
 from lattice_ml.storage.ensemble import rows_in
@@ -41,16 +41,13 @@ class Fields(NamedTuple):
     @property
     def weights(self) -> Floats | None:
         """`(n,)`, the largest of them 1; None where all count alike."""
-        logs = self.log_weights
-        return None if logs is None else weights_of(logs)
+        return None if self.log_weights is None else weights_of(self.log_weights)
 
     def of(self, stretches: Flags) -> "Fields":
         """The configurations of those stretches that are True in `(n_stretches,)`."""
-        chosen = stretches[self.stretch]
-        logs = self.log_weights
-        return Fields(
-            self.phi[chosen], self.stretch[chosen], None if logs is None else logs[chosen]
-        )
+        chosen, logs = stretches[self.stretch], self.log_weights
+        logs = None if logs is None else logs[chosen]
+        return Fields(self.phi[chosen], self.stretch[chosen], logs)
 
 
 @dataclass(frozen=True)
@@ -167,4 +164,4 @@ def gather_side(ensemble: Ensemble, label: str = "", *, weights: bool = True) ->
     Raises:
         ValueError: a configuration is not finite.
     """
-    return Side(label or label_of(ensemble), ensemble, gather(ensemble, weights=weights))
+    return Side(label or shown(ensemble.label), ensemble, gather(ensemble, weights=weights))

@@ -129,9 +129,8 @@ class Comparison:
             return f"accepted: none of {judged} tests finds a difference"
         if not self.rejected_by:
             return f"undecided: {'; '.join(self.doubts)}"
-        return f"REJECTED by {len(self.rejected_by)} of {judged} tests: " + ", ".join(
-            self.rejected_by
-        )
+        failed = ", ".join(self.rejected_by)
+        return f"REJECTED by {len(self.rejected_by)} of {judged} tests: {failed}"
 
     def __str__(self) -> str:
         lines = [f"{self.candidate.label} against {self.reference.label}: {self.verdict}"]
@@ -180,12 +179,13 @@ def compare(
     if isinstance(reference, Side):
         distances = shapes.compare_fields(reference, side)
         told_apart = tell_apart(reference, side) if classifier else None
+    shown = {name: distributions.get(of) for name, of in _DISTRIBUTIONS.items()}
     found = {
         "observables": _observables(observables),
-        "two_point": _two_point(two_point),
-        **{name: _distribution(distributions.get(of)) for name, of in _DISTRIBUTIONS.items()},
-        "configurations": _distances(distances),
-        "classifier": _told_apart(told_apart),
+        "two_point": _two_point(two_point) if two_point else None,
+        **{name: _distribution(of) if of else None for name, of in shown.items()},
+        "configurations": _distances(distances) if distances else None,
+        "classifier": _told_apart(told_apart) if told_apart else None,
         "translation": means.translation(side),
     }
     return Comparison(
@@ -235,7 +235,7 @@ def _certificate(name: str, test: tuple[str, float] | None, level: float) -> Cer
     return Certificate(name, "fail" if failed else "pass", value, p_value, meaning)
 
 
-def _observables(observables: Mapping[str, Observable]) -> tuple[str, float] | None:
+def _observables(observables: Mapping[str, Observable]) -> tuple[str, float]:
     best = worst({name: row.p_value for name, row in observables.items()})
     if best is None:
         return "the chains are too short, or too few, to tell: run longer", math.nan
@@ -243,29 +243,21 @@ def _observables(observables: Mapping[str, Observable]) -> tuple[str, float] | N
     return f"{name} differs by {observables[name].z:+.2f} sigma", p_value
 
 
-def _two_point(found: Shells | None) -> tuple[str, float] | None:
-    if found is None:
-        return None
+def _two_point(found: Shells) -> tuple[str, float]:
     if found.dof == 0:
         return "fewer effective configurations than ten per shell: run longer", math.nan
     return f"chi^2 = {found.chi2:.1f} of {found.dof} shells", found.p_value
 
 
-def _distribution(found: Distribution | None) -> tuple[str, float] | None:
-    if found is None:
-        return None
+def _distribution(found: Distribution) -> tuple[str, float]:
     return f"D = {found.ks.value:.4f} at {found.ks.where:.4g}", found.ks.p_value
 
 
-def _distances(found: Distances | None) -> tuple[str, float] | None:
-    if found is None:
-        return None
+def _distances(found: Distances) -> tuple[str, float]:
     return f"energy distance {found.energy.value:.4g}", found.energy.p_value
 
 
-def _told_apart(found: ToldApart | None) -> tuple[str, float] | None:
-    if found is None:
-        return None
+def _told_apart(found: ToldApart) -> tuple[str, float]:
     if found.curve is None:
         return f"fewer than {FEWEST} independent stretches of the chains: run longer", math.nan
     return f"AUC = {found.area.value:.3f} +- {found.area.error:.2g}", found.area.p_value
@@ -286,8 +278,7 @@ def _warnings(reference: Side | Known, candidate: Side) -> list[str]:
         if left := [c.name for c in side.certificates if c.verdict == "undecided"]:
             said.append(f"check of {side.label} is undecided: {', '.join(left)}")
     if isinstance(reference, Side):
-        failed = [c.name for c in reference.certificates if c.verdict == "fail"]
-        if failed:
+        if failed := [c.name for c in reference.certificates if c.verdict == "fail"]:
             said.append(
                 f"the reference {reference.label} does not pass check itself: {', '.join(failed)}"
             )

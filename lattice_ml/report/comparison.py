@@ -4,39 +4,51 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lattice_ml.actions import conventions
-from lattice_ml.comparison import means
-from lattice_ml.comparison.references import Known
+from lattice_ml.comparison.means import Observable
+from lattice_ml.comparison.references import Known, Value
 from lattice_ml.comparison.shapes import QUANTITIES
 from lattice_ml.comparison.sides import Side
 from lattice_ml.comparison.verdict import Comparison, labelled
 from lattice_ml.fields.types import Floats
-from lattice_ml.report import comparison_figures
-from lattice_ml.report.page import Mark, Table, in_figure, write_page
+from lattice_ml.report import comparison_figures as figures
+from lattice_ml.report.page import Drawn, Mark, Table, in_figure, write_page
 from lattice_ml.runtime.json import JsonTable, plain_table
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_json, check_page, has_keys, write_json
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lattice_ml.statistics import Estimate
 
 __all__ = ["as_table", "check", "write"]
 
-_Drawn = tuple[Floats, Floats, Floats]  # edges, density and its error
+_Density = tuple[Floats, Floats, Floats]  # edges, density and its error
 _PAGE, _TABLE = "report.html", "report.json"
-_FIGURES = "observables distributions two_point schwinger_dyson classifier configurations history"
+_CAPTIONS = {  # of the figures
+    "observables": (
+        "Differences of observables in units of their errors; the bands are one and two sigma."
+    ),
+    "distributions": "Distributions; the reference is in ink.",
+    "two_point": "Two-point function per momentum shell (high ones in groups), and its ratio.",
+    "schwinger_dyson": (
+        "Schwinger-Dyson equations of the candidates per momentum shell; exactly one."
+    ),
+    "classifier": (
+        "A network trained to tell candidate from reference, on configurations that it has not "
+        "seen: candidates recognised against references mistaken for them."
+    ),
+    "configurations": "Configurations on one scale.",
+    "history": "History of the magnetisation: the first three chains of each ensemble.",
+}
 _SHAPE = has_keys("reference", "accepted", "candidates")
 
 
 def check(folder: str | os.PathLike[str]) -> None:
     """Refuse a folder in which `write` would replace something else; see `results`."""
-    check_page(Path(folder) / _PAGE, "compare", _FIGURES.split())
+    check_page(Path(folder) / _PAGE, "compare", _CAPTIONS)
     check_json(Path(folder) / _TABLE, _SHAPE, new_folder=True)
 
 
@@ -58,16 +70,23 @@ def write(comparisons: Sequence[Comparison], folder: str | os.PathLike[str]) -> 
     reference = comparisons[0].reference
     known = [reference] if isinstance(reference, Side) else []
     sides = [*known, *(c.candidate for c in comparisons)]
+    means = {c.candidate.label: c.observables for c in comparisons}
+    cumulants = {c.candidate.label: c.cumulants for c in comparisons}
+    shapes = _beside("Cumulants of the magnetisation", "cumulant of M", cumulants)
     write_page(
         folder / _PAGE,
         verb="compare",
         title=f"Comparison with {reference.label}",
         summary=_summary(reference, comparisons),
-        tables=[_verdicts(comparisons), _observables(comparisons), _distributions(comparisons)],
+        tables=[
+            _verdicts(comparisons),
+            _beside("Observables, z = difference / error", "observable", means),
+            _distributions(comparisons),
+        ],
         figures=_figures(found, sides),
         appendix=[
             *(_tests(c) for c in comparisons),
-            *([_cumulants(comparisons)] if _cumulants(comparisons).rows else []),
+            *([shapes] if shapes.rows else []),
             _cost(sides),
             *(_provenance(side) for side in sides),
         ],
@@ -103,10 +122,10 @@ def _candidate(found: Comparison) -> JsonTable:
             }
             for name, row in found.observables.items()
         },
-        "two_point": found.two_point and _shells(found.two_point),
-        "schwinger_dyson": found.schwinger_dyson and _shells(found.schwinger_dyson),
+        "two_point": found.two_point and vars(found.two_point),
+        "schwinger_dyson": found.schwinger_dyson and vars(found.schwinger_dyson),
         "distributions": {name: d.as_table() for name, d in found.distributions.items()},
-        "distances": found.distances and found.distances.as_table(),
+        "distances": found.distances,
         "classifier": found.told_apart and found.told_apart.area,
         "tests": [
             {"name": t.name, "verdict": t.verdict, "value": t.value, "p_value": t.p_value}
@@ -120,10 +139,8 @@ def _worth(side: Side | Known) -> JsonTable:
     """What an ensemble is worth and what it cost."""
     if isinstance(side, Known):
         return {"source": side.source}
-    n_eff = side.effective_size
-    seconds = side.ensemble.seconds
-    m2 = side.estimates["m2"]
-    acceptance = side.series.get("acceptance")
+    n_eff, seconds = side.effective_size, side.ensemble.seconds
+    m2, acceptance = side.estimates["m2"], side.series.get("acceptance")
     return {
         "n_configs": int(side.weights.size),
         "n_effective": n_eff,
@@ -134,15 +151,8 @@ def _worth(side: Side | Known) -> JsonTable:
     }
 
 
-def _estimate(found: Any) -> dict[str, float] | None:
+def _estimate(found: Estimate | Value | None) -> dict[str, float] | None:
     return None if found is None else {"value": found.value, "error": found.error}
-
-
-def _shells(found: means.Shells) -> JsonTable:
-    return dict(vars(found))
-
-
-# ---------------------------------------------------------------------------------- tables
 
 
 def _summary(
@@ -175,35 +185,20 @@ def _verdicts(comparisons: Sequence[Comparison]) -> Table:
         said = "; ".join([", ".join(found.rejected_by) or "no difference found", *found.warnings])
         worth = _worth(found.candidate)
         rows.append((found.candidate.label, _mark(found), said, f"{worth['n_effective']:.0f}"))
-    header = ("candidate", "verdict", "rejected by", "n_eff")
-    return Table("Verdict", header, rows)
+    return Table("Verdict", ("candidate", "verdict", "rejected by", "n_eff"), rows)
 
 
-def _observables(comparisons: Sequence[Comparison]) -> Table:
-    rows = _beside([found.observables for found in comparisons])
-    header = _header("observable", comparisons)
-    return Table("Observables, z = difference / error", header, rows)
-
-
-def _header(first: str, comparisons: Sequence[Comparison]) -> list[str]:
-    own = ([found.candidate.label, "z"] for found in comparisons)
-    return [first, "reference", *itertools.chain(*own)]
-
-
-def _beside(tables: Sequence[Mapping[str, means.Observable]]) -> list[list[object]]:
+def _beside(caption: str, what: str, by_label: Mapping[str, Mapping[str, Observable]]) -> Table:
     """A row per name: the reference, and every candidate with its z."""
+    header = [what, "reference", *itertools.chain(*([label, "z"] for label in by_label))]
     rows = []
-    for name, first in tables[0].items():
-        row: list[object] = [name, _shown(first.reference)]
-        for table in tables:
+    for name, first in next(iter(by_label.values())).items():
+        row: list[object] = [name, first.reference]
+        for table in by_label.values():
             _, candidate, z, _ = table[name]
-            row += [_shown(candidate), "" if math.isnan(z) else f"{z:+.2f}"]
+            row += [candidate, "" if math.isnan(z) else f"{z:+.2f}"]
         rows.append(row)
-    return rows
-
-
-def _shown(value: object) -> str | None:
-    return None if value is None else str(value)
+    return Table(caption, header, rows)
 
 
 def _distributions(comparisons: Sequence[Comparison]) -> Table:
@@ -227,23 +222,15 @@ def _tests(found: Comparison) -> Table:
     return Table(f"Tests of {found.candidate.label}", header, rows)
 
 
-def _cumulants(comparisons: Sequence[Comparison]) -> Table:
-    rows = _beside([found.cumulants for found in comparisons])
-    return Table("Cumulants of the magnetisation", _header("cumulant of M", comparisons), rows)
-
-
 def _cost(sides: Sequence[Side]) -> Table:
-    header = ["ensemble", "configurations", "n_eff", "tau_int of m2"]
-    header += ["acceptance", "seconds", "n_eff/s"]
+    header = ("configurations", "n_eff", "tau_int of m2", "acceptance", "seconds", "n_eff/s")
+    formats = ("d", ".0f", ".2f", ".4g", ".4g", ".4g")  # of what `_worth` gives
     rows = []
     for side in sides:
-        worth = _worth(side)
-        numbers = [worth[key] for key in ("acceptance", "seconds", "n_effective_per_second")]
-        cells = [None if x is None else f"{x:.4g}" for x in numbers]
-        first = (worth["n_configs"], f"{worth['n_effective']:.0f}", f"{worth['tau_int_m2']:.2f}")
-        rows.append((side.label, *first, *cells))
+        worth = zip(_worth(side).values(), formats, strict=True)
+        rows.append((side.label, *(None if x is None else format(x, how) for x, how in worth)))
     caption = "What they cost (wall time with warm-up and compilation, without training)"
-    return Table(caption, header, rows)
+    return Table(caption, ("ensemble", *header), rows)
 
 
 def _provenance(side: Side) -> Table:
@@ -263,58 +250,37 @@ def _provenance(side: Side) -> Table:
     return Table(f"Provenance of {side.label}", ("what", "value"), rows)
 
 
-# --------------------------------------------------------------------------------- figures
-
-
-def _figures(
-    found: Mapping[str, Comparison], sides: Sequence[Side]
-) -> list[tuple[str, "Figure", str]]:
-    caption = (
-        "Differences of observables in units of their errors; the bands are one and two sigma."
-    )
-    pulls = comparison_figures.pulls({label: c.observables for label, c in found.items()})
-    drawn = [("observables", pulls, caption)]
-    curves = {
-        name: shown for name in QUANTITIES if (shown := _densities(name, list(found.values())))
-    }
-    if curves:
-        caption = "Distributions; the reference is in ink."
-        drawn.append(("distributions", comparison_figures.densities(curves), caption))
+def _figures(found: Mapping[str, Comparison], sides: Sequence[Side]) -> list[Drawn]:
+    pulls = {label: c.observables for label, c in found.items()}
+    shapes = {name: _densities(name, found.values()) for name in QUANTITIES}
+    densities = {name: curves for name, curves in shapes.items() if curves}
     shells = {label: c.two_point for label, c in found.items() if c.two_point is not None}
-    if shells:
-        caption = "Two-point function per momentum shell (high ones in groups), and its ratio."
-        drawn.append(("two_point", comparison_figures.two_point(shells), caption))
     terms = {
         label: c.schwinger_dyson
         for label, c in found.items()
         if c.schwinger_dyson is not None and len(c.schwinger_dyson.candidate) > 1
     }
-    if terms:
-        caption = "Schwinger-Dyson equations of the candidates per momentum shell; exactly one."
-        drawn.append(("schwinger_dyson", comparison_figures.unity(terms), caption))
     rates = {
         label: (c.told_apart.curve, c.told_apart.area.value)
         for label, c in found.items()
         if c.told_apart is not None and c.told_apart.curve is not None
     }
-    if rates:
-        caption = (
-            "A network trained to tell candidate from reference, on configurations that it has not "
-            "seen: candidates recognised against references mistaken for them."
-        )
-        drawn.append(("classifier", comparison_figures.rates(rates), caption))
     kept = {in_figure(side.label): side.fields.phi for side in sides if side.fields is not None}
-    if kept:
-        caption = "Configurations on one scale."
-        drawn.append(("configurations", comparison_figures.fields(kept), caption))
     series = {in_figure(side.label): side.series["magnetisation"] for side in sides}
-    caption = "History of the magnetisation: the first three chains of each ensemble."
-    drawn.append(("history", comparison_figures.histories(series), caption))
-    return drawn
+    drawn = {
+        "observables": figures.pulls(pulls),
+        "distributions": figures.densities(densities) if densities else None,
+        "two_point": figures.two_point(shells) if shells else None,
+        "schwinger_dyson": figures.unity(terms) if terms else None,
+        "classifier": figures.rates(rates) if rates else None,
+        "configurations": figures.fields(kept) if kept else None,
+        "history": figures.histories(series),
+    }
+    return [(name, f, _CAPTIONS[name]) for name, f in drawn.items() if f is not None]
 
 
-def _densities(name: str, comparisons: Sequence[Comparison]) -> dict[str, _Drawn]:
-    shown: dict[str, _Drawn] = {}
+def _densities(name: str, comparisons: Iterable[Comparison]) -> dict[str, _Density]:
+    shown: dict[str, _Density] = {}
     for found in comparisons:
         if name in found.distributions:
             curves = found.distributions[name].densities()

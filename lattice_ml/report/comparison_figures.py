@@ -13,7 +13,7 @@ import numpy as np
 
 from lattice_ml.comparison.means import Observable, Shells
 from lattice_ml.fields.types import Floats
-from lattice_ml.report.figures import BLUE, ORANGE, WIDTH, empty
+from lattice_ml.report.figures import BLUE, ORANGE, WIDTH, empty, points
 from lattice_ml.report.page import INK, style
 from lattice_ml.statistics.roc import Curve
 
@@ -105,9 +105,10 @@ def two_point(shells: Mapping[str, Shells]) -> Figure:
     bottom.axhline(1, color=INK, linewidth=0.6)
     for number, (label, found) in enumerate(shells.items()):
         x = found.p_hat_squared + 0.03 * (number - (len(shells) - 1) / 2)
-        _points(top, x, found.candidate, found.errors, number, label)
+        ink = colour(number)
+        points(top, x, found.candidate, found.errors, colour=ink, label=label)
         ratio, error = found.candidate / found.reference, found.errors / found.reference
-        _points(bottom, x, ratio, error, number)
+        points(bottom, x, ratio, error, colour=ink)
     top.set(yscale="log", ylabel="$G(p)$", title="Two-point function")
     bottom.set(xlabel=r"$\hat p^2$", ylabel="$G / G_{\\mathrm{reference}}$")
     _legend(top, 1 + len(shells))
@@ -122,7 +123,8 @@ def unity(shells: Mapping[str, Shells]) -> Figure:
     axis.axhline(1, color=INK, linewidth=0.6)
     for number, (label, found) in enumerate(shells.items()):
         x = found.p_hat_squared + 0.03 * (number - (len(shells) - 1) / 2)
-        _points(axis, x[:-1], found.candidate[:-1], found.errors[:-1], number, label)
+        y, error = found.candidate[:-1], found.errors[:-1]
+        points(axis, x[:-1], y, error, colour=colour(number), label=label)
     axis.set(xlabel=r"$\hat p^2$", title="Schwinger-Dyson equations")
     axis.set_ylabel(r"$\langle \phi(p)^* \, \partial S/\partial\phi(p) \rangle / V$")
     _legend(axis, len(shells))
@@ -199,12 +201,6 @@ def _planes(phi: Floats) -> Floats:
         return phi[:, None]
     planes: Floats = phi.reshape(len(phi), -1, *phi.shape[-2:])[:, 0]
     return planes.swapaxes(1, 2) if planes.shape[1] > planes.shape[2] else planes
-
-
-def _points(
-    axis: Axes, x: Floats, y: Floats, error: Floats, number: int, label: str | None = None
-) -> None:
-    axis.errorbar(x, y, error, fmt="o", color=colour(number), elinewidth=0.8, label=label)
 
 
 def _legend(axis: Axes, entries: int) -> None:

@@ -48,30 +48,16 @@ def write(
     series = stored_series(ensemble)
     magnetisation = series["magnetisation"]
     log_weights = ensemble.log_weight if weights else None
-    drawn = [
-        (
-            "history",
-            figures.history(magnetisation, name="$M$"),
-            "Monte Carlo history of the magnetisation; the lowest panel is the running mean"
-            + (", before weighting." if log_weights is not None else "."),
-        ),
-        (
-            "histogram",
-            figures.histogram(magnetisation, name="$M$", log_weights=log_weights),
-            "Distribution of the magnetisation, with errors from the spread between chains.",
-        ),
-    ]
+    caption = "Monte Carlo history of the magnetisation; the lowest panel is the running mean"
+    caption += ", before weighting." if log_weights is not None else "."
+    drawn = [("history", figures.history(magnetisation, name="$M$"), caption)]
+    figure = figures.histogram(magnetisation, name="$M$", log_weights=log_weights)
+    caption = "Distribution of the magnetisation, with errors from the spread between chains."
+    drawn.append(("histogram", figure, caption))
     if (tau := estimates["m2"]) is not None and tau.error > 0:
         rho = statistics.autocorrelation(magnetisation**2, log_weights=log_weights)
-        figure = figures.autocorrelation(
-            rho.rho,
-            rho.error,
-            tau.window,
-            tau.tau_int,
-            tau.tau_int_error,
-            name="$M^2$",
-            thin=ensemble.thin,
-        )
+        found = rho.rho, rho.error, tau.window, tau.tau_int, tau.tau_int_error
+        figure = figures.autocorrelation(*found, name="$M^2$", thin=ensemble.thin)
         caption = "Autocorrelation of M^2 and its running integral; the line marks the window."
         drawn.append(("autocorrelation", figure, caption))
     if ensemble.has_cfgs:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from lattice_ml.analysis.dynamics.extrapolation_fit import printed
 from lattice_ml.report import page
 from lattice_ml.report.figures import BLUE, ORANGE, empty
 from lattice_ml.report.page import INK, style
+from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.results import check_page
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["check", "header", "panels", "rows", "warnings_of", "write"]
-
-Found = Mapping[str, Any]
 
 _SYMBOLS = {  # what is drawn, in this order
     "phi2": r"$\langle\phi^2\rangle$",
@@ -52,7 +50,7 @@ def header(order: int) -> list[str]:
     return ["observable", "at zero", "slope", "chi2/dof", "p", f"with eps^{order + 1}", "doubt"]
 
 
-def rows(found: Found) -> list[list[str]]:
+def rows(found: Section) -> list[list[str]]:
     """The table as words, a row per observable; a dash where there is nothing to say."""
     table = []
     for name, entry in found["observables"].items():
@@ -75,7 +73,7 @@ def rows(found: Found) -> list[list[str]]:
 
 
 @style()
-def panels(found: Found) -> Figure:
+def panels(found: Section) -> Figure:
     """Draw the main observables against step_size^order, one panel each.
 
     Args:
@@ -109,13 +107,12 @@ def check(folder: str | os.PathLike[str]) -> None:
     check_page(Path(folder) / _PAGE, "extrapolate", [_FIGURE])
 
 
-def write(found: Found, folder: str | os.PathLike[str]) -> Path:
+def write(found: Section, folder: str | os.PathLike[str]) -> Path:
     """Write `index.html` and the PNG file of an extrapolation; returns the page's path."""
     path = Path(folder) / _PAGE
     check(folder)
-    order, warnings = found["order"], warnings_of(found)
-    tables = [page.Table("Observables at step size zero", header(order), rows(found))]
-    if warnings:
+    tables = [page.Table("Observables at step size zero", header(found["order"]), rows(found))]
+    if warnings := warnings_of(found):
         tables.append(page.Table("Warnings", ("doubt", "of", "because"), warnings))
     caption = (
         "Observables against the step size; the line and its band are the fit, the diamond its "
@@ -132,7 +129,7 @@ def write(found: Found, folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def warnings_of(found: Found) -> list[list[str]]:
+def warnings_of(found: Section) -> list[list[str]]:
     """Mark, observables and sentence, those of all observables first."""
     fitted = {name: entry for name, entry in found["observables"].items() if entry is not None}
     own: dict[tuple[str, str], list[str]] = {}
@@ -148,12 +145,10 @@ def warnings_of(found: Found) -> list[list[str]]:
     ]
 
 
-def _panel(axis: Axes, entry: Found, order: int) -> None:
+def _panel(axis: Axes, entry: Section, order: int) -> None:
     """One observable: points, line and band, and what they say of zero."""
-    steps, y, error = (
-        np.array([point[key] for point in entry["points"]])
-        for key in ("step_size", "value", "error")
-    )
+    keys = ("step_size", "value", "error")
+    steps, y, error = (np.array([point[key] for point in entry["points"]]) for key in keys)
     end = 1.06 * float(steps.max()) ** order
     at = np.linspace(0, end, 101)
     line = entry["value"] + entry["slope"] * at
@@ -196,7 +191,7 @@ def _power_name(order: int) -> str:
     return r"$\varepsilon$" if order == 1 else rf"$\varepsilon^{order}$"
 
 
-def _summary(found: Found) -> list[tuple[str, object]]:
+def _summary(found: Section) -> list[tuple[str, object]]:
     sampler = {key: value for key, value in found["sampler"].items() if value is not None}
     words = ", ".join(f"{key} = {value}" for key, value in sampler.items() if key != "kind")
     power = "eps" if found["order"] == 1 else f"eps^{found['order']}"

@@ -1,11 +1,9 @@
 """Figures of an ensemble, drawn from plain NumPy arrays.
 
 Every function returns a `matplotlib.figure.Figure` with labelled axes and a title. pyplot is
-never touched: no figure manager, no display. Matplotlib is the optional extra `plot` and is
-imported when the first figure is drawn.
-
-The look is `report.style()`; data are blue and orange, which colour-blind readers can tell
-apart. Strings given as `name` are matplotlib text: `"$M$"` is mathematics.
+never touched: no figure manager, no display. The look is `page.style()`; data are blue and orange,
+which colour-blind readers can tell apart. Strings given as `name` are matplotlib text: `"$M$"` is
+mathematics.
 """
 
 from __future__ import annotations
@@ -24,7 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["autocorrelation", "configurations", "empty", "histogram", "history", "propagator"]
+__all__ = [
+    *("autocorrelation", "configurations", "histogram", "history", "propagator"),
+    *("BLUE", "ORANGE", "WIDTH", "empty", "points"),
+]
 
 BLUE, ORANGE = "#1f7fc4", "#d55e00"
 WIDTH = 7.2  # inches: the text column of a page
@@ -35,6 +36,35 @@ def empty(height: float, width: float = WIDTH) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def points(
+    axis: Axes,
+    x: np.ndarray,
+    y: Array,
+    error: Array,
+    *,
+    colour: str = BLUE,
+    marker: str = "o",
+    face: str | None = None,
+    size: float | None = None,
+    label: str | None = None,
+) -> None:
+    """Draw points, with bars where an error is known; as pixels where many would swell a page."""
+    bars = np.where(np.isfinite(error), error, 0.0)
+    drawn = axis.errorbar(
+        x,
+        y,
+        bars,
+        fmt=marker,
+        color=colour,
+        markerfacecolor=face,
+        markersize=size,
+        elinewidth=0.8,
+        label=label,
+    )
+    for artist in drawn.get_children():
+        artist.set_rasterized(x.size > 400)
 
 
 @style()
@@ -141,8 +171,8 @@ def propagator(
     zero_mode, inverse = figure.add_subplot(parts[0]), figure.add_subplot(halves[1])
     logarithmic = figure.add_subplot(parts[1], sharey=zero_mode)
     for mode, axis, face in ((x == 0, zero_mode, "none"), (x > 0, logarithmic, BLUE)):
-        _points(axis, x[mode], g[mode], dg[mode], face)
-        _points(inverse, x[mode], 1 / g[mode], dg[mode] / g[mode] ** 2, face)
+        points(axis, x[mode], g[mode], dg[mode], face=face)
+        points(inverse, x[mode], 1 / g[mode], dg[mode] / g[mode] ** 2, face=face)
     if free is not None:
         up, zero = np.argsort(x), x == 0
         zero_mode.plot(x[zero], exact[zero], "_", color=ORANGE, markersize=16)
@@ -195,7 +225,7 @@ def autocorrelation(
     figure = empty(4.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[1.3, 1])
     top.axhline(0, color=INK, linewidth=0.6)
-    _points(top, lags[shown], values[shown], errors[shown])
+    points(top, lags[shown], values[shown], errors[shown])
     top.text(lags[window], 0.9, f"  $W = {lags[window]:g}$", transform=top.get_xaxis_transform())
     top.set(ylabel=r"$\rho(t)$", title=f"Autocorrelation of {name}")
     final = rf"$\tau_{{\mathrm{{int}}}} = {tau_int:.3g} \pm {tau_int_error:.2g}$"
@@ -210,7 +240,7 @@ def autocorrelation(
 
 
 @style()
-def configurations(cfgs: ArrayLike, *, name: str = r"$\phi$") -> Figure:
+def configurations(cfgs: ArrayLike) -> Figure:
     """Draw the first eight fields on one scale, symmetric about zero.
 
     Two dimensions are shown as images, the longer side lying, and one as lines; of three and
@@ -218,44 +248,42 @@ def configurations(cfgs: ArrayLike, *, name: str = r"$\phi$") -> Figure:
 
     Args:
         cfgs: (n, *L), one to four dimensions.
-        name: the field.
     """
     what, shape = "a figure of configurations", "(n, *L) of 1 to 4 lattice dimensions"
     fields = _finite(what, cfgs, shape, range(2, 6))[:8]
     ndim = fields.ndim - 1
     if ndim == 1:
-        return _lines(fields, name)
+        return _lines(fields)
     planes = fields.reshape(len(fields), -1, *fields.shape[-2:])[:, 0]
-    figure = _images(planes, name, f"$x_{ndim - 2}$", f"$x_{ndim - 1}$")
-    title = ", ".join([f"Configurations of {name}", *(f"$x_{mu} = 0$" for mu in range(ndim - 2))])
+    figure = _images(planes, f"$x_{ndim - 2}$", f"$x_{ndim - 1}$")
+    title = ", ".join([r"Configurations of $\phi$", *(f"$x_{mu} = 0$" for mu in range(ndim - 2))])
     figure.suptitle(title, x=0.01, horizontalalignment="left")
     return figure
 
 
-def _lines(fields: Array, name: str) -> Figure:
+def _lines(fields: Array) -> Figure:
     """Draw fields (n, L) as one strip each."""
     figure = empty(1.0 + 0.7 * len(fields))
     axes = figure.subplots(len(fields), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, field in zip(axes, fields, strict=True):
         axis.axhline(0, color=INK, linewidth=0.4)
         axis.plot(field, "o-", color=BLUE, linewidth=0.8, markersize=2.5)
-        axis.set_ylabel(name)
-    axes[0].set_title(f"Configurations of {name}")
+        axis.set_ylabel(r"$\phi$")
+    axes[0].set_title(r"Configurations of $\phi$")
     axes[-1].set_xlabel("$x_0$")
     return figure
 
 
-def _images(planes: Array, name: str, row: str, column: str) -> Figure:
+def _images(planes: Array, row: str, column: str) -> Figure:
     """Draw planes (n, L_row, L_column) as images."""
     n, height, width = planes.shape
     if height > width:
-        return _images(planes.swapaxes(1, 2), name, column, row)
+        return _images(planes.swapaxes(1, 2), column, row)
     n_rows = math.ceil(n / (4 if width < 3 * height else 2))
     n_columns = math.ceil(n / n_rows)
     panel = min(6.2 / n_columns, 2.8)
-    figure = empty(
-        0.75 + n_rows * (0.93 * panel * height / width + 0.1), width=n_columns * panel + 1.0
-    )
+    tall = 0.93 * panel * height / width + 0.1
+    figure = empty(0.75 + n_rows * tall, width=n_columns * panel + 1.0)
     figure.set_layout_engine("compressed")
     scale = np.abs(planes).max() or 1.0
     pixels = "none" if height * width <= 128**2 else "auto"  # exact, or resampled to stay small
@@ -263,7 +291,7 @@ def _images(planes: Array, name: str, row: str, column: str) -> Figure:
         axis = figure.add_subplot(n_rows, n_columns, place, xlabel=column, ylabel=row)
         image = axis.imshow(plane, vmin=-scale, vmax=scale, origin="lower", interpolation=pixels)
         axis.label_outer()
-    figure.colorbar(image, ax=figure.axes, label=name, fraction=0.05, aspect=30)
+    figure.colorbar(image, ax=figure.axes, label=r"$\phi$", fraction=0.05, aspect=30)
     return figure
 
 
@@ -278,13 +306,6 @@ def _running_mean(axis: Axes, chains: Array) -> None:
     if n_chains > 1:
         error = running.std(axis=0, ddof=1) / np.sqrt(n_chains)
         axis.fill_between(at, mean - error, mean + error, color=ORANGE, alpha=0.25, linewidth=0)
-
-
-def _points(axis: Axes, x: Array, y: Array, error: Array, face: str = BLUE) -> None:
-    """Draw points with errors, as pixels where so many paths would swell a page."""
-    points = axis.errorbar(x, y, error, fmt="o", color=BLUE, markerfacecolor=face, elinewidth=0.8)
-    for artist in points.get_children():
-        artist.set_rasterized(x.size > 400)
 
 
 def _columns(what: str, **columns: ArrayLike) -> list[Array]:

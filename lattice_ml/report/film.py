@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["film_figure", "write_film"]
 
 _RANGE = 2.0  # of colours, in units of a frame's root mean square
-_UNIT = r"$\phi\,/\,\mathrm{rms}$"
 
 
 def write_film(
@@ -76,26 +75,20 @@ def film_figure(
         quantised: the process, `(n, *L)`.
         times: Langevin times, `(n,)`.
     """
-    from matplotlib.figure import Figure
-
-    rows = [np.asarray(row, np.float64) for row in (frames, quantised)]
-    labels = [
-        [rf"$\sigma = {_number(sigma)}$" for sigma in np.asarray(sigmas)],
-        [rf"$\tau = {_number(time)}$" for time in np.asarray(times)],
-    ]
-    panel = figures.WIDTH / (len(rows[0]) + 0.6)
-    figure = Figure(figsize=(figures.WIDTH, 2 * panel + 0.4), layout="constrained")
-    axes = figure.subplots(2, len(rows[0]), sharex=True, sharey=True, squeeze=False)
-    for axis, field, label in zip(
-        axes.flat, np.concatenate(rows), np.concatenate(labels), strict=True
-    ):
+    fields = np.concatenate([np.asarray(row, np.float64) for row in (frames, quantised)])
+    labels = [rf"$\sigma = {_number(sigma)}$" for sigma in np.asarray(sigmas)]
+    labels += [rf"$\tau = {_number(time)}$" for time in np.asarray(times)]
+    n_columns = len(fields) // 2
+    figure = figures.empty(2 * figures.WIDTH / (n_columns + 0.6) + 0.4)
+    axes = figure.subplots(2, n_columns, sharex=True, sharey=True, squeeze=False)
+    for axis, field, label in zip(axes.flat, fields, labels, strict=True):
         _panel(axis, field / np.sqrt(np.mean(field**2)))
         axis.set_title(label, loc="center", fontsize=9.5)
     for axis, name in zip(axes[:, 0], ("diffusion model", "Langevin process"), strict=True):
         axis.set_ylabel(name)
     if images := axes[0, 0].images:
-        bar = figure.colorbar(images[0], ax=axes, fraction=0.03, aspect=30)
-        bar.set_label(_UNIT)
+        unit = r"$\phi\,/\,\mathrm{rms}$"
+        figure.colorbar(images[0], ax=axes, fraction=0.03, aspect=30, label=unit)
     else:
         axes[-1, 0].set_xlabel("$x_0$")
     return figure
@@ -122,17 +115,15 @@ def _number(value: float) -> str:
 
 
 def _caption(n_before: int, ndim: int) -> str:
-    lines = [
+    caption = (
         "One sample of the diffusion model, the learned reversal of the noising "
         "x = phi + sigma eps, at falling sigma; below, stochastic quantisation of the same action "
         "in its fictitious time tau (arXiv:2309.17082), from a hot start, by uncorrected Euler "
-        "steps. Every frame is divided by its own root mean square.",
-    ]
+        "steps. Every frame is divided by its own root mean square."
+    )
     if n_before:
-        lines.append(
-            f"The first {n_before} frames above are the third with more white noise added: the "
+        caption += (
+            f" The first {n_before} frames above are the third with more white noise added: the "
             "sampler starts from there, its well already drawn."
         )
-    if ndim > 2:
-        lines.append("Shown is the plane of the last two axes through the origin.")
-    return " ".join(lines)
+    return caption + " Shown is the plane of the last two axes through the origin." * (ndim > 2)

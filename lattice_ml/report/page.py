@@ -28,7 +28,9 @@ from lattice_ml.runtime.writing import make_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["INK", "Mark", "Table", "in_figure", "style", "write_page"]
+__all__ = ["INK", "Drawn", "Mark", "Table", "in_figure", "style", "write_page"]
+
+Drawn = tuple[str, "Figure", str]  # name of the file, figure and caption
 
 INK = "#1b1f24"
 
@@ -148,7 +150,7 @@ def write_page(
     title: str,
     summary: Sequence[tuple[str, object]] = (),
     tables: Sequence[Table] = (),
-    figures: Sequence[tuple[str, Figure, str]] = (),
+    figures: Sequence[Drawn] = (),
     appendix: Sequence[Table] = (),
     verb: str = "page",
     ours: bool = False,
@@ -164,8 +166,8 @@ def write_page(
         title: heading of the page.
         summary: (label, value) pairs shown under the heading.
         tables: shown in this order after the summary.
-        figures: (name, figure, caption) shown in this order after the tables; `name` consists
-            of letters, digits and underscores. The layout of a figure is settled here.
+        figures: shown in this order after the tables; names consist of letters, digits and
+            underscores. The layout of a figure is settled here.
         appendix: tables shown after the figures.
         verb: that writes the page; only pages and figures of the same are replaced.
         ours: the folder is an ensemble's, which is this program's own: all may be replaced. Other
@@ -245,9 +247,8 @@ def _row(tag: str, cells: Sequence[str], classes: Sequence[str]) -> str:
 
 
 def _figure(name: str, drawing: bytes, caption: str) -> str:
-    svg = _inline(name, drawing).replace(
-        "<svg ", f'<svg role="img" aria-labelledby="{name}-caption" ', 1
-    )
+    labelled = f'<svg role="img" aria-labelledby="{name}-caption" '
+    svg = _inline(name, drawing).replace("<svg ", labelled, 1)
     return f'<figure>{svg}<figcaption id="{name}-caption">{_escape(caption)}</figcaption></figure>'
 
 

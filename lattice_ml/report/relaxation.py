@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from lattice_ml.analysis.dynamics.fokker_planck import Density
 from lattice_ml.analysis.dynamics.relaxation import Curve, Equilibrium, Relaxation
 from lattice_ml.fields.types import Floats
-from lattice_ml.report.figures import BLUE, ORANGE, empty
+from lattice_ml.report.figures import BLUE, ORANGE, empty, points
 from lattice_ml.report.page import INK, style
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["effective_actions", "free_field", "langevin_beside_diffusion"]
-
 
 GREEN = "#009e73"
 COLOURS = {"cold": BLUE, "hot": ORANGE}  # of starts
@@ -61,10 +60,11 @@ def langevin_beside_diffusion(
         for start, course in langevin.items():
             curve = _curve(course, name, shell)
             left.plot(course.times, curve.value, color=COLOURS[start], linewidth=0.7, alpha=0.5)
-            _points(left, course.times, curve, COLOURS[start], marker, f"{start} start")
+            ink, label = COLOURS[start], f"{start} start"
+            points(left, course.times, *curve, colour=ink, marker=marker, size=3.0, label=label)
         line = lines[name] if shell is None else lines[name][:, shell]
         right.plot(fine, line, color=GREEN, linewidth=0.9, zorder=1)
-        _points(right, noise, _curve(diffusion, name, shell), GREEN, marker)
+        points(right, noise, *_curve(diffusion, name, shell), colour=GREEN, marker=marker, size=3.0)
         for axis in (left, right):
             axis.axhline(line[-1], color=INK, linewidth=0.8, linestyle="--", zorder=0)
         if shell is not None:
@@ -108,7 +108,8 @@ def free_field(
         for start, curve in starts.items():
             axis.plot(tau, limit[start], color=INK, linewidth=0.8, linestyle="--", zorder=0)
             axis.plot(tau, exact[scheme][start], color=COLOURS[start], linewidth=0.9, zorder=1)
-            _points(axis, tau[1:], curve, COLOURS[start], label=f"{start} start", size=2.0)
+            label = f"{start} start"
+            points(axis, tau[1:], *curve, colour=COLOURS[start], size=2.0, label=label)
         axis.set_title(scheme.replace("_", "-"), loc="center")
         axis.set_xlabel(r"fictitious time $\tau$")
     axes[0].set(ylabel=r"$\langle\phi^2\rangle$", ylim=(0, None))
@@ -139,36 +140,13 @@ def effective_actions(
     for axis, tau, line, curve in zip(axes, density.times, lines, measured, strict=True):
         axis.plot(x, end, color=INK, linewidth=0.8, linestyle="--", label=r"$\tau = \infty$")
         axis.plot(x, line, color=ORANGE, zorder=1, label="Fokker-Planck")
-        _points(axis, centres, curve, BLUE, label="Langevin")
+        points(axis, centres, *curve, label="Langevin", size=3.0)
         axis.set_title(rf"$\tau = {tau:g}$", loc="center")
         axis.set_xlabel(r"$\phi$")
     least = min(lines.min(), end.min())
     axes[0].set(ylabel=r"$-\log P(\phi, \tau)$", ylim=(least - 0.5, least + _HEIGHT))
     axes[-1].legend(loc="upper center", fontsize=9)
     return figure
-
-
-def _points(
-    axis: Axes,
-    x: Floats,
-    curve: Curve,
-    colour: str,
-    marker: str = "o",
-    label: str | None = None,
-    size: float = 3.0,
-) -> None:
-    error = np.nan_to_num(curve.error)
-    axis.errorbar(
-        x,
-        curve.value,
-        error,
-        fmt=marker,
-        color=colour,
-        markersize=size,
-        elinewidth=0.8,
-        label=label,
-        zorder=2,
-    )
 
 
 def _over_bins(density: Density, cuts: Floats) -> tuple[Floats, Floats]:

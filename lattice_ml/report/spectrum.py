@@ -4,31 +4,18 @@ What there is nothing to draw of is left out, so any kind of model whose table h
 gets a page.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lattice_ml.report import page
-from lattice_ml.report.spectrum_figures import (
-    along_training,
-    kernel,
-    noise_levels,
-    ranks,
-    singular_values,
-)
+from lattice_ml.report import spectrum_figures as draw
+from lattice_ml.report.page import Drawn
 from lattice_ml.runtime.json import Section
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["write"]
-
-Drawn = list[tuple[str, "Figure", str]]
 
 _MANY_ROWS = 40  # of the page's table
 
@@ -47,63 +34,61 @@ def write(found: Section, folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _drawn(found: Section) -> Drawn:
+def _drawn(found: Section) -> list[Drawn]:
     """The figures that a table has the numbers for, whatever it is of."""
     own = {"renormalised": _propagator, "singular_values": _machine, "zero_field": _score}
-    for key, draw in own.items():
+    for key, drawn in own.items():
         if key in found:
-            return draw(found)
+            return drawn(found)
     parts = (_array(found[k]) for k in ("p_hat_squared", "eigenvalues", "errors", "exact"))
-    figure = kernel(*parts, name=found["what"], target_name="the exact form")
+    figure = draw.kernel(*parts, name=found["what"], target_name="the exact form")
     return [("kernel", figure, found["what"])]
 
 
-def _propagator(found: Section) -> Drawn:
+def _propagator(found: Section) -> list[Drawn]:
     x, value, error = (_array(found[k]) for k in ("p_hat_squared", "eigenvalues", "errors"))
     exact, bare, fit = _array(found["exact"]), _array(found["bare"]), found["renormalised"]
     if np.all(np.isfinite(exact)):
-        words, target, reference = "the exact form", exact, None
+        words, target, dotted = "the exact form", exact, None
     elif fit["n_fitted"]:
         target = (fit["mass_squared"]["value"] + x) / fit["z"]["value"]
         words = r"$(m_R^2 + \hat p^2)/Z$"
-        reference = bare if np.all(np.isfinite(bare)) else None
+        dotted = bare if np.all(np.isfinite(bare)) else None
     else:
         return []
-    figure = kernel(x, value, error, target, name="$1/G(p)$", target_name=words, bare=reference)
+    figure = draw.kernel(x, value, error, target, name="$1/G(p)$", target_name=words, bare=dotted)
     caption = "Inverse propagator per shell of momenta; a single pole is a straight line."
     return [("kernel", figure, caption)]
 
 
-def _machine(found: Section) -> Drawn:
+def _machine(found: Section) -> list[Drawn]:
     ceiling = found["mu_squared"] if isinstance(found["mu_squared"], float) else None
     values, errors = _array(found["eigenvalues"]), _array(found["errors"])
     target = _array(found["regulated"] if ceiling is not None else found["exact"])
-    drawn: Drawn = [
-        (
-            "ranks",
-            ranks(values, errors, target, ceiling=ceiling),
-            "Eigenvalues of the kernel against min(exact, mu^2), of which as many as there are "
-            "hidden fields can lie below the regulator mu^2 (dashed).",
-        )
-    ]
+    caption = (
+        "Eigenvalues of the kernel against min(exact, mu^2), of which as many as there are hidden "
+        "fields can lie below the regulator mu^2 (dashed)."
+    )
+    drawn = [("ranks", draw.ranks(values, errors, target, ceiling=ceiling), caption)]
     if shells := found["shells"]:
         wanted = _array(shells["regulated"] if ceiling is not None else shells["exact"])
-        x, mean, error = (_array(shells[k]) for k in ("p_hat_squared", "learned", "error"))
+        x, y, dy = (_array(shells[k]) for k in ("p_hat_squared", "learned", "error"))
         words = "the regulated spectrum"
-        figure = kernel(x, mean, error, wanted, name="$K(p)$", target_name=words, ceiling=ceiling)
+        figure = draw.kernel(x, y, dy, wanted, name="$K(p)$", target_name=words, ceiling=ceiling)
         drawn.insert(0, ("kernel", figure, "Mean of the kernel on every shell of momenta."))
     if len(found["history"]) > 1:
         steps = [entry["step"] for entry in found["history"]]
         lines = _array([entry["eigenvalues"] for entry in found["history"]])
         caption = "Eigenvalues along the training; the infrared ones are learned first."
-        drawn.append(("training", along_training(steps, lines, target, ceiling=ceiling), caption))
-    exact = found["singular_values_exact"]
-    figure = singular_values(found["singular_values"], None if exact is None else _array(exact))
+        figure = draw.along_training(steps, lines, target, ceiling=ceiling)
+        drawn.append(("training", figure, caption))
+    values, exact = found["singular_values"], found["singular_values_exact"]
+    figure = draw.singular_values(values, None if exact is None else _array(exact))
     drawn.append(("singular_values", figure, "Singular values of the weights w."))
     return drawn
 
 
-def _score(found: Section) -> Drawn:
+def _score(found: Section) -> list[Drawn]:
     x = _array(found["p_hat_squared"])
     parts = [
         ("kernel", found, r"$\langle J\rangle$", r"$\langle S''\rangle$", False),
@@ -116,14 +101,14 @@ def _score(found: Section) -> Drawn:
         + ("; here its wells are apart." if found["zero_field"]["out_of_distribution"] else "."),
         "regression": "Regression of the score on the field: 1/C(p), an input of the model.",
     }
-    drawn: Drawn = []
+    drawn = []
     for name, part, what, target, difference in parts:
         y, dy, exact = (_array(part[key]) for key in ("eigenvalues", "errors", "exact"))
-        figure = kernel(x, y, dy, exact, name=what, target_name=target, difference=difference)
+        figure = draw.kernel(x, y, dy, exact, name=what, target_name=target, difference=difference)
         drawn.append((name, figure, captions[name]))
     levels = [level["over_c_min"] for level in found["noise"]]
     values = _array([level["eigenvalues"] for level in found["noise"]])
-    figure = noise_levels(x, levels, values, _array(found["exact"]))
+    figure = draw.noise_levels(x, levels, values, _array(found["exact"]))
     caption = "The same at several levels of noise, undone as if the theory were Gaussian."
     return [*drawn, ("noise", figure, caption)]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lattice_ml.report.figures import BLUE, ORANGE, WIDTH
+from lattice_ml.report.figures import BLUE, ORANGE, empty, points
 from lattice_ml.report.page import INK, style
 
 if TYPE_CHECKING:
@@ -51,20 +51,20 @@ def kernel(
         difference: draw value - target below, where the target may vanish.
     """
     x, y, dy, exact = (np.asarray(a, np.float64) for a in (p_hat_squared, value, error, target))
-    figure = _figure(4.6)
+    figure = empty(4.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     if bare is not None:
         top.plot(x, bare, color=INK, linewidth=0.8, linestyle=":", label="bare quadratic form")
     if ceiling is not None:
         _regulator(top, ceiling)
     top.plot(x, exact, color=ORANGE, label=target_name, zorder=1)
-    _points(top, x, y, dy)
+    points(top, x, y, dy)
     top.set(ylabel=name, title=f"{name} against {target_name}")
     top.legend(loc="best")
     scale = np.ones_like(exact) if difference else exact
     shown = y - exact if difference else y / exact
     bottom.axhline(0 if difference else 1, color=ORANGE, zorder=1)
-    _points(bottom, x, shown, dy / np.abs(scale))
+    points(bottom, x, shown, dy / np.abs(scale))
     if len(x) > 3 and x[0] == 0:
         _zoom(bottom, shown)
     bottom.set(xlabel=_P_HAT, ylabel="difference" if difference else "ratio")
@@ -84,7 +84,7 @@ def noise_levels(
         values: `(n, n_shells)`.
         target: `(n_shells,)`.
     """
-    figure = _figure(3.2)
+    figure = empty(3.2)
     axis = figure.subplots()
     axis.axhline(1, color=ORANGE, zorder=1)
     ratios = np.asarray(values) / np.asarray(target)
@@ -110,7 +110,7 @@ def along_training(
     """
     x, lines = np.asarray(steps, np.float64), np.asarray(eigenvalues, np.float64)
     shown = np.unique(np.linspace(0, lines.shape[1] - 1, _LINES).astype(int))
-    figure = _figure(3.8)
+    figure = empty(3.8)
     axis = figure.subplots()
     if ceiling is not None:
         _regulator(axis, ceiling)
@@ -140,14 +140,14 @@ def ranks(
         ceiling: the regulator mu^2.
     """
     y, dy, exact = (np.asarray(a, np.float64) for a in (eigenvalues, errors, target))
-    figure = _figure(3.6)
+    figure = empty(3.6)
     axis, side = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     if ceiling is not None:
         _regulator(axis, ceiling)
         side.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--")
     rank = np.arange(1, len(y) + 1)
     axis.plot(rank, exact, color=ORANGE, drawstyle="steps-mid", label="target", zorder=1)
-    _points(axis, rank, y, dy)
+    points(axis, rank, y, dy)
     logarithmic = bool(y.min() > 0 and y.max() > 30 * y.min())
     bins = min(40, max(8, len(y) // 6))
     low, high = (y.min(), y.max()) if y.max() > y.min() else (y.min() - 0.5, y.max() + 0.5)
@@ -175,7 +175,7 @@ def singular_values(found: ArrayLike, target: ArrayLike | None = None) -> Figure
         target: `(n,)`, or None.
     """
     y = np.asarray(found, np.float64)
-    figure = _figure(2.8)
+    figure = empty(2.8)
     axis = figure.subplots()
     rank = np.arange(1, len(y) + 1)
     if target is not None:
@@ -185,14 +185,6 @@ def singular_values(found: ArrayLike, target: ArrayLike | None = None) -> Figure
     axis.set_title("Singular values of the weights")
     axis.legend(loc="best")
     return figure
-
-
-def _points(axis: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray) -> None:
-    """Draw points, with bars where an error is known; as pixels where there are many."""
-    bars = np.where(np.isfinite(error), error, 0.0)
-    points = axis.errorbar(x, y, bars, fmt="o", color=BLUE, elinewidth=0.8, zorder=2)
-    for artist in points.get_children():
-        artist.set_rasterized(x.size > 400)
 
 
 def _zoom(axis: Axes, y: np.ndarray) -> None:
@@ -207,9 +199,3 @@ def _zoom(axis: Axes, y: np.ndarray) -> None:
 
 def _regulator(axis: Axes, ceiling: float) -> None:
     axis.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--", label=r"regulator $\mu^2$")
-
-
-def _figure(height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(WIDTH, height), layout="constrained")

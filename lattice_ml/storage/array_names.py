@@ -34,11 +34,7 @@ class Stored(Protocol):
 
 
 def choose(file: Path, names: Sequence[str], dataset: str | None) -> list[str]:
-    """The name of the array to import, or those that a pattern names in the order of numbers.
-
-    Raises:
-        StorageError: there is none of that name, with those that there are.
-    """
+    """The name of the array to import, or those that a pattern names in the order of numbers."""
     default = "cfgs" if "cfgs" in names or len(names) != 1 else names[0]
     name = default if dataset is None else dataset
     if name in names:
@@ -51,11 +47,7 @@ def choose(file: Path, names: Sequence[str], dataset: str | None) -> list[str]:
 
 
 def joined(file: Path, names: Sequence[str], parts: Sequence[Stored]) -> Stored:
-    """The array, or several as one, which is read where it is sliced.
-
-    Raises:
-        StorageError: naming the first that has another shape or type.
-    """
+    """The array, or several of one shape and type as one, which is read where it is sliced."""
     if len(parts) == 1:
         return parts[0]
     shape, dtype = parts[0].shape, parts[0].dtype

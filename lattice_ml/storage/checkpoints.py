@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.storage import files, intact, seals
+from lattice_ml.storage import intact, seals
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.manifests import SHA256
 from lattice_ml.storage.schema import table, whole
@@ -31,18 +31,14 @@ Arrays = Mapping[str, np.ndarray | jax.Array]
 
 
 class Checkpoints:
-    """The last states of a training: `save`, `notes` and `restore`.
+    """The last states of a training: `save`, `notes` and `restore`, which refuse what is damaged.
 
     Attributes:
         folder: where they are.
     """
 
     def __init__(self, folder: Path, *, earlier: bool) -> None:
-        """Open a folder, which is made if missing.
-
-        Args:
-            folder: of all states.
-            earlier: whether they may be of an earlier version, without seals.
+        """Open a folder, made if missing; states of an `earlier` version may lack seals.
 
         Raises:
             StorageError: the folder is a link.
@@ -92,36 +88,25 @@ class Checkpoints:
         self._seal(step)
 
     def notes(self) -> JsonTable:
-        """What was kept beside the last state.
-
-        Raises:
-            StorageError: it is damaged.
-        """
+        """What was kept beside the last state."""
         return self._restored("notes", self._orbax.args.JsonRestore())
 
     def restore(self, like: Arrays) -> dict[str, np.ndarray]:
-        """The last state, a table of arrays as `like` is.
-
-        Raises:
-            StorageError: it is damaged.
-        """
+        """The last state, a table of arrays as `like` is."""
         return self._restored("state", self._orbax.args.StandardRestore(like))
 
     def _seal(self, step: int) -> None:
         path = self.folder / str(step) / _SEAL
         hashes = {name: intact.sha256(path.parent / name) for name in _names(path.parent)}
-        with files.replacing(path) as temporary:
-            temporary.write_bytes(seals.image({"step": step, "files": hashes}))
+        seals.write(path, {"step": step, "files": hashes})
 
     def _restored(self, item: str, wanted: object) -> JsonTable:
         path = self.folder / str(self.step)
         try:
             self._verify(path, item)
-            found = self._manager.restore(
-                self.step, args=self._orbax.args.Composite(**{item: wanted})
-            )
-            item_found: JsonTable = found[item]
-            return item_found
+            args = self._orbax.args.Composite(**{item: wanted})
+            found: dict[str, JsonTable] = self._manager.restore(self.step, args=args)
+            return found[item]
         except Exception as error:  # orbax raises whatever its storage layers do
             what = error if isinstance(error, StorageError) else type(error).__name__
             raise StorageError(

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO, TypeVar
 
 from lattice_ml.runtime import writing
@@ -61,12 +60,7 @@ class Writer:
         """Return the writer itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Release the lock; what is committed stays."""
         self._held.close()
 
@@ -90,11 +84,7 @@ def held(directory: Path, kind: Kind, begin: Callable[[TextIO], T]) -> T:
 
 
 def check_not_foreign(directory: Path, kind: Kind) -> None:
-    """Refuse a directory that holds other things than its kind.
-
-    Raises:
-        StorageError: saying what it holds.
-    """
+    """Refuse a directory that holds other things than its kind, saying what it holds."""
     if directory.exists() and not directory.is_dir():
         raise StorageError(
             f"{directory} is a file; asked for a new or empty directory, or a {kind.name}"
@@ -121,9 +111,7 @@ def strays(directory: Path, kind: Kind) -> list[Path]:
 def changes(old: Section, new: Section, free: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
     """The keys of two configs that differ, with both values; an absent key equals one of None.
 
-    Args:
-        old, new: the configs.
-        free: dotted keys, or sections, that may change.
+    Dotted keys, or sections, that are `free` may differ.
     """
     before, now = flat(old), flat(new)
     for key in sorted(before.keys() | now.keys()):
@@ -144,11 +132,7 @@ def flat(table: Section, prefix: str = "") -> JsonTable:
 def made(provenance: Sequence[JsonTable], made_by: Section, key: str, done: int) -> list[JsonTable]:
     """Provenance with who makes what comes now; who committed nothing is forgotten.
 
-    Args:
-        provenance: so far.
-        made_by: versions and device.
-        key: what is counted, such as "first_config".
-        done: how many of these are committed.
+    The `key` is what is counted, such as "first_config", of which `done` are committed.
     """
     kept = [entry for entry in provenance if entry[key] < done]
     if kept and kept[-1]["made_by"] == made_by:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from lattice_ml.runtime.json import JsonTable
-from lattice_ml.storage import files, locks, manifests, model, model_schema, seals, shards
+from lattice_ml.storage import files, locks, manifests, model, seals, shards
 from lattice_ml.storage.checkpoints import Checkpoints
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.model_run import CHECKPOINTS
@@ -65,9 +65,7 @@ def _ensemble(directory: Path) -> list[str]:
 
 
 def _model(directory: Path) -> list[str]:
-    manifest = files.read_manifest(
-        directory, model.MANIFEST, "model", model_schema.MODEL, edited=True
-    )
+    manifest = model.read_manifest(directory, edited=True)
     report = directory / model.REPORT
     if report.exists():
         model.read_report(directory, edited=True)
@@ -75,8 +73,7 @@ def _model(directory: Path) -> list[str]:
         Checkpoints(directory / CHECKPOINTS, earlier=True).close()
     written = _write(directory, manifest, model.MANIFEST)
     if report.exists() and seals.sealed(found := seals.parse(report, finite=False)) != found:
-        with files.replacing(report) as temporary:
-            temporary.write_bytes(seals.image(found))
+        seals.write(report, found)
         written.append(report.name)
     return written
 

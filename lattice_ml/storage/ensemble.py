@@ -167,21 +167,13 @@ class EnsembleOnDisk:
 
     @cached_property
     def cfgs(self) -> "Configurations":
-        """All configurations, (N, *shape), read from disk when indexed.
-
-        Raises:
-            StorageError: the run kept no configurations.
-        """
+        """All configurations, (N, *shape), read from disk when indexed; refused if not kept."""
         if not self.has_cfgs:
             raise StorageError(f"{self.directory} kept no configurations (output.save_configs)")
         return Configurations(self._shards, self.columns, self.hashes)
 
     def series(self, name: str) -> Series:
-        """Return the history `name`, (n_chains, n_configs).
-
-        Raises:
-            StorageError: there is no such history.
-        """
+        """Return one of `history`, (n_chains, n_configs); other names are refused."""
         if name not in self.history:
             known = ", ".join(self.history) or "none"
             raise StorageError(f"{self.directory} has no history {name!r}; it has {known}")
@@ -209,11 +201,7 @@ class EnsembleOnDisk:
             yield start, self.cfgs[start : start + rows]
 
     def verify(self) -> None:
-        """Compare the sha256 of every shard with the manifest's.
-
-        Raises:
-            StorageError: naming the first shard that is missing or altered.
-        """
+        """Compare the sha256 of every shard with the manifest's; refuse the first that differs."""
         files.check_shards(self.directory, self.manifest["shards"], hashes=True)
 
     def column(self, name: str) -> np.ndarray:

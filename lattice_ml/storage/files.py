@@ -34,9 +34,8 @@ __all__ = [
     "make_folder",
     "replacing",
     *("CONFIG", "FORMAT_VERSION", "blank_entry", "check_shards", "columns", "columns_of"),
-    *("create_dataset", "datasets"),
-    *("describe_folder", "entry", "read_cost", "read_manifest", "read_seconds"),
-    *("remedy", "shard_image", "write_manifest", "write_seconds", "write_shard"),
+    *("create_dataset", "datasets", "describe_folder", "entry", "read_cost", "read_manifest"),
+    *("read_seconds", "remedy", "shard_image", "write_manifest", "write_seconds", "write_shard"),
 ]
 
 FORMAT_VERSION = 2  # 1 had no seals
@@ -60,14 +59,9 @@ def read_manifest(
     *,
     edited: bool = False,
 ) -> JsonTable:
-    """Return what `manifest.json`, or the file that a model has in its place, holds.
+    """Return what `manifest.json`, or the file `name` that a model has in its place, holds.
 
-    Args:
-        directory: of the ensemble or the model.
-        name: of the file.
-        kind: of what there should be.
-        rule: for the content.
-        edited: accept a seal that is wrong or missing.
+    A seal that is wrong or missing is accepted where the file was `edited` on purpose.
 
     Raises:
         StorageError: there is none, it is not one that this version reads, or it is altered.
@@ -95,22 +89,15 @@ def remedy(directory: Path) -> str:
 
 def write_manifest(directory: Path, manifest: Section, name: str = MANIFEST) -> JsonTable:
     """Replace `manifest.json`, or what a model has in its place; return what it now holds."""
-    new = seals.sealed({**manifest, "format_version": FORMAT_VERSION})
-    with replacing(directory / name) as temporary:
-        temporary.write_bytes(seals.image(new))
-    return new
+    return seals.write(directory / name, {**manifest, "format_version": FORMAT_VERSION})
 
 
 def write_shard(
     directory: Path, first: int, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]
 ) -> Entry:
-    """Commit one shard and return its entry for the manifest.
+    """Commit the shard from configuration `first` on; return its entry for the manifest.
 
-    Args:
-        directory: the ensemble's.
-        first: number of the first configuration.
-        rows: (N, ...) per dataset name; needs `chain`.
-        state: arrays of any shape.
+    `rows` are (N, ...) per dataset, `chain` among them; `state` has arrays of any shape.
     """
     path = directory / SHARDS / manifests.shard_name(first, rows["chain"][0])
     make_folder(path.parent)
@@ -137,21 +124,13 @@ def shard_image(rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray])
 
 
 def read_seconds(directory: Path) -> float | None:
-    """How long an ensemble or a model took to make; None where that was not kept.
-
-    Raises:
-        StorageError: the file is altered.
-    """
+    """How long an ensemble or a model took to make; None where that was not kept."""
     seconds: float | None = read_cost(directory).get("seconds")
     return seconds
 
 
 def read_cost(directory: Path) -> JsonTable:
-    """What `cost.json` holds, nothing where it is not there.
-
-    Raises:
-        StorageError: the file is altered.
-    """
+    """What `cost.json` holds, nothing where it is not there; refused where it is altered."""
     path = directory / COST
     if not path.is_file():
         return {}
@@ -163,9 +142,7 @@ def write_seconds(directory: Path, seconds: float | None, **parts: object) -> No
     if seconds is None:
         (directory / COST).unlink(missing_ok=True)
         return
-    cost = {"seconds": round(seconds, 3)} | parts
-    with replacing(directory / COST) as temporary:
-        temporary.write_bytes(seals.image(cost))
+    seals.write(directory / COST, {"seconds": round(seconds, 3)} | parts)
 
 
 def create_dataset(
@@ -193,8 +170,8 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
 def columns(shard: Path) -> Columns:
     """Return the dtype and the shape of one row of each dataset, the state's left out."""
     with intact.opened(shard) as file:
-        rows = {n: (d.dtype, d.shape[1:]) for n, d in datasets(file).items()}
-    return {name: row for name, row in rows.items() if not name.startswith("state/")}
+        kept = {n: d for n, d in datasets(file).items() if not n.startswith("state/")}
+        return {name: (d.dtype, d.shape[1:]) for name, d in kept.items()}
 
 
 def columns_of(config: Section, names: Iterable[str]) -> Columns:
@@ -206,11 +183,7 @@ def columns_of(config: Section, names: Iterable[str]) -> Columns:
 
 
 def check_shards(directory: Path, entries: Sequence[Entry], *, hashes: bool) -> None:
-    """Check that every shard of the manifest is there with its size, and with its sha256.
-
-    Raises:
-        StorageError: naming the first shard that is missing or altered.
-    """
+    """Refuse the first shard that is not there with the manifest's size, and with its sha256."""
     for entry in entries:
         path = directory / SHARDS / entry["file"]
         size = intact.size(path, "the ensemble")

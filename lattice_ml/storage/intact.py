@@ -24,11 +24,7 @@ _found_right: set[tuple[object, ...]] = set()  # files, as they were, and what w
 
 
 def size(path: Path, whole: str) -> int:
-    """The bytes of a plain file, which is part of a whole.
-
-    Raises:
-        StorageError: there is none, or a link in its place.
-    """
+    """The bytes of a plain file, part of a whole; a missing file and a link are refused."""
     try:
         found = path.lstat()
     except OSError:
@@ -41,11 +37,7 @@ def size(path: Path, whole: str) -> int:
 
 
 def verify(path: Path, wanted: str) -> None:
-    """Compare the sha256 of a file, once per process unless the file changes.
-
-    Raises:
-        StorageError: it is another one.
-    """
+    """Refuse a file of another sha256, which is taken once per process unless the file changes."""
 
     def check() -> None:
         if sha256(path) != wanted:
@@ -55,11 +47,7 @@ def verify(path: Path, wanted: str) -> None:
 
 
 def verify_all(files: Iterable[tuple[Path, str]], n_threads: int) -> None:
-    """Compare the sha256 of several files, one on each core: hashing leaves Python to others.
-
-    Raises:
-        StorageError: naming the first that is another one.
-    """
+    """`verify` several files, one on each core: hashing leaves Python to others."""
     with ThreadPoolExecutor(n_threads) as pool:
         for _ in pool.map(lambda file: verify(*file), files):
             pass
@@ -90,11 +78,7 @@ def once(path: Path, what: Hashable, check: Callable[[], None]) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read it; whatever HDF5 finds wrong with it on the way names the file.
-
-    Raises:
-        StorageError: it is not what was written.
-    """
+    """Open an HDF5 file to read it; what HDF5 finds wrong on the way is a `StorageError`."""
     try:
         with h5py.File(path) as file:
             yield file

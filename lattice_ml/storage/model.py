@@ -32,21 +32,9 @@ from lattice_ml.storage import files, intact, model_schema, seals
 from lattice_ml.storage.files import StorageError
 
 __all__ = [
-    "MANIFEST",
-    "REPORT",
-    "THEORIES",
-    "WEIGHTS",
-    "Arrays",
-    "StoredModel",
-    "check_file",
-    "digest",
-    "kind_of",
-    "read_manifest",
-    "read_model",
-    "read_report",
-    "read_theories",
-    "write_result",
-    "write_theories",
+    *("MANIFEST", "REPORT", "THEORIES", "WEIGHTS", "Arrays", "StoredModel", "check_file"),
+    *("digest", "kind_of", "read_manifest", "read_model", "read_report", "read_theories"),
+    *("write_result", "write_theories"),
 ]
 
 Arrays = Mapping[str, np.ndarray]
@@ -140,17 +128,13 @@ def digest(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(directory: Path) -> JsonTable:
+def read_manifest(directory: Path, *, edited: bool = False) -> JsonTable:
     """Return what `model.json` holds; raises as `files.read_manifest`."""
-    return files.read_manifest(directory, MANIFEST, "model", model_schema.MODEL)
+    return files.read_manifest(directory, MANIFEST, "model", model_schema.MODEL, edited=edited)
 
 
 def read_report(directory: Path, *, edited: bool = False) -> JsonTable:
-    """Return what `report.json` holds.
-
-    Raises:
-        StorageError: it is missing, or altered unless it may be.
-    """
+    """Return what `report.json` holds; refused if missing, or altered unless it may be `edited`."""
     path = directory / REPORT
     if not path.is_file():
         raise StorageError(f"{path} is missing; copy it back from where the model came from")
@@ -161,11 +145,7 @@ def read_report(directory: Path, *, edited: bool = False) -> JsonTable:
 
 
 def check_file(directory: Path, name: str, sha256: str) -> None:
-    """Check that a file of a model is there and is what it was.
-
-    Raises:
-        StorageError: it is missing, a link, or altered.
-    """
+    """Refuse a file of a model that is missing, a link, or not what it was."""
     intact.size(directory / name, "the model")
     intact.verify(directory / name, sha256)
 
@@ -179,8 +159,7 @@ def write_result(
         _write_arrays(directory / HISTORY, history)
     _write_arrays(directory / WEIGHTS, weights)
     about = dict(report) | {"weights": intact.sha256(directory / WEIGHTS)}
-    with files.replacing(directory / REPORT) as temporary:
-        temporary.write_bytes(seals.image(json.loads(json.dumps(about))))
+    seals.write(directory / REPORT, json.loads(json.dumps(about)))
     return {name: intact.sha256(directory / name) for name in names}
 
 

@@ -1,9 +1,11 @@
 """What the JSON files of a model may say: `model.json` and `report.json`."""
 
-from typing import Any
+from typing import cast
 
+from lattice_ml.runtime.json import Section
 from lattice_ml.storage.manifests import ACTION, SHA256, VALUES
 from lattice_ml.storage.schema import (
+    Rule,
     SchemaError,
     anything,
     either,
@@ -22,7 +24,7 @@ __all__ = ["MODEL", "OLD_REPORT", "REPORT"]
 _LARGEST = 2**20  # of the sizes of a network
 
 
-def _setting(value: Any, key: str) -> None:
+def _setting(value: object, key: str) -> None:
     """A key of [model]; sizes are bounded, because weights are made of them."""
     kinds = either(number(), text(), flag, listed(number()))
     (whole(-_LARGEST, _LARGEST) if type(value) is int else nullable(kinds))(value, key)
@@ -76,13 +78,14 @@ _KNOWN = {
 }
 
 
-def _theory(others: Any) -> Any:
+def _theory(others: Rule | None) -> Rule:
     """One theory of a report; who has one number on the weights has all of them."""
     plain = table({"shape": _SHAPE, "action": ACTION}, _ENTRY, others)
 
-    def rule(value: Any, key: str) -> None:
+    def rule(value: object, key: str) -> None:
         plain(value, key)
-        if "ess" in value and (lost := {"n_samples", *_WEIGHTS} - value.keys()):
+        keys = cast(Section, value).keys()
+        if "ess" in keys and (lost := {"n_samples", *_WEIGHTS} - keys):
             raise SchemaError(f"{key}.{min(lost)} is missing")
 
     return rule

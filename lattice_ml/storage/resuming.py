@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.runtime.json import JsonTable, Section, copied
 from lattice_ml.storage import files, shards
 from lattice_ml.storage.directory import Kind, changes, flat, made
 from lattice_ml.storage.files import FORMAT_VERSION, StorageError
 from lattice_ml.storage.manifests import Entry
 
-__all__ = ["RUN", "check_layout", "found", "resumed"]
+__all__ = ["RUN", "asked_for", "found", "resumed"]
 
 RUN = Kind(
     "run",
@@ -17,6 +17,15 @@ RUN = Kind(
     (files.MANIFEST, files.INDEX, files.COST, files.CONFIG),
     shards=files.SHARDS,
 )
+
+
+def asked_for(config: Section, parent: str | None = None) -> JsonTable:
+    """What a manifest keeps of a request, whose config must say what a shard looks like."""
+    copy = copied("config", config)
+    for section, key in [("lattice", "shape"), ("chain", "n_chains"), ("output", "dtype")]:
+        if copy.get(section, {}).get(key) is None:
+            raise ValueError(f"the config needs {section}.{key}, got {sorted(flat(copy))}")
+    return {"config": copy, "parent": parent}
 
 
 def resumed(
@@ -73,10 +82,3 @@ def _check_same(
             raise StorageError(
                 f"{key}: the run in {directory} has {before}, asked {now}; it may only grow"
             )
-
-
-def check_layout(config: Section) -> None:
-    """Check that the config says what a shard looks like."""
-    for section, key in [("lattice", "shape"), ("chain", "n_chains"), ("output", "dtype")]:
-        if config.get(section, {}).get(key) is None:
-            raise ValueError(f"the config needs {section}.{key}, got {sorted(flat(config))}")

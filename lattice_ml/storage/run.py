@@ -71,8 +71,7 @@ def open_run(
         OSError: the file system refuses.
     """
     directory, lock = Path(directory), None
-    asked: JsonTable = {"config": copied("config", config), "parent": parent}
-    resuming.check_layout(asked["config"])
+    asked = resuming.asked_for(config, parent)
 
     def begin(taken: TextIO) -> JsonTable:
         nonlocal lock
@@ -91,7 +90,7 @@ def open_run(
     try:
         team.together(run.check_here)
     except BaseException:
-        run.__exit__(None, None, None)
+        run.__exit__()
         raise
     return run
 
@@ -104,9 +103,7 @@ def look(directory: str | os.PathLike[str], config: Section) -> JsonTable | None
     Raises:
         StorageError: where `open_run` would.
     """
-    directory = Path(directory)
-    asked: JsonTable = {"config": copied("config", config), "parent": None}
-    resuming.check_layout(asked["config"])
+    directory, asked = Path(directory), resuming.asked_for(config)
     check_not_foreign(directory, resuming.RUN)
     recorded, committed = resuming.found(directory, asked, _GROWABLE, (), hashes=False)
     return recorded | {"shards": committed} if committed else None
@@ -138,14 +135,10 @@ class Run(Writer):
         return shards.read_state(self.directory, self.manifest)
 
     def check_here(self) -> None:
-        """Check that this process sees what process 0 does.
-
-        Raises:
-            StorageError: it does not.
-        """
+        """Refuse to go on where this process does not see what process 0 does."""
         parts = shards.shards(self.directory, self.manifest)
-        unseen = [p for p in (self.directory, *(part.path for part in parts)) if not p.exists()]
-        if unseen:
+        paths = self.directory, *(part.path for part in parts)
+        if unseen := [path for path in paths if not path.exists()]:
             raise StorageError(
                 f"{socket.gethostname()} does not see {unseen[0]}: the output must be on a file "
                 "system that all processes share"
@@ -184,19 +177,19 @@ class Run(Writer):
             OSError: the file system refuses; what was committed before is intact.
             PeerError: another process failed.
         """
+        own = {"log_prob": log_prob, "log_weight": log_weight}
         scalars = {f"history/{name}": values for name, values in history.items()}
-        if log_prob is not None:
-            scalars["log_prob"] = log_prob
-        if log_weight is not None:
-            scalars["log_weight"] = log_weight
+        scalars |= {name: values for name, values in own.items() if values is not None}
         everyone = range(self.manifest["config"]["chain"]["n_chains"])
         numbers = np.asarray(trajectory, dtype=np.int64)
         rows = self._rows(numbers, cfgs, scalars, everyone if chains is None else chains)
-        if self.n_done and (before := set(files.columns(self._shard(0)))) != set(rows):
-            raise ValueError(
-                f"got {sorted(rows)}, but the shards before hold {sorted(before)}: "
-                f"every shard of a run holds the same names"
-            )
+        if entries := self.manifest["shards"]:
+            before = files.columns(self.directory / files.SHARDS / entries[0]["file"])
+            if before.keys() != rows.keys():
+                raise ValueError(
+                    f"got {sorted(rows)}, but the shards before hold {sorted(before)}: "
+                    f"every shard of a run holds the same names"
+                )
         arrays = {name: np.asarray(value) for name, value in state.items()}
 
         def write() -> Entry | None:
@@ -204,8 +197,8 @@ class Run(Writer):
                 return None
             return files.write_shard(self.directory, self.n_done, rows, arrays)
 
-        entries = [entry for entry in self.team.together(write) if entry is not None]
-        self._update(shards=[*self.manifest["shards"], *entries])
+        new = [entry for entry in self.team.together(write) if entry is not None]
+        self._update(shards=[*entries, *new])
         self.team.first(self._count_seconds)
 
     def finish(self) -> None:
@@ -246,9 +239,6 @@ class Run(Writer):
         before, self._clock = self._clock, time.monotonic()
         so_far = files.read_seconds(self.directory) or 0.0
         files.write_seconds(self.directory, so_far + self._clock - before)
-
-    def _shard(self, index: int) -> Path:
-        return self.directory / files.SHARDS / str(self.manifest["shards"][index]["file"])
 
     def _update(self, **entries: object) -> None:
         manifest = self.manifest | entries

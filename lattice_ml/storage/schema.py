@@ -129,7 +129,9 @@ def table(
         for name, member in value.items():
             rule = known.get(name, others)
             if rule is None:
-                raise SchemaError(_unknown(_join(key, _short(name)), name, list(known)))
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"; is it {near[0]}?" if near else ""
+                raise SchemaError(f"{_join(key, _short(name))} is an unknown key{hint}")
             rule(member, _join(key, name))
 
     return check
@@ -162,9 +164,3 @@ def _short(value: object) -> str:
         return f"a {'list' if isinstance(value, list) else 'table'} of {len(value)} values"
     shown = str(value) if isinstance(value, str) and value.isidentifier() else ascii(value)
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-
-
-def _unknown(key: str, name: str, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f"; is it {near[0]}?" if near else ""
-    return f"{key} is an unknown key{hint}"

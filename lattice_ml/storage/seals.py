@@ -16,10 +16,10 @@ import math
 from pathlib import Path
 
 from lattice_ml.runtime.json import Json, JsonTable, Section
-from lattice_ml.runtime.writing import StorageError
+from lattice_ml.runtime.writing import StorageError, replacing
 from lattice_ml.storage.schema import Rule, SchemaError
 
-__all__ = ["SEAL", "check", "digest", "image", "parse", "read", "sealed"]
+__all__ = ["SEAL", "check", "digest", "image", "parse", "read", "sealed", "write"]
 
 SEAL = "seal"
 
@@ -43,29 +43,26 @@ def image(content: Section) -> bytes:
     return (json.dumps(sealed(content), indent=1) + "\n").encode()
 
 
-def read(path: Path, rule: Rule, *, remedy: str, finite: bool = True) -> JsonTable:
+def write(path: Path, content: Section) -> JsonTable:
+    """Replace a file by a sealed one; return what it now holds."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(image(content))
+    return sealed(content)
+
+
+def read(path: Path, rule: Rule, *, remedy: str) -> JsonTable:
     """Return what a file holds, its seal among it, after checking it against a rule and its seal.
 
-    Args:
-        path: of a JSON file.
-        rule: for all of it but the seal.
-        remedy: what helps, for the message on a wrong seal.
-        finite: NaN and infinities are refused.
-
     Raises:
-        StorageError: naming the file and what is wrong with it.
+        StorageError: naming the file and what is wrong with it; a wrong seal with its `remedy`.
     """
-    content = parse(path, finite=finite)
+    content = parse(path)
     check(path, content, rule, remedy=remedy)
     return content
 
 
 def check(path: Path, content: Section, rule: Rule, *, remedy: str, edited: bool = False) -> None:
-    """Check what was parsed against a rule, and its seal unless the file was edited on purpose.
-
-    Raises:
-        StorageError: naming the file and what is wrong with it.
-    """
+    """Check what was parsed against a rule, and its seal unless the file was edited on purpose."""
     try:
         rule({key: value for key, value in content.items() if key != SEAL}, "")
     except SchemaError as error:
@@ -75,11 +72,7 @@ def check(path: Path, content: Section, rule: Rule, *, remedy: str, edited: bool
 
 
 def parse(path: Path, *, finite: bool = True) -> JsonTable:
-    """The table in a JSON file, unchecked but for what no file of ours has.
-
-    Raises:
-        StorageError: naming the file.
-    """
+    """The table in a JSON file, unchecked but for what no file of ours has, which is refused."""
     if (size := path.stat().st_size) > _LARGEST:
         raise StorageError(f"{path} is altered: {size} bytes are more than it can have")
     try:

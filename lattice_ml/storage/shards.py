@@ -79,9 +79,8 @@ class Shard:
         """Read rows of a dataset, after checking that the file is what it was and fits.
 
         Args:
-            name: of the dataset.
+            name, rows: of the dataset, the rows in increasing order.
             layout: dtype and shape of one row of every dataset that there should be.
-            rows: of the file, in increasing order.
             hashes: compare the sha256 of the file, where this process has not done so yet.
 
         Raises:
@@ -161,10 +160,9 @@ def read_state(directory: Path, manifest: Section) -> dict[str, np.ndarray] | No
     """The sampler state of all chains after the last configuration, None before the first."""
     parts = shards(directory, manifest)
     states: list[dict[str, np.ndarray]] = []
-    for part in parts:
-        if part.stop == parts[-1].stop:
-            with intact.opened(part.path) as file:
-                states.append({name: np.asarray(x[()]) for name, x in file["state"].items()})
+    for part in [part for part in parts if part.stop == parts[-1].stop]:
+        with intact.opened(part.path) as file:
+            states.append({name: np.asarray(x[()]) for name, x in file["state"].items()})
     if len(states) > 1:
         return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
     return states[0] if states else None
@@ -178,10 +176,8 @@ def unrecorded_shards(directory: Path, entries: Sequence[Entry], n_chains: int) 
     Raises:
         StorageError: a shard does not begin where the one before it ends, or is damaged.
     """
-    known = {entry["file"] for entry in entries}
     found = list(entries)
-    matches = (match for match in _matches(directory) if match[0] not in known)
-    names = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
+    names = sorted((int(m[1]), int(m[2]), m[0]) for m in _unnamed(directory, entries))
     for first, group in itertools.groupby(names, key=lambda name: name[0]):
         paths = [directory / files.SHARDS / name for _, _, name in group]
         if first != n_configs(found):
@@ -202,8 +198,7 @@ def unrecorded_shards(directory: Path, entries: Sequence[Entry], n_chains: int) 
 
 def uncommitted(directory: Path, entries: Sequence[Entry]) -> list[Path]:
     """Return shards that no entry names: their process, or another one of the run, was lost."""
-    known = {entry["file"] for entry in entries}
-    return [directory / files.SHARDS / m[0] for m in _matches(directory) if m[0] not in known]
+    return [directory / files.SHARDS / match[0] for match in _unnamed(directory, entries)]
 
 
 def attributes(config: Section, n_configs: int) -> JsonTable:
@@ -219,12 +214,9 @@ def attributes(config: Section, n_configs: int) -> JsonTable:
 
 
 def check_index(directory: Path, config: Section) -> None:
-    """Check that `ensemble.h5`, where it is there, says the same as the config.
+    """Refuse an `ensemble.h5`, where it is there, that says something else than the config.
 
     It may be of an earlier version, and show fewer configurations while a run goes on.
-
-    Raises:
-        StorageError: the file is altered, or the manifest is.
     """
     path = directory / files.INDEX
     if not path.is_file():
@@ -277,10 +269,10 @@ def _said(kind: tuple[np.dtype, tuple[int, ...]] | None) -> str:
     return "not there" if kind is None else f"{kind[0]} {kind[1]}"
 
 
-def _matches(directory: Path) -> Iterator[re.Match[str]]:
-    folder = directory / files.SHARDS
+def _unnamed(directory: Path, entries: Sequence[Entry]) -> Iterator[re.Match[str]]:
+    folder, known = directory / files.SHARDS, {entry["file"] for entry in entries}
     for path in folder.iterdir() if folder.is_dir() else ():
-        if match := _NAME.fullmatch(path.name):
+        if (match := _NAME.fullmatch(path.name)) and path.name not in known:
             yield match
 
 
