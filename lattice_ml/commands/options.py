@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import tyro
 
-from lattice_ml.runtime.arguments import ConfigError
+from lattice_ml.runtime.values import ConfigError
 
 __all__ = ["parse_options"]
 

@@ -30,23 +30,9 @@ from lattice_ml.runtime.values import ConfigError, table
 from lattice_ml.samplers import kinds
 
 __all__ = [
-    "SECTIONS",
-    "TRAINING",
-    "ConfigError",
-    "Names",
-    "job_of",
-    "options_of",
-    "parse",
-    "parse_sampling",
-    "parse_sections",
-    "parse_training",
-    "read_arguments",
-    "read_job",
-    "sampling_job_of",
-    "sampling_names",
-    "split_file",
-    "training_job_of",
-    "training_names",
+    *("SECTIONS", "TRAINING", "ConfigError", "Names", "job_of", "options_of", "parse"),
+    *("parse_sampling", "parse_sections", "parse_training", "read_arguments", "read_job"),
+    *("sampling_job_of", "sampling_names", "split_file", "training_job_of", "training_names"),
 ]
 
 SECTIONS = ("seed", "lattice", "action", "sampler", "chain", "output")
@@ -92,7 +78,7 @@ def parse_training(arguments: Sequence[str], *, file: str | Path | None = None) 
     return training_job_of(parse_sections(arguments, training_names(arguments), file=file))
 
 
-def parse_sampling(arguments: Sequence[str], *, kind: str = "Diffusion") -> SamplingJob:
+def parse_sampling(arguments: Sequence[str], *, kind: str = DEFAULT) -> SamplingJob:
     """Build a job of `sample` for a kind of model, as `parse` does for `generate`."""
     return sampling_job_of(parse_sections(arguments, sampling_names(kind)))
 
@@ -105,13 +91,8 @@ def training_names(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def sampling_names(kind: str = DEFAULT) -> Names:
     """The sections of `sample` for a kind of model."""
-    return (
-        "seed",
-        "lattice",
-        "action",
-        ("sampling", KINDS[kind].sections.SamplingSection),
-        "output",
-    )
+    section = ("sampling", KINDS[kind].sections.SamplingSection)
+    return ("seed", "lattice", "action", section, "output")
 
 
 def parse_sections(

@@ -25,7 +25,7 @@ from lattice_ml.analysis.dynamics.extrapolation_fit import (
 )
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.runtime.json import Section
+from lattice_ml.runtime.json import Section, flattened
 from lattice_ml.samplers import kinds
 from lattice_ml.samplers.settings import whole_steps
 from lattice_ml.storage.ensemble import EnsembleOnDisk
@@ -230,13 +230,9 @@ def _in_proportion(ensembles: Sequence[EnsembleOnDisk]) -> bool:
 
 def _settings(config: Section) -> Section:
     """What must agree, as dotted keys; a key that is None is one that is absent."""
-    flat: dict[str, object] = {}
-    for section, table in config.items():
-        entries = table.items() if isinstance(table, Mapping) else [("", table)]
-        flat |= {f"{section}.{key}".rstrip("."): value for key, value in entries}
     return {
         key: value
-        for key, value in flat.items()
+        for key, value in flattened(config)
         if value is not None and key not in _FREE and not key.startswith("chain.")
     }
 

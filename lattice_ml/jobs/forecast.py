@@ -138,11 +138,7 @@ def forecasts(
 
 
 def _forecast(
-    job: Job,
-    out: Path,
-    manifest: Section | None,
-    calibration: Calibration,
-    shared: bool,
+    job: Job, out: Path, manifest: Section | None, calibration: Calibration, shared: bool
 ) -> Forecast:
     tuning, program = calibration.tuning, calibration.program
     entries = list(manifest["shards"]) if manifest else []

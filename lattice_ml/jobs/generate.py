@@ -17,13 +17,7 @@ from lattice_ml.runtime import memory
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.processes import team
-from lattice_ml.runtime.session import (
-    Interrupted,
-    Progress,
-    Watch,
-    provenance,
-    watching,
-)
+from lattice_ml.runtime.session import Interrupted, Progress, Watch, provenance, watching
 from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble

@@ -161,11 +161,7 @@ def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> Jso
     return {
         **job.config,
         "sampler": {key: section[key] for key in ("kind", "denoiser") if key in section},
-        "sampling": {
-            **job.config["sampling"],
-            **units.drawer.settings,
-            "correct": units.correct,
-        },
+        "sampling": {**job.config["sampling"], **units.drawer.settings, "correct": units.correct},
         "chain": {"n_chains": 1, "n_configs": n_samples, "thin": 1},
     }
 

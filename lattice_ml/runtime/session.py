@@ -19,14 +19,7 @@ from lattice_ml.runtime import interruptions
 from lattice_ml.runtime.interruptions import Interrupted
 from lattice_ml.runtime.processes import Team
 
-__all__ = [
-    "Interrupted",
-    "Progress",
-    "Watch",
-    "compile_times",
-    "provenance",
-    "watching",
-]
+__all__ = ["Interrupted", "Progress", "Watch", "compile_times", "provenance", "watching"]
 
 
 @dataclass(frozen=True)
