@@ -164,21 +164,15 @@ def _own_seed(job: "Job", key: str) -> "Job":
     return dataclasses.replace(job, seed=seed)
 
 
-_SUMMARY = {  # what is said of the histories that there are
-    "acceptance": "acceptance {:.3f}",
-    "exp_minus_dh": "<exp(-dH)> {:.4f}",
-}
-
-
 def _summary(ensemble: "EnsembleOnDisk") -> str:
-    tuned = ensemble.manifest["tuned"]
     shape = shape_label(ensemble.shape)
     size = f"{ensemble.n_chains} chains x {ensemble.n_configs} configurations of {shape}"
-    known = (name for name in _SUMMARY if name in ensemble.history)
-    means = ", ".join(_SUMMARY[name].format(ensemble.series(name).mean()) for name in known)
-    settings = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
+    said = {"acceptance": "acceptance {:.3f}", "exp_minus_dh": "<exp(-dH)> {:.4f}"}
+    known = (name for name in said if name in ensemble.history)
+    means = ", ".join(said[name].format(ensemble.series(name).mean()) for name in known)
+    settings = ", ".join(f"{name} {value:.4g}" for name, value in ensemble.tuned.items())
     parts = (size, means, swaps(ensemble), settings)
-    return f"{ensemble.directory}: " + "; ".join(part for part in parts if part)
+    return f"{ensemble.directory}: " + "; ".join(filter(None, parts))
 
 
 def swaps(ensemble: "EnsembleOnDisk") -> str:

@@ -50,8 +50,12 @@ def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bo
             there is no folder for it.
     """
     file = Path(path)
+    if _STREAMS.fullmatch(str(file)):
+        try:
+            os.fstat(_descriptor(file))
+        except (OSError, OverflowError) as error:
+            raise StorageError(f"{file} is no open file of this process") from error
     if _is_stream(file):
-        _check_stream(file)
         return
     if not (new_folder or file.parent.is_dir()):
         raise StorageError(f"{file} has no folder to lie in: there is no {file.parent}")
@@ -102,15 +106,15 @@ def signature(verb: str) -> str:
 
 
 def check_page(page: Path, verb: str, figures: Iterable[str] = ()) -> None:
-    """Refuse a page that would replace something else, itself or one of its figures.
+    """Refuse a page that would replace something else than a page of the verb, or its figures.
 
     Args:
         page: an .html file; its folder need not exist.
-        verb: that writes it; pages of the same may be replaced.
+        verb: that writes it.
         figures: names of those that may lie beside it.
 
     Raises:
-        StorageError: as `check_json`.
+        StorageError: as `check_file`.
     """
     images = [page.with_name(f"{name}.{end}") for name in figures for end in ("png", "svg")]
     for path in (page, *images):
@@ -146,15 +150,7 @@ def check_file(path: Path, is_result: Callable[[Path], bool]) -> None:
 
 
 def check_export(path: Path, least: int = 0) -> None:
-    """Refuse a file for an export that lies in an ensemble or a model, or is too short to be one.
-
-    Args:
-        path: of the file.
-        least: bytes that it has at least.
-
-    Raises:
-        StorageError: as `check_file`.
-    """
+    """Refuse a file for an export of `least` bytes that is shorter, or where `check_file` does."""
     check_file(path, lambda there: there.stat().st_size >= least)
     writing.sweep(path)
 
@@ -236,15 +232,6 @@ def _is_stream(path: Path) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-
-
-def _check_stream(path: Path) -> None:
-    """Refuse an open file of this process that it has not."""
-    if _STREAMS.fullmatch(str(path)):
-        try:
-            os.fstat(_descriptor(path))
-        except (OSError, OverflowError) as error:
-            raise StorageError(f"{path} is no open file of this process") from error
 
 
 def _descriptor(path: Path) -> int:
