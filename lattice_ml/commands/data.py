@@ -68,7 +68,7 @@ def import_command(arguments: list[str]) -> int:
     )
     say(
         f"{ensemble.directory}: {ensemble.n_chains} chains x {ensemble.n_configs} configurations "
-        f"of {' x '.join(map(str, ensemble.shape))}"
+        f"of {shape_label(ensemble.shape)}"
     )
     read_as = ensemble.manifest["provenance"][0]["made_by"]
     if "dropped_axes" in read_as:
@@ -274,8 +274,8 @@ def _unsealed(manifest: Section, file: str) -> list[tuple[str, str]]:
 
 def _listed(table: Section) -> str:
     """`key = value, ...`, tables within it in brackets; without what is not set."""
-    given = {key: value for key, value in table.items() if value is not None}
-    words = (
-        f"{k} = {f'({_listed(v)})' if isinstance(v, Mapping) else v}" for k, v in given.items()
+    return ", ".join(
+        f"{key} = {f'({_listed(value)})' if isinstance(value, Mapping) else value}"
+        for key, value in table.items()
+        if value is not None
     )
-    return ", ".join(words)

@@ -27,14 +27,9 @@ def dry_run(
     split: int,
     leads: bool,
 ) -> None:
-    """Print what the jobs would take, and write it as JSON where a file is given.
+    """Print what the jobs would take, and write it to a file, {directory: its `Forecast`}.
 
-    Args:
-        jobs: and their directories.
-        time_limit: seconds that a call of `generate` may take.
-        file: for {directory: what `forecast.Forecast` has}.
-        split: devices over which each lattice is spread.
-        leads: whether this process speaks for all.
+    The time limit is that of a call of `generate`; one process `leads` and speaks for all.
     """
     if file is not None:
         check_json(file, FORECASTS)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +30,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
 from lattice_ml.jobs.generate import starting_fields
 from lattice_ml.jobs.job import Job
+from lattice_ml.runtime import memory
 from lattice_ml.runtime.devices import return_freed_memory
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.samplers.sampler import Sampler, State
@@ -293,8 +293,4 @@ def _memory() -> tuple[int, int]:
     """Bytes of this process that are in memory now, and the most that ever were."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:  # not Linux
-        return peak, peak
-    return pages * resource.getpagesize(), peak
+    return memory.used()["memory"] or peak, peak

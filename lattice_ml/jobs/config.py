@@ -52,11 +52,7 @@ def read_job(file: str | Path, *words: str) -> Job:
 
 
 def read_arguments(file: str | Path, names: Names = SECTIONS) -> list[str]:
-    """The sections of a TOML file that a verb reads, as command-line arguments.
-
-    Raises:
-        ConfigError: the file cannot be read or is not TOML.
-    """
+    """The sections of a TOML file that a verb reads, as command-line arguments."""
     return read_file(file, skip=set(sections.NAMES) - set(names) - set(_AGREEING))
 
 
@@ -111,8 +107,7 @@ def parse_sections(
         options: a dataclass of further keys that may stand behind those of the file.
     """
     fields = _fields(arguments, names, options)
-    in_file = of_file(arguments) if file else []
-    if in_file:
+    if file and (in_file := of_file(arguments)):
         check_keys(_fields(arguments, names, None), in_file, f"in {file}")
     check_keys(fields, arguments, "on the command line")
     return type_arguments(fields, arguments)
@@ -206,9 +201,5 @@ def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fie
         needed = any(f.default is dataclasses.MISSING for f in dataclasses.fields(kind))
         default = dataclasses.field() if needed else dataclasses.field(default_factory=kind)
         fields.append((name, kind, default))
-    if options is not None:
-        fields += [
-            (f.name, f.type, dataclasses.field(default=f.default))
-            for f in dataclasses.fields(options)
-        ]
-    return fields
+    of_verb = () if options is None else dataclasses.fields(options)
+    return [*fields, *((f.name, f.type, dataclasses.field(default=f.default)) for f in of_verb)]

@@ -118,17 +118,14 @@ def _lattice(file: Path, shape: Iterable[int]) -> tuple[int, ...]:
 
 def _n_chains(source: Source, asked: int | None) -> int:
     """The chains of a source: of its own axis, or as asked, or as a file of ours says."""
-    n_samples, apart = source.n_samples, source.reading.n_chains
-    said = source.attributes
+    n_samples, apart, known = source.n_samples, source.reading.n_chains, source.attributes
     if source.reading.chain is not None:
         if asked not in (None, apart):
-            raise StorageError(
-                f"{source.file}: the chain axis {source.reading.chain} counts {apart} chains, "
-                f"asked {asked}"
-            )
+            said = f"the chain axis {source.reading.chain} counts {apart} chains, asked {asked}"
+            raise StorageError(f"{source.file}: {said}")
         return apart
-    if asked is None and n_samples == said.get("n_chains", 0) * said.get("n_configs", 0):
-        return int(said["n_chains"])
+    if asked is None and n_samples == known.get("n_chains", 0) * known.get("n_configs", 0):
+        return int(known["n_chains"])
     n_chains = 1 if asked is None else asked
     if n_chains < 1 or n_samples % n_chains:
         raise StorageError(f"{source.file}: {n_samples} samples cannot be {n_chains} chains")
@@ -183,14 +180,10 @@ def convert_ensemble(
     ndim, n_chains = len(ensemble.shape), ensemble.n_chains
     if ensemble.action is None:
         raise ValueError(f"{ensemble.directory} has no action to convert (action.kind = none)")
-    action, scale = conventions.convert(
-        Phi4(*quartic(ensemble.action, "conversions are").couplings()), convention, ndim
-    )
-    section = {
-        "kind": "Phi4",
-        "convention": convention,
-        **conventions.parameters(action, convention, ndim),
-    }
+    given = Phi4(*quartic(ensemble.action, "conversions are").couplings())
+    action, scale = conventions.convert(given, convention, ndim)
+    named = {"kind": "Phi4", "convention": convention}
+    section = named | dict(conventions.parameters(action, convention, ndim))
     old = ensemble.config
     asked = old | {"action": section, "converted": {"from": old["action"], "scale": scale}}
     parent = hashlib.sha256("".join(s["sha256"] for s in ensemble.manifest["shards"]).encode())
@@ -233,10 +226,8 @@ def export_array(ensemble: EnsembleOnDisk, file: str | os.PathLike[str]) -> None
     file = Path(file)
     writers = {".h5": _write_h5, ".npz": _write_npz, ".npy": _write_npy}
     if file.suffix not in writers:
-        raise StorageError(
-            f"cannot export to {file}: the name must end in .h5, .npz, .npy, or .json.gz "
-            f"(observables)"
-        )
+        known = ".h5, .npz, .npy, or .json.gz (observables)"
+        raise StorageError(f"cannot export to {file}: the name must end in {known}")
     check_export(file, _least(ensemble, file.suffix))
     writing.write_once(file, lambda temporary: writers[file.suffix](ensemble, temporary))
 

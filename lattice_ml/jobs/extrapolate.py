@@ -16,13 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from lattice_ml.analysis.dynamics.extrapolation_fit import (
-    SIGNIFICANT,
-    Doubts,
-    Extrapolated,
-    fit,
-    listed,
-)
+from lattice_ml.analysis.dynamics import extrapolation_fit as fitting
+from lattice_ml.analysis.dynamics.extrapolation_fit import Doubts, Extrapolated, fit, listed
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import Section, flattened
@@ -59,10 +54,8 @@ def extrapolate(
     """
     if order not in (None, 1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
-    if len(ensembles) < 2:
-        raise ValueError(
-            f"extrapolation needs ensembles at two or more step sizes, got {len(ensembles)}"
-        )
+    if (n := len(ensembles)) < 2:
+        raise ValueError(f"extrapolation needs ensembles at two or more step sizes, got {n}")
     orders = [_bias_order(ensemble) for ensemble in ensembles]
     _check_agreement(ensembles)
     ensembles = sorted(ensembles, key=_step_size)
@@ -87,12 +80,7 @@ def extrapolate(
 def as_table(
     ensembles: Sequence[EnsembleOnDisk], found: Mapping[str, Extrapolated | None]
 ) -> Section:
-    """What was found as JSON values: for a file, a terminal and a page.
-
-    Args:
-        ensembles: those that were extrapolated.
-        found: from `extrapolate`.
-    """
+    """What was found by extrapolating the ensembles, as JSON values."""
     ensembles = sorted(ensembles, key=_step_size)
     config = ensembles[0].config
     fitted = [entry for entry in found.values() if entry is not None]
@@ -112,22 +100,16 @@ def as_table(
 
 def _inexact(found: Extrapolated, exact: float) -> Doubts:
     z = (found.value - exact) / found.error
-    if abs(z) <= SIGNIFICANT:
-        return []
     sentence = (
         f"extrapolated to {found}, {z:+.1f} errors from its exact value {exact:g}: the step sizes "
         "are too large for errors this small, or chains are not in equilibrium"
     )
-    return [("exact", sentence)]
+    return [("exact", sentence)] * (abs(z) > fitting.SIGNIFICANT)
 
 
 def _two(step_sizes: Sequence[float]) -> Doubts:
-    if len(set(step_sizes)) > 2:
-        return []
-    sentence = (
-        "two step sizes fix the line and cannot show whether it is one: add a third to test the fit"
-    )
-    return [("two", sentence)]
+    said = "two step sizes fix the line and cannot show whether it is one"
+    return [("two", f"{said}: add a third to test the fit")] * (len(set(step_sizes)) <= 2)
 
 
 def _equal_seeds(ensembles: Sequence[EnsembleOnDisk]) -> Doubts:

@@ -76,7 +76,17 @@ def sample(
         if "log_prob_error" not in run.tuned and (change := _step_error(units)):
             run.record(**change)
         for part in _parts(units, run, n_samples):
-            _append(run, part, save_configs=job.output.save_configs)
+            if part.tuned and not _sampler_settings(run):
+                run.record(**part.tuned)
+            rows = part.as_chain()
+            run.append(
+                run.n_done + 1 + np.arange(len(part.cfgs)),
+                rows.cfgs if job.output.save_configs else None,
+                rows.history,
+                part.states[-1],
+                log_prob=rows.log_prob,
+                log_weight=rows.log_weight,
+            )
             on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
             if run.n_done < n_samples and watch.reason:
                 run.finish()
@@ -143,15 +153,11 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
     asked = job.lattice.shape, job.action, job.sampling
     drawer = model.drawer(*asked, jax.random.key(job.seed), job.output.dtype)
-    if correct != "none" and job.action is None:
-        raise ValueError(
-            f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
-        )
-    if correct != "none" and drawer.unweighted:
-        raise ValueError(
-            f"cannot correct by {correct}: {drawer.unweighted}; use --sampling.method path, or "
-            f"--correct none"
-        )
+    why = f"{drawer.unweighted}; use --sampling.method path, or --correct none"
+    if job.action is None:
+        why = "the action of the data is not known (action.kind = none)"
+    if correct != "none" and (job.action is None or drawer.unweighted):
+        raise ValueError(f"cannot correct by {correct}: {why}")
     return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
 
 
@@ -205,24 +211,6 @@ def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
         yield made.cut(slice(skip, stop), made.states[-1 if whole else -2])
 
 
-def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
-    """Commit samples as configurations of one chain."""
-
-    def one_chain(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[:, None]
-
-    if part.tuned and not _sampler_settings(run):
-        run.record(**part.tuned)
-    run.append(
-        run.n_done + 1 + np.arange(len(part.cfgs)),
-        part.cfgs[:, None] if save_configs else None,
-        {name: values[:, None] for name, values in part.history.items()},
-        part.states[-1],
-        log_prob=one_chain(part.log_prob),
-        log_weight=one_chain(part.log_weight),
-    )
-
-
 def _quality(part: Samples) -> dict[str, float]:
     """What a block of samples is worth."""
     found = {}
@@ -246,7 +234,5 @@ def _step_error(units: Units) -> dict[str, float]:
     change = None if units.action is None else units.drawer.step_error(units.action, key, _DOUBLED)
     if change is None:
         return {}
-    return {
-        "log_prob_error": float(np.sqrt(np.mean(change**2))),
-        "log_prob_change": float(np.mean(change)),
-    }
+    rms, mean = float(np.sqrt(np.mean(change**2))), float(np.mean(change))
+    return {"log_prob_error": rms, "log_prob_change": mean}

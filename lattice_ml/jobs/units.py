@@ -51,13 +51,18 @@ class Samples(NamedTuple):
 
     def cut(self, part: slice, state: State) -> "Samples":
         """Some of them, with the state that the unit after or around their end begins with."""
-        return Samples(
-            self.cfgs[part],
-            {name: values[part] for name, values in self.history.items()},
-            None if self.log_prob is None else self.log_prob[part],
-            None if self.log_weight is None else self.log_weight[part],
-            [state],
-            self.tuned,
+        return self._indexed(part)._replace(states=[state])
+
+    def as_chain(self) -> "Samples":
+        """All of them as configurations of one chain, `(n, 1, ...)`."""
+        return self._indexed((slice(None), None))
+
+    def _indexed(self, index: slice | tuple[slice, None]) -> "Samples":
+        return self._replace(
+            cfgs=self.cfgs[index],
+            history={name: values[index] for name, values in self.history.items()},
+            log_prob=None if self.log_prob is None else self.log_prob[index],
+            log_weight=None if self.log_weight is None else self.log_weight[index],
         )
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from types import MappingProxyType
 
 from lattice_ml.actions import Action
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers.cluster import SwendsenWang, Wolff
 from lattice_ml.samplers.cycle import Cycle, own
 from lattice_ml.samplers.fourier_hmc import FourierHMC
@@ -13,7 +14,7 @@ from lattice_ml.samplers.kramers import Kramers
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.mala import MALA
 from lattice_ml.samplers.replica import ReplicaExchange
-from lattice_ml.samplers.sampler import Sampler, Table
+from lattice_ml.samplers.sampler import Sampler
 
 __all__ = ["AUTO", "CLUSTER_PERIODS", "KINDS", "automatic", "build", "parts"]
 
@@ -57,8 +58,8 @@ def parts(kind: str) -> list[str]:
 def build(
     kind: str,
     action: Action,
-    settings: Table,
-    theory: Table = MappingProxyType({}),
+    settings: Section,
+    theory: Section = MappingProxyType({}),
     ndim: int = 0,
 ) -> Sampler:
     """A sampler by its name in a config, kinds of a cycle joined by `+`.

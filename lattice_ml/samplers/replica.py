@@ -31,9 +31,10 @@ from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
 from lattice_ml.fields.types import Scalar
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers.hmc import Trajectories
-from lattice_ml.samplers.sampler import Info, Table
+from lattice_ml.samplers.sampler import Info
 from lattice_ml.samplers.tuning import Tuner
 
 __all__ = ["Coupling", "Draws", "ReplicaExchange", "State", "travel"]
@@ -115,7 +116,7 @@ class ReplicaExchange(Trajectories):
     config_types: ClassVar[Mapping[str, type]] = {"coupling": str}
 
     @classmethod
-    def from_config(cls, action: Action, settings: Table, theory: Table, ndim: int) -> Self:
+    def from_config(cls, action: Action, settings: Section, theory: Section, ndim: int) -> Self:
         name, values = settings["coupling"], tuple(settings["ladder"])
         coupling = conventions.coupling(theory, name, ndim)
         for value in values:

@@ -26,14 +26,12 @@ from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, single
 from lattice_ml.fields.types import Scalar
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers.tuning import Fixed, Lengths
 
-__all__ = ["FieldState", "Info", "Sampler", "State", "Table", "WarmUp"]
+__all__ = ["FieldState", "Info", "Sampler", "State", "WarmUp"]
 
 T = TypeVar("T")
-
-
-Table = Mapping[str, Any]  # a section of a config: words, numbers and lists of them
 
 
 class State(Protocol):
@@ -196,7 +194,7 @@ class Sampler(ABC):
     # Settings
 
     @classmethod
-    def from_config(cls, action: Action, settings: Table, theory: Table, ndim: int) -> Self:
+    def from_config(cls, action: Action, settings: Section, theory: Section, ndim: int) -> Self:
         """A sampler of the settings of a config.
 
         Args:
