@@ -59,9 +59,7 @@ def read_arguments(file: str | Path, names: Names = SECTIONS) -> list[str]:
 def parse(arguments: Sequence[str], *, file: str | Path | None = None) -> Job:
     """Build a job of `generate` from dotted arguments; the later of two equal keys wins.
 
-    Args:
-        arguments: as `read_arguments` gives them, followed by the user's own.
-        file: named in the messages about keys that came from it.
+    Those of a file come first, as `read_arguments` gives them, and messages name it.
 
     Raises:
         ConfigError: an unknown key (with the nearest valid one), a wrong type or value.

@@ -151,23 +151,7 @@ def refine(
         )
     tuning, moving = jax.random.split(key)
     if sampler.unsettled:
-        sampler = tune(
-            tuning,
-            sampler,
-            lattice,
-            n_chains=min(_TUNING_CHAINS, len(fields)),
-            n_thermalise=_TUNING_UPDATES,
-            start=fields,
-            dtype=dtype,
-        )
-    return run(
-        moving,
-        sampler,
-        lattice,
-        n_chains=len(fields),
-        n_configs=1,
-        n_thermalise=0,
-        thin=n_updates,
-        start=fields,
-        dtype=dtype,
-    )
+        n = {"n_chains": min(_TUNING_CHAINS, len(fields)), "n_thermalise": _TUNING_UPDATES}
+        sampler = tune(tuning, sampler, lattice, **n, start=fields, dtype=dtype)
+    n = {"n_chains": len(fields), "n_configs": 1, "n_thermalise": 0, "thin": n_updates}
+    return run(moving, sampler, lattice, **n, start=fields, dtype=dtype)

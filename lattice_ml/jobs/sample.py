@@ -120,23 +120,22 @@ def summary(ensemble: EnsembleOnDisk) -> list[str]:
             moves = np.flatnonzero(accepted[0])
             stay = int(np.diff(moves, prepend=0, append=accepted.shape[1]).max())
             lines[-1] += f", longest stay {stay} of {accepted.shape[1]} steps"
-    tuned = ensemble.manifest["tuned"]
-    if "log_prob_error" in tuned:
+    if (rms := ensemble.tuned.get("log_prob_error")) is not None:
+        mean = ensemble.tuned["log_prob_change"]
         lines.append(
-            f"log w changes by {tuned['log_prob_error']:.4f} rms and "
-            f"{tuned['log_prob_change']:+.4f} in the mean when the steps are doubled"
+            f"log w changes by {rms:.4f} rms and {mean:+.4f} in the mean when the steps are doubled"
         )
-        if tuned["log_prob_error"] > _HONEST:
+        if rms > _HONEST:
             lines.append(
                 f"warning: that is more than {_HONEST} rms: these weights are not those of the "
                 f"model; raise sampling.n_steps"
             )
-        elif abs(tuned["log_prob_change"]) > log_z_error:
+        elif abs(mean) > log_z_error:
             lines.append(
                 "warning: log Z moves by more than its error when the steps are doubled; raise "
                 "sampling.n_steps where log Z matters"
             )
-    labels = ensemble.manifest["provenance"][-1]["made_by"]
+    labels = ensemble.provenance[-1]["made_by"]
     if labels["extrapolated"]:
         words = " and ".join(labels["extrapolated"])
         lines.append(f"extrapolated: the model was trained on other {words}")
@@ -213,10 +212,8 @@ def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
 
 def _quality(part: Samples) -> dict[str, float]:
     """What a block of samples is worth."""
-    found = {}
     weights = known_weights(part.log_weight, part.log_prob, part.history.get("action"))
-    if weights is not None:
-        found["ess"] = kish(weights) / len(weights)
+    found = {} if weights is None else {"ess": kish(weights) / len(weights)}
     if "acceptance" in part.history:
         found["acceptance"] = float(np.mean(part.history["acceptance"]))
     return found

@@ -99,9 +99,6 @@ def usable_cores(root: str | os.PathLike[str] = "/") -> int:
     Those that its affinity allows (`taskset`, `srun`, `mpirun --bind-to`), two hyper-threads of a
     core counted once, as both would share its vector units and cache; and no more whole ones than
     the CPU quota of its control group, as of a container with a limit of 2.5, pays for.
-
-    Args:
-        root: where /proc and /sys are.
     """
     topology = Path(root) / "sys/devices/system/cpu"
     cores = {

@@ -66,16 +66,10 @@ def prepare(root: str | os.PathLike[str] = "/") -> None:
 
 
 def require(needed: float, what: str, remedy: str, root: str | os.PathLike[str] = "/") -> None:
-    """Refuse arrays that cannot be had.
-
-    Args:
-        needed: bytes, beside what this process has already.
-        what: they are for.
-        remedy: what takes less.
-        root: where /proc and /sys are.
+    """Refuse arrays for `what` that need more bytes than this process may yet take.
 
     Raises:
-        OutOfMemory: there is less.
+        OutOfMemory: saying so, and the `remedy`.
     """
     least = room(root)
     if needed > least.left:

@@ -38,12 +38,9 @@ _HOLDINGS = {  # of an ensemble or a model: its manifest, and what else tells it
 
 
 def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bool = False) -> None:
-    """Refuse a file for a verb's JSON that is something else.
+    """Refuse a file for a verb's JSON that is something else; not a device or a pipe.
 
-    Args:
-        path: of the file, a device or a pipe.
-        is_result: whether JSON values are such a result.
-        new_folder: its folder is made where there is none.
+    With `new_folder` its folder is made where there is none.
 
     Raises:
         StorageError: it is a folder, a link or another file, lies in an ensemble or a model, or
@@ -63,12 +60,7 @@ def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bo
 
 
 def write_json(path: str | os.PathLike[str], values: object, is_result: Shape) -> None:
-    """Write a verb's results as JSON after the same check, atomically; or to a device or pipe.
-
-    Raises:
-        StorageError: as `check_json`.
-        OSError: the file system refuses; it names the file.
-    """
+    """Write a verb's results as JSON after the same check, atomically; or to a device or pipe."""
     file = Path(path)
     check_json(file, is_result)
     content = (json.dumps(plain(values), indent=1, allow_nan=False) + "\n").encode()
@@ -106,16 +98,7 @@ def signature(verb: str) -> str:
 
 
 def check_page(page: Path, verb: str, figures: Iterable[str] = ()) -> None:
-    """Refuse a page that would replace something else than a page of the verb, or its figures.
-
-    Args:
-        page: an .html file; its folder need not exist.
-        verb: that writes it.
-        figures: names of those that may lie beside it.
-
-    Raises:
-        StorageError: as `check_file`.
-    """
+    """Refuse a page, or figures beside it, that would replace something else than the verb's."""
     images = [page.with_name(f"{name}.{end}") for name in figures for end in ("png", "svg")]
     for path in (page, *images):
         check_file(path, lambda there: _is_page(there, verb))

@@ -31,11 +31,8 @@ def table(
 ) -> dict[str, Any]:
     """The fields of a record as a section of a config has them.
 
-    Args:
-        section: its name, for messages.
-        record: a dataclass.
-        without: fields that belong to other sections.
-        named: fields whose objects a config knows by their names.
+    Fields that belong to other sections are left out (`without`), and objects that a config knows
+    by their names stand by these (`named`).
 
     Raises:
         ConfigError: a value that the field's type does not allow.
