@@ -89,7 +89,11 @@ def generate_command(arguments: list[str]) -> int:
         for job, directory in jobs:
             begin = time.monotonic()
             if team.size > 1:
-                lost = _lost(team, directory, options.heartbeat)
+                lost = (
+                    f"lattice-ml generate: process {team.rank} of {team.size} ends, because another "
+                    f"one is gone or did not answer for {options.heartbeat} (--heartbeat). What was "
+                    f"committed is safe in {directory}; the same command goes on from there"
+                )
                 processes.explain_aborts(shown(lost))
             quiet = contextlib.nullcontext(lambda progress: None)
             with progress.Reporter(str(directory)) if team.leads else quiet as reporter:
@@ -112,15 +116,6 @@ def generate_command(arguments: list[str]) -> int:
         os._exit(3)  # at its ordinary end it would wait for the lost one
     processes.part(team)
     return 0
-
-
-def _lost(team: processes.Team, directory: Path, heartbeat: str) -> str:
-    """What a process says when another one is gone."""
-    return (
-        f"lattice-ml generate: process {team.rank} of {team.size} ends, because another "
-        f"one is gone or did not answer for {heartbeat} (--heartbeat). What was committed is safe "
-        f"in {directory}; the same command goes on from there"
-    )
 
 
 def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> "Jobs":

@@ -11,7 +11,6 @@ from typing import IO, Literal
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.runtime import writing
 from lattice_ml.runtime.json import Section
@@ -23,8 +22,6 @@ from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.run import open_run
 
 __all__ = ["convert_ensemble", "export_array", "import_array"]
-
-Array = npt.NDArray[np.generic]
 
 
 def import_array(
@@ -268,17 +265,20 @@ def _write_npy(ensemble: EnsembleOnDisk, path: Path) -> None:
 
 
 def _write_array(
-    file: IO[bytes], dtype: np.dtype[np.generic], shape: tuple[int, ...], parts: Iterator[Array]
+    file: IO[bytes],
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+    parts: Iterator[np.ndarray],
 ) -> None:
     """Write an array in NumPy's format, without holding it in memory."""
-    descr = np.lib.format.dtype_to_descr(dtype)
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     for part in parts:
         file.write(part.data)
 
 
-def _parts(ensemble: EnsembleOnDisk, name: str) -> Iterator[Array]:
+def _parts(ensemble: EnsembleOnDisk, name: str) -> Iterator[np.ndarray]:
     """Yield a column in blocks."""
     if name == "cfgs":
         yield from (fields for _, fields in ensemble.blocks())

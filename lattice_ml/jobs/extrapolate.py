@@ -68,12 +68,11 @@ def extrapolate(
     for name in measured[0]:
         points = [estimates[name] for estimates in measured]
         usable = [point for point in points if point is not None and point.error > 0]
-        if len(usable) < len(points):
-            found[name] = None
-            continue
-        line = fit(step_sizes, usable, order or orders[0])
-        inexact = _inexact(line, temperature) if name == "schwinger_dyson" else []
-        found[name] = line.doubted([*inexact, *shared])
+        found[name] = None
+        if len(usable) == len(points):
+            line = fit(step_sizes, usable, order or orders[0])
+            inexact = _inexact(line, temperature) if name == "schwinger_dyson" else []
+            found[name] = line.doubted([*inexact, *shared])
     return found
 
 
@@ -173,14 +172,13 @@ def _check_agreement(ensembles: Sequence[EnsembleOnDisk]) -> None:
     for other in others:
         theirs = _settings(other.config)
         for key in sorted(settings.keys() | theirs.keys()):
-            if settings.get(key) == theirs.get(key):
-                continue
-            if key == "sampler.drift_limit" and _in_proportion(ensembles):
-                continue
-            raise ValueError(
-                f"{key}: {first.directory} has {settings.get(key)!r}, {other.directory} has "
-                f"{theirs.get(key)!r}; ensembles may differ in sampler.step_size, seed and chain"
-            )
+            one, another = settings.get(key), theirs.get(key)
+            allowed = key == "sampler.drift_limit" and _in_proportion(ensembles)
+            if one != another and not allowed:
+                raise ValueError(
+                    f"{key}: {first.directory} has {one!r}, {other.directory} has {another!r}; "
+                    f"ensembles may differ in sampler.step_size, seed and chain"
+                )
 
 
 def _check_step_sizes(ensembles: Sequence[EnsembleOnDisk]) -> None:
@@ -206,7 +204,7 @@ def _in_proportion(ensembles: Sequence[EnsembleOnDisk]) -> bool:
     limits = [ensemble.config["sampler"].get("drift_limit") for ensemble in ensembles]
     if None in limits:
         return False
-    ratios = [limit / _step_size(e) for limit, e in zip(limits, ensembles, strict=True)]
+    ratios = np.divide(limits, [_step_size(ensemble) for ensemble in ensembles])
     return bool(np.allclose(ratios, ratios[0], rtol=1e-6, atol=0))
 
 

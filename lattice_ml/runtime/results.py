@@ -155,9 +155,7 @@ def distinct(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """
     resolved = [Path(path).resolve() for path in paths]
     names: dict[Path, str] = {}
-    for path in resolved:
-        if path in names:
-            continue
+    for path in dict.fromkeys(resolved):
         parts = path.parts[1:] or ("root",)
         others = {other.parts[1:] or ("root",) for other in resolved if other != path}
         length = 1
@@ -176,11 +174,10 @@ def _home(path: Path) -> Path | None:
     folder = Path(os.path.realpath(path))
     for above in (folder, *folder.parents):
         for manifest, others in _HOLDINGS.items():
-            if not os.path.lexists(above / manifest):
-                continue
-            if any(os.path.lexists(above / other) for other in others):
-                return above
-            if _is_json(above / manifest, has_keys("format_version", "config")):
+            if os.path.lexists(above / manifest) and (
+                any(os.path.lexists(above / other) for other in others)
+                or _is_json(above / manifest, has_keys("format_version", "config"))
+            ):
                 return above
     return None
 
