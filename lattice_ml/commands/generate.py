@@ -90,9 +90,10 @@ def generate_command(arguments: list[str]) -> int:
             begin = time.monotonic()
             if team.size > 1:
                 lost = (
-                    f"lattice-ml generate: process {team.rank} of {team.size} ends, because another "
-                    f"one is gone or did not answer for {options.heartbeat} (--heartbeat). What was "
-                    f"committed is safe in {directory}; the same command goes on from there"
+                    f"lattice-ml generate: process {team.rank} of {team.size} ends, because "
+                    f"another one is gone or did not answer for {options.heartbeat} "
+                    f"(--heartbeat). What was committed is safe in {directory}; the same command "
+                    f"goes on from there"
                 )
                 processes.explain_aborts(shown(lost))
             quiet = contextlib.nullcontext(lambda progress: None)
