@@ -1,6 +1,6 @@
 """Write docs/api.md, the public names of lattice_ml, from their docstrings: `make api`.
 
-The topics are the comments of `_HOMES` in lattice_ml/__init__.py.
+The topics are the comments of `_NAMES` in lattice_ml/__init__.py.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ WORTH_SAYING = ("Args", "Attributes", "Returns", "Raises")
 
 def topics():
     """{topic: public names}, in the order of the table of contents."""
-    table = inspect.getsource(lattice_ml).partition("_HOMES = {")[2].partition("\n}")[0]
+    table = inspect.getsource(lattice_ml).partition("_NAMES = {")[2].partition("\n}")[0]
     found = {}
     for line in table.splitlines():
         if comment := re.fullmatch(r"    # (.*)", line):
             names = found.setdefault(comment[1], [])
-        elif name := re.match(r'    "(\w+)":', line):
-            names.append(name[1])
+        elif row := re.match(r'    "[\w.]+": "(.*)",', line):
+            names += row[1].split()
     return found
 
 

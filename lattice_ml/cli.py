@@ -60,10 +60,8 @@ def _run(words: list[str], *, alone: bool) -> int:
 
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        say(
-            f"lattice-ml: unknown command {verb}{hint} (allowed: {', '.join(VERBS)})",
-            file=sys.stderr,
-        )
+        allowed = ", ".join(VERBS)
+        say(f"lattice-ml: unknown command {verb}{hint} (allowed: {allowed})", file=sys.stderr)
         return 2
     try:
         memory.prepare()
@@ -77,15 +75,11 @@ def _run(words: list[str], *, alone: bool) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {verb:<13}{text}" for verb, text in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: lattice-ml COMMAND [arguments]      lattice-ml COMMAND --help",
-            "",
-            "Lattice field theory sampling with machine learning: from couplings to a verdict.",
-            "",
-            *lines,
-            "",
-            "  --version  the version          --help  this page",
-        ]
-    )
+    verbs = "\n".join(f"  {verb:<13}{text}" for verb, text in VERBS.items())
+    return f"""usage: lattice-ml COMMAND [arguments]      lattice-ml COMMAND --help
+
+Lattice field theory sampling with machine learning: from couplings to a verdict.
+
+{verbs}
+
+  --version  the version          --help  this page"""

@@ -29,7 +29,8 @@ def written(directory, step_size=0.1, *, sampler=LANGEVIN, seed=None, ratio=1.0,
         "chain": {"n_chains": N_CHAINS, "n_configs": 100, "thin": 1},
         "output": {"dtype": "float32", "save_configs": False},
     }
-    config |= {name: config[name] | table for name, table in more.items()}
+    for name, table in more.items():  # one of another kind takes the place of all
+        config[name] = table if "kind" in table else config[name] | table
     rows = config["chain"]["n_configs"], config["chain"]["n_chains"]
     rng = np.random.default_rng([config["seed"], *rows])
     means = dict.fromkeys(PRIMARIES, 1.0) | {

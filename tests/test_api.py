@@ -17,13 +17,10 @@ def test_a_type_checker_sees_every_name_where_it_comes_from():
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {}
     for node in block.body:
-        if isinstance(node, ast.ImportFrom):
-            home = node.module.removeprefix("lattice_ml.")
-            seen |= {alias.asname: (home, alias.name) for alias in node.names}
-        else:  # a name of our own for what is called otherwise there
-            seen[node.targets[0].id] = seen.pop(node.value.id)
-    said = {name: home.partition(":") for name, home in lattice_ml._HOMES.items()}
-    assert seen == {name: (home, other or name) for name, (home, _, other) in said.items()}
+        home = node.module.removeprefix("lattice_ml.")
+        assert all(alias.asname == alias.name for alias in node.names)
+        seen |= {alias.name: home for alias in node.names}
+    assert seen == lattice_ml._HOMES
 
 
 def test_the_page_of_the_names_is_that_of_their_docstrings():

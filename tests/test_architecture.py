@@ -24,9 +24,9 @@ MAY_IMPORT = {
     "statistics": "",
     "fields": "",
     "runtime": "statistics",
-    "actions": "_pytree fields",
+    "actions": "_pytree fields runtime",  # of it only what a section of a config is
     "observables": "statistics fields runtime actions",
-    "samplers": "_pytree fields actions",
+    "samplers": "_pytree fields runtime actions",  # likewise
     "chains": "fields runtime actions observables samplers",  # of these only their contract
     "storage": "runtime actions",
     "analysis": "statistics fields runtime actions observables storage",

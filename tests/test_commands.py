@@ -103,7 +103,8 @@ def test_a_program_that_cannot_be_imported_says_so(monkeypatch, capsys):
 
 
 def test_every_verb_has_a_home():
-    for verb, home in commands._HOMES.items():
+    for verb in cli.VERBS:
+        home = commands._HOMES.get(verb, verb)
         module = importlib.import_module(f"lattice_ml.commands.{home}")
         assert callable(getattr(module, f"{verb}_command"))
-    assert commands._HOMES.keys() == cli.VERBS.keys()
+    assert commands._HOMES.keys() <= cli.VERBS.keys()

@@ -189,7 +189,10 @@ def test_samplers_without_a_bias_are_refused(ensembles, tmp_path, sampler, sente
     ("more", "sentence"),
     [
         ({"action": {"kappa": 0.21}}, "action.kappa: {0} has 0.2, {1} has 0.21; ensembles may"),
-        ({"action": {"kind": "FreeField"}}, "action.kind: {0} has 'Phi4', {1} has 'FreeField'"),
+        (
+            {"action": {"kind": "FreeField", "mass_squared": 1.0}},
+            "action.convention: {0} has 'kappa'",
+        ),
         ({"lattice": {"shape": (4, 8)}}, "lattice.shape: {0} has [4, 4], {1} has [4, 8]"),
         ({"sampler": LANGEVIN | {"scheme": "heun"}}, "sampler.scheme: {0} has 'euler', {1} has"),
         ({"sampler": LANGEVIN | {"temperature": 2.0}}, "sampler.temperature: {0} has 1.0, {1}"),

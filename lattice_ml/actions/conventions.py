@@ -15,7 +15,6 @@ log Z' = log Z - V log s and log_prob' = log_prob + V log s.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from lattice_ml.actions import (
     Action,
@@ -27,13 +26,13 @@ from lattice_ml.actions import (
     number,
 )
 from lattice_ml.fields.types import Scalar
+from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = [
-    *("CONVENTIONS", "KINDS", "NONE", "Convention", "Kind", "Parameter", "Section"),
+    *("CONVENTIONS", "KINDS", "NONE", "Convention", "Kind", "Parameter"),
     *("action", "convert", "coupling", "describe", "from_config", "parameters", "section"),
 ]
 
-Section = Mapping[str, Any]  # `[action]` of a config: its kind, and what that takes
 NONE = "none"  # the kind of data whose action is not known, such as images
 
 
@@ -165,7 +164,7 @@ def from_config(section: Section, ndim: int) -> Action | None:
     return KINDS[kind].cls.from_config(values, ndim)
 
 
-def section(action: Action | None, ndim: int) -> dict[str, Any]:
+def section(action: Action | None, ndim: int) -> JsonTable:
     """The `[action]` section that describes an action; `from_config` is the inverse.
 
     What `action` made has the couplings that it was made of.  Of a `Phi4` in (h, a, b) it has those

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from lattice_ml.runtime.arguments import (
-    ConfigError,
     Fields,
     as_arguments,
     check_keys,
@@ -22,6 +21,7 @@ from lattice_ml.runtime.arguments import (
     type_arguments,
     unknown,
 )
+from lattice_ml.runtime.values import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

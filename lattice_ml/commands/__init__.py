@@ -22,27 +22,16 @@ from lattice_ml.storage.run import StorageError
 
 __all__ = ["run"]
 
-_HOMES = {
-    "generate": "generate",
-    "measure": "measure",
+_HOMES = {  # of those whose module has another name
     "check": "measure",
-    "compare": "compare",
-    "extrapolate": "extrapolate",
-    "train": "train",
-    "sample": "sample",
-    "spectrum": "spectrum",
-    "import": "data",
-    "export": "data",
-    "convert": "data",
-    "bench": "bench",
-    "info": "data",
-}
-_SMALLER = {  # what takes less memory
-    "generate": "fewer chains, a smaller lattice or --output.dtype float32 take less",
-    "train": "a smaller --training.batch-size or --training.pool-bytes takes less",
-    "sample": "a smaller --sampling.batch-size takes less",
+    **dict.fromkeys(("import", "export", "convert", "info"), "data"),
 }
 _GOES_ON = "what was committed is safe, and the same command goes on from there"
+_SMALLER = {  # what takes less memory
+    "generate": f"fewer chains, a smaller lattice or --output.dtype float32 take less; {_GOES_ON}",
+    "train": f"a smaller --training.batch-size or --training.pool-bytes takes less; {_GOES_ON}",
+    "sample": f"a smaller --sampling.batch-size takes less; {_GOES_ON}",
+}
 _NO_MEMORY = re.compile(
     "RESOURCE_EXHAUSTED|out of memory|bad_alloc|unable to allocate|memory allocation failed|"
     "cannot allocate memory|can't start new thread",
@@ -57,7 +46,7 @@ _LONGEST = 400  # characters of what a library says
 def run(verb: str, arguments: Sequence[str]) -> int:
     """Run one verb and turn what goes wrong into one sentence and an exit status."""
     try:
-        home = importlib.import_module(f"lattice_ml.commands.{_HOMES[verb]}")
+        home = importlib.import_module(f"lattice_ml.commands.{_HOMES.get(verb, verb)}")
         return int(vars(home)[f"{verb}_command"](list(arguments)))
     except SystemExit as stop:  # from the parser, which has printed its message
         return int(stop.code or 0)
@@ -79,8 +68,7 @@ def _sentence(verb: str, error: Exception) -> tuple[str, int]:
     if isinstance(error, memory.OutOfMemory):
         return str(error), 3
     if _is_of_memory(error):
-        smaller = _SMALLER.get(verb)
-        remedy = f"{smaller}; {_GOES_ON}" if smaller else "find more, or raise the limit"
+        remedy = _SMALLER.get(verb, "find more, or raise the limit")
         asked = _said(error) if str(error) else "an array was refused"
         least = memory.room()
         limit = f"{least.name} is {memory.in_words(least.limit)}"
@@ -101,11 +89,10 @@ def _sentence(verb: str, error: Exception) -> tuple[str, int]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return isinstance(error, RuntimeError | OSError) and bool(_NO_MEMORY.search(str(error)))
+    said = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(said)
 
 
 def _is_ours(error: Exception) -> bool:

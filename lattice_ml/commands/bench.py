@@ -85,10 +85,7 @@ def bench_command(arguments: list[str]) -> int:
 
 
 def _run(
-    plan: "Plan",
-    options: BenchOptions,
-    earlier: "dict[str, Record] | None",
-    drawn_before: set[str],
+    plan: "Plan", options: BenchOptions, earlier: "dict[str, Record] | None", drawn_before: set[str]
 ) -> "Record":
     """Run one, print what it found, and write its page."""
     from lattice_ml.benches import record

@@ -53,13 +53,11 @@ def import_command(arguments: list[str]) -> int:
     file, words = config.split_file(arguments, "import", ImportOptions, names, is_config=False)
     parsed = config.parse_sections(words, names, options=ImportOptions)
     options = config.options_of(parsed, ImportOptions)
+    lattice = {"shape": list(options.shape) or None}
     ensemble = exchange.import_array(
         file,
         options.out,
-        config={
-            "action": table("action", parsed.action),
-            "lattice": {"shape": list(options.shape) or None},
-        },
+        config={"action": table("action", parsed.action), "lattice": lattice},
         dataset=options.dataset,
         order=options.order,
         sample_axis=options.sample_axis,
@@ -68,17 +66,14 @@ def import_command(arguments: list[str]) -> int:
     )
     say(
         f"{ensemble.directory}: {ensemble.n_chains} chains x {ensemble.n_configs} configurations "
-        f"of {' x '.join(map(str, ensemble.shape))}"
+        f"of {shape_label(ensemble.shape)}"
     )
-    read_as = ensemble.manifest["provenance"][0]["made_by"]
+    read_as = ensemble.provenance[0]["made_by"]
     if "dropped_axes" in read_as:
         print(f"  axes of length 1 were left out: {', '.join(map(str, read_as['dropped_axes']))}")
     if "weights_left_out" in read_as:
-        say(
-            f"  warning: {file} has weights, which are left out: its samples count alike here, and "
-            f"are not those of the action without them",
-            file=sys.stderr,
-        )
+        said = "its samples count alike here, and are not those of the action without them"
+        say(f"  warning: {file} has weights, which are left out: {said}", file=sys.stderr)
     if "file_says" in read_as:
         other = ", ".join(f"{key} = {value}" for key, value in read_as["file_says"].items())
         say(f"  warning: {file} was made with {other}", file=sys.stderr)
@@ -221,10 +216,7 @@ def _ensemble(options: InfoOptions) -> list[tuple[str, str]]:
         ("histories", ", ".join(ensemble.history) or "none"),
         *(("weights", text) for text in _weights(ensemble)),
         *([("exchange", text)] if (text := swaps(ensemble)) else []),
-        *(
-            (f"made from {entry['first_config']}", _listed(entry["made_by"]))
-            for entry in manifest["provenance"]
-        ),
+        *((f"made from {e['first_config']}", _listed(e["made_by"])) for e in ensemble.provenance),
         *([("parent", ensemble.parent)] if ensemble.parent else []),
         *_unsealed(manifest, "manifest.json"),
     ]
@@ -247,20 +239,17 @@ def _model(directory: str) -> list[tuple[str, str]]:
     from lattice_ml.jobs.open_model import open_model
 
     model = open_model(directory)
-    worth = summary(model)
+    worth, manifest = summary(model), model.manifest
     return [
         ("model", worth[0]),
         *(("stage", shape_label(stage.shape)) for stage in model.stages),
         *(("report", line.strip()) for line in worth[1:]),
         ("verdict", model.report["verdict"]),
         *((name, _listed(model.config[name])) for name in ("model", "training")),
-        *(
-            (f"made from {entry['first_step']}", _listed(entry["made_by"]))
-            for entry in model.manifest["provenance"]
-        ),
+        *((f"made from {e['first_step']}", _listed(e["made_by"])) for e in manifest["provenance"]),
         ("hash", model.hash),
-        ("parent", model.manifest["parent"]),
-        *_unsealed(model.manifest, "model.json"),
+        ("parent", manifest["parent"]),
+        *_unsealed(manifest, "model.json"),
     ]
 
 
@@ -274,8 +263,8 @@ def _unsealed(manifest: Section, file: str) -> list[tuple[str, str]]:
 
 def _listed(table: Section) -> str:
     """`key = value, ...`, tables within it in brackets; without what is not set."""
-    given = {key: value for key, value in table.items() if value is not None}
-    words = (
-        f"{k} = {f'({_listed(v)})' if isinstance(v, Mapping) else v}" for k, v in given.items()
+    return ", ".join(
+        f"{key} = {f'({_listed(value)})' if isinstance(value, Mapping) else value}"
+        for key, value in table.items()
+        if value is not None
     )
-    return ", ".join(words)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lattice_ml.commands.output import FORECASTS
-from lattice_ml.jobs.forecast import Devices, Forecast, forecasts
+from lattice_ml.jobs.forecast import Forecast, forecasts
 from lattice_ml.jobs.job import Job
 from lattice_ml.runtime.memory import in_words
 from lattice_ml.runtime.printable import say, shape_label
@@ -27,14 +27,9 @@ def dry_run(
     split: int,
     leads: bool,
 ) -> None:
-    """Print what the jobs would take, and write it as JSON where a file is given.
+    """Print what the jobs would take, and write it to a file, {directory: its `Forecast`}.
 
-    Args:
-        jobs: and their directories.
-        time_limit: seconds that a call of `generate` may take.
-        file: for {directory: what `forecast.Forecast` has}.
-        split: devices over which each lattice is spread.
-        leads: whether this process speaks for all.
+    The time limit is that of a call of `generate`; one process `leads` and speaks for all.
     """
     if file is not None:
         check_json(file, FORECASTS)
@@ -57,23 +52,21 @@ def dry_run(
 
 def _lines(job: Job, forecast: Forecast) -> list[str]:
     """One job."""
+    devices = forecast.devices
+    mesh = " x ".join(f"{n} {axis}" for axis, n in devices.mesh.items())
+    processes = f"{devices.n_processes} process" + "es" * (devices.n_processes > 1)
+    size = f"{job.chain.n_chains:,} chains x {forecast.n_configs:,} configurations"
+    left = f", {forecast.n_done:,} of them are there" * (forecast.n_done > 0)
     rows = {
-        "run": _run(job, forecast),
+        "run": f"{size} of {shape_label(job.lattice.shape)}{left}",
         "sampler": _sampler(forecast),
-        "devices": _devices(forecast.devices),
+        "devices": f"{devices.n_devices} x {devices.kind} in {processes}, mesh {mesh}",
         "layout": _layout(forecast),
         "memory": _memory(forecast),
         "disk": _disk(job, forecast),
         "time": _time(job, forecast),
     }
     return [forecast.directory, *(f"  {name:<8} {text}" for name, text in rows.items())]
-
-
-def _run(job: Job, forecast: Forecast) -> str:
-    shape = shape_label(job.lattice.shape)
-    chains, n = job.chain.n_chains, forecast.n_configs
-    left = f", {forecast.n_done:,} of them are there" if forecast.n_done else ""
-    return f"{chains:,} chains x {n:,} configurations of {shape}{left}"
 
 
 def _sampler(forecast: Forecast) -> str:
@@ -89,12 +82,6 @@ def _sampler(forecast: Forecast) -> str:
     )
 
 
-def _devices(devices: Devices) -> str:
-    mesh = " x ".join(f"{n} {axis}" for axis, n in devices.mesh.items())
-    processes = f"{devices.n_processes} process" + "es" * (devices.n_processes > 1)
-    return f"{devices.n_devices} x {devices.kind} in {processes}, mesh {mesh}"
-
-
 def _layout(forecast: Forecast) -> str:
     devices = forecast.devices
     idle = f", {devices.idle:,} places idle" if devices.idle else ""
@@ -106,13 +93,11 @@ def _layout(forecast: Forecast) -> str:
 
 def _memory(forecast: Forecast) -> str:
     memory = forecast.memory
-    device = (
-        f"{in_words(memory.device)} per device (state {in_words(memory.state)}, blocks "
-        f"{in_words(memory.blocks)}, temporaries {in_words(memory.temporaries)})"
-    )
+    names = ("state", "blocks", "temporaries")
+    parts = ", ".join(f"{name} {in_words(vars(memory)[name])}" for name in names)
+    device = f"{in_words(memory.device)} per device ({parts})"
     text = f"{device}{_of(memory.device, memory.device_limit)}; process {in_words(memory.process)}"
-    if forecast.devices.platform == "cpu":
-        text += " with its devices"
+    text += " with its devices" * (forecast.devices.platform == "cpu")
     return text + _of(memory.process, memory.process_limit)
 
 

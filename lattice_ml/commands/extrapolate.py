@@ -14,6 +14,8 @@ from lattice_ml.runtime.results import check_json, write_json
 
 __all__ = ["extrapolate_command", "lines"]
 
+_ROW = "  {:<24}{:>16}{:>15}{:>11}{:>9}{:>16}  {}"
+
 
 @dataclasses.dataclass(frozen=True)
 class ExtrapolateOptions:
@@ -68,11 +70,6 @@ def lines(found: Section) -> list[str]:
     power = "eps" if order == 1 else f"eps^{order}"
     return [
         f"{sampler['kind']}{scheme}: O(eps) = O(0) + slope {power}, eps = {steps}",
-        *(_line(row) for row in [header(order), *rows(found)]),
+        *(_ROW.format(*row).rstrip() for row in [header(order), *rows(found)]),
         *(f"  {mark}: {names}: {sentence}" for mark, names, sentence in warnings_of(found)),
     ]
-
-
-def _line(row: list[str]) -> str:
-    name, at_zero, slope, chi2, p, curved, doubt = row
-    return f"  {name:<24}{at_zero:>16}{slope:>15}{chi2:>11}{p:>9}{curved:>16}  {doubt}".rstrip()

@@ -89,7 +89,12 @@ def generate_command(arguments: list[str]) -> int:
         for job, directory in jobs:
             begin = time.monotonic()
             if team.size > 1:
-                lost = _lost(team, directory, options.heartbeat)
+                lost = (
+                    f"lattice-ml generate: process {team.rank} of {team.size} ends, because "
+                    f"another one is gone or did not answer for {options.heartbeat} "
+                    f"(--heartbeat). What was committed is safe in {directory}; the same command "
+                    f"goes on from there"
+                )
                 processes.explain_aborts(shown(lost))
             quiet = contextlib.nullcontext(lambda progress: None)
             with progress.Reporter(str(directory)) if team.leads else quiet as reporter:
@@ -112,15 +117,6 @@ def generate_command(arguments: list[str]) -> int:
         os._exit(3)  # at its ordinary end it would wait for the lost one
     processes.part(team)
     return 0
-
-
-def _lost(team: processes.Team, directory: Path, heartbeat: str) -> str:
-    """What a process says when another one is gone."""
-    return (
-        f"lattice-ml generate: process {team.rank} of {team.size} ends, because another "
-        f"one is gone or did not answer for {heartbeat} (--heartbeat). What was committed is safe "
-        f"in {directory}; the same command goes on from there"
-    )
 
 
 def _sweep(words: list[str], sweep: Sequence[str], file: str, out: Path) -> "Jobs":
@@ -164,21 +160,15 @@ def _own_seed(job: "Job", key: str) -> "Job":
     return dataclasses.replace(job, seed=seed)
 
 
-_SUMMARY = {  # what is said of the histories that there are
-    "acceptance": "acceptance {:.3f}",
-    "exp_minus_dh": "<exp(-dH)> {:.4f}",
-}
-
-
 def _summary(ensemble: "EnsembleOnDisk") -> str:
-    tuned = ensemble.manifest["tuned"]
     shape = shape_label(ensemble.shape)
     size = f"{ensemble.n_chains} chains x {ensemble.n_configs} configurations of {shape}"
-    known = (name for name in _SUMMARY if name in ensemble.history)
-    means = ", ".join(_SUMMARY[name].format(ensemble.series(name).mean()) for name in known)
-    settings = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
+    said = {"acceptance": "acceptance {:.3f}", "exp_minus_dh": "<exp(-dH)> {:.4f}"}
+    known = (name for name in said if name in ensemble.history)
+    means = ", ".join(said[name].format(ensemble.series(name).mean()) for name in known)
+    settings = ", ".join(f"{name} {value:.4g}" for name, value in ensemble.tuned.items())
     parts = (size, means, swaps(ensemble), settings)
-    return f"{ensemble.directory}: " + "; ".join(part for part in parts if part)
+    return f"{ensemble.directory}: " + "; ".join(filter(None, parts))
 
 
 def swaps(ensemble: "EnsembleOnDisk") -> str:

@@ -83,19 +83,15 @@ def measure_command(arguments: list[str]) -> int:
 
 def _pages(out: str, ensembles: Sequence[str]) -> dict[str, Path]:
     """The folder for the page of each ensemble: below `out` by its name where there are several."""
-    if len(ensembles) == 1:
-        return {ensembles[0]: Path(out)}
-    return {
-        path: Path(out) / name for path, name in zip(ensembles, distinct(ensembles), strict=True)
-    }
+    names = distinct(ensembles) if len(ensembles) > 1 else [""]
+    return {path: Path(out) / name for path, name in zip(ensembles, names, strict=True)}
 
 
 def _entry(name: str, estimate: "Estimate") -> dict[str, object]:
     """One estimate as JSON values; `doubt` says why weights leave too little to rely on it."""
     entry = {"value": estimate.value, "error": estimate.error}
     entry |= {"tau_int": estimate.tau_int, "tau_int_error": estimate.tau_int_error}
-    if name == "ess":
-        entry["pareto_k"] = estimate.pareto_k
+    entry |= {"pareto_k": estimate.pareto_k} if name == "ess" else {}
     return entry | ({"doubt": estimate.doubt} if estimate.doubt else {})
 
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import tyro
 
-from lattice_ml.runtime.arguments import ConfigError
+from lattice_ml.runtime.values import ConfigError
 
 __all__ = ["parse_options"]
 
@@ -18,18 +18,12 @@ def parse_options(kind: type[Options], arguments: Sequence[str], verb: str) -> O
     An empty value, as `--json "$UNSET"` gives, names no file: taken as not given, it would leave a
     result unwritten without a word, or write it to the working directory.
 
-    Args:
-        kind: a dataclass.
-        arguments: the words behind the verb.
-        verb: for the messages.
-
     Raises:
         ConfigError: a value is empty.
     """
     options = tyro.cli(kind, args=list(arguments), prog=f"lattice-ml {verb}")
     for name, value in vars(options).items():
         if "" in (value if isinstance(value, tuple) else (value,)):
-            raise ConfigError(
-                f"{name.replace('_', '-')} must not be empty: say which, or leave it out"
-            )
+            option = name.replace("_", "-")
+            raise ConfigError(f"{option} must not be empty: say which, or leave it out")
     return options

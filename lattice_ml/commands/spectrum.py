@@ -49,16 +49,8 @@ def spectrum_command(arguments: list[str]) -> int:
     from lattice_ml.jobs.spectrum import spectrum
 
     check_values({"seed": options.seed})
-    found = spectrum(
-        options.source,
-        options.out,
-        fields=options.fields,
-        n_fields=options.n_fields,
-        noise=options.noise,
-        weights=options.weights,
-        seed=options.seed,
-        verify=options.verify,
-    )
+    given = vars(options).copy()
+    found = spectrum(given.pop("source"), given.pop("out"), **given)
     say(*lines(found), f"page: {options.out}/index.html")
     return 0
 

@@ -89,45 +89,34 @@ def summary(model: "Model") -> list[str]:
     if "evaluations" in report:
         lines[0] += f", {report['evaluations']:.3g} evaluations of the network"
     for entry in report["theories"]:
-        shape = shape_label(entry["shape"])
-        couplings = ", ".join(
-            f"{key} = {value}" for key, value in entry["action"].items() if key != "kind"
-        )
-        name = ", ".join(filter(None, (shape, couplings)))
+        couplings = [f"{key} = {value}" for key, value in entry["action"].items() if key != "kind"]
+        name = ", ".join([shape_label(entry["shape"]), *couplings])
         lines.append(f"  {name}: {'; '.join(_worth(entry))}")
     return lines
 
 
 def _worth(entry: Section) -> list[str]:
     """What one theory's samples are worth, in words."""
-    words = []
-    if "n_not_finite" in entry:
-        words.append(f"{entry['n_not_finite']} of {entry['n_samples']} samples are not finite")
-    if "log_likelihood" in entry:
-        words.append(f"mean log density of the data {entry['log_likelihood']:.6g}")
-    if "validation_log_likelihood" in entry:
-        words.append(f"held out {entry['validation_log_likelihood']:.6g}")
-    if entry.get("kl_gaussian") is not None:
-        words.append(f"KL from the Gaussian of the data's moments {entry['kl_gaussian']:.3g}")
-    if "schwinger_dyson" in entry:
-        identity = entry["schwinger_dyson"]
-        words.append(
-            f"Schwinger-Dyson {_number(identity['value'], 4)} +- {_number(identity['error'], 4)}"
-        )
+    said = {
+        "n_not_finite": "{n_not_finite} of {n_samples} samples are not finite",
+        "log_likelihood": "mean log density of the data {log_likelihood:.6g}",
+        "validation_log_likelihood": "held out {validation_log_likelihood:.6g}",
+        "kl_gaussian": "KL from the Gaussian of the data's moments {kl_gaussian:.3g}",
+    }
+    words = [text.format_map(entry) for key, text in said.items() if entry.get(key) is not None]
+    if identity := entry.get("schwinger_dyson"):
+        value, error = _number(identity["value"], 4), _number(identity["error"], 4)
+        words.append(f"Schwinger-Dyson {value} +- {error}")
     if "ess" in entry:
         words += [
             f"ESS/n {entry['ess']:.4f} of {entry['n_samples']} samples",
             f"Pareto k {entry['pareto_k']:.2f}",
             f"log Z {_number(entry['log_z'], 6)} +- {_number(entry['log_z_error'], 6)}",
         ]
-    if "log_weight_change" in entry:
-        change = entry["log_weight_change"]
-        words.append(
-            f"log w under step doubling {_number(change['rms'], 3)} rms, "
-            f"{_number(change['mean'], 4, '+')} mean"
-        )
-    if "forward_ess" in entry:
-        forward = entry["forward_ess"]
+    if change := entry.get("log_weight_change"):
+        rms, mean = _number(change["rms"], 3), _number(change["mean"], 4, "+")
+        words.append(f"log w under step doubling {rms} rms, {mean} mean")
+    if forward := entry.get("forward_ess"):
         words.append(f"forward ESS/n {forward['value']:.4f} +- {forward['error']:.4f}")
     return words
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +30,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.split import plan
 from lattice_ml.jobs.generate import starting_fields
 from lattice_ml.jobs.job import Job
+from lattice_ml.runtime import memory
 from lattice_ml.runtime.devices import return_freed_memory
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.samplers.sampler import Sampler, State
@@ -50,6 +50,7 @@ _PATIENCE = 1 << 6  # as many times as long a single trajectory may be
 _IMAGE = 1 << 28  # bytes of a file, beyond which a smaller one is made
 _OVERHEAD = 1 << 15  # bytes of a file beside its rows, and ...
 _PER_CHUNK = 64  # ... for each of their chunks of a MiB
+_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of what the system counts
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,7 @@ class Calibration:
 def calibrate(job: Job, begun: Begun | None = None, split: int = 1) -> Calibration:
     """Measure a job, or a part of a large one, on the devices of all processes together.
 
-    Args:
-        job: what is to be run.
-        begun: what a run that was begun goes on from, without a warm-up.
-        split: devices over which each lattice is spread.
+    A run that was `begun` goes on from there, without a warm-up.
     """
     part = _part(job, split)
     if part is job:
@@ -172,15 +170,15 @@ def _enlarged(found: Calibration, part: Job, job: Job, split: int) -> Calibratio
         return np.broadcast_to(np.zeros((), array.dtype), (n, *(row if per_site else ())))
 
     row = 8 * len(found.histories) + engine.lattice.volume * np.dtype(engine.dtype).itemsize * save
-    few = part.chain.n_chains
+    few, thin = part.chain.n_chains, part.chain.thin
     slots, tuning = program.slots / found.program.slots, found.tuning
-    thinned = f", thinned by {part.chain.thin:,}" * (part.chain.thin < wanted.thin)
+    thinned = f", thinned by {thin:,}" * (thin < wanted.thin)
     return replace(
         found,
         program=program,
         tuning=replace(tuning, seconds=tuning.seconds * ratio, total=tuning.total * ratio),
         state={name: whole(array) for name, array in found.state.items()},
-        per_config=found.per_config * ratio * wanted.thin / part.chain.thin,
+        per_config=found.per_config * ratio * wanted.thin / thin,
         arguments=int(found.arguments * ratio),
         block=program.size * len(engine.slots) * row // len(engine.mesh.local_devices),
         temporaries=int(found.temporaries * ratio * max(1, slots)),
@@ -214,7 +212,8 @@ def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
     needs = [p.memory(sampler, state) for p in ((program,) if warm is program else (program, warm))]
     setup = time.monotonic() - begin
     return_freed_memory()  # of the compiler: blocks take its place
-    resident, peak = _memory()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+    resident = memory.used()["memory"] or peak
 
     if begun is None and wanted.n_thermalise:
         tuning = _tune(job, warm, sampler, state)
@@ -232,13 +231,12 @@ def _measured(job: Job, begun: Begun | None, split: int) -> Calibration:
 
     one, history = min((produce(1) for _ in range(2)), key=lambda found: found[0])
     many = min(program.size, max(2, int(_SECONDS / 4 / one)))
-    best, until = [one, math.inf], time.monotonic() + _SECONDS / 2
+    all_of_them, until = math.inf, time.monotonic() + _SECONDS / 2
     for turn in range(_TURNS):
         if turn and time.monotonic() > until:
             break
-        best = [min(best[0], produce(1)[0]), min(best[1], produce(many)[0])]
-    one = best[0]
-    per_config = max(0.0, best[1] - one) / (many - 1) if many > 1 else min(best)
+        one, all_of_them = min(one, produce(1)[0]), min(all_of_them, produce(many)[0])
+    per_config = max(0.0, all_of_them - one) / (many - 1) if many > 1 else min(one, all_of_them)
     return Calibration(
         program=program,
         tuning=tuning,
@@ -287,14 +285,3 @@ def _tune(job: Job, warm: Program, sampler: Sampler, state: State) -> Tuning:
         step=last[0][0],
         total=steps[-1][2],
     )
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of this process that are in memory now, and the most that ever were."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:  # not Linux
-        return peak, peak
-    return pages * resource.getpagesize(), peak

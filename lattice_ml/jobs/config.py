@@ -30,23 +30,9 @@ from lattice_ml.runtime.values import ConfigError, table
 from lattice_ml.samplers import kinds
 
 __all__ = [
-    "SECTIONS",
-    "TRAINING",
-    "ConfigError",
-    "Names",
-    "job_of",
-    "options_of",
-    "parse",
-    "parse_sampling",
-    "parse_sections",
-    "parse_training",
-    "read_arguments",
-    "read_job",
-    "sampling_job_of",
-    "sampling_names",
-    "split_file",
-    "training_job_of",
-    "training_names",
+    *("SECTIONS", "TRAINING", "ConfigError", "Names", "job_of", "options_of", "parse"),
+    *("parse_sampling", "parse_sections", "parse_training", "read_arguments", "read_job"),
+    *("sampling_job_of", "sampling_names", "split_file", "training_job_of", "training_names"),
 ]
 
 SECTIONS = ("seed", "lattice", "action", "sampler", "chain", "output")
@@ -66,20 +52,14 @@ def read_job(file: str | Path, *words: str) -> Job:
 
 
 def read_arguments(file: str | Path, names: Names = SECTIONS) -> list[str]:
-    """The sections of a TOML file that a verb reads, as command-line arguments.
-
-    Raises:
-        ConfigError: the file cannot be read or is not TOML.
-    """
+    """The sections of a TOML file that a verb reads, as command-line arguments."""
     return read_file(file, skip=set(sections.NAMES) - set(names) - set(_AGREEING))
 
 
 def parse(arguments: Sequence[str], *, file: str | Path | None = None) -> Job:
     """Build a job of `generate` from dotted arguments; the later of two equal keys wins.
 
-    Args:
-        arguments: as `read_arguments` gives them, followed by the user's own.
-        file: named in the messages about keys that came from it.
+    Those of a file come first, as `read_arguments` gives them, and messages name it.
 
     Raises:
         ConfigError: an unknown key (with the nearest valid one), a wrong type or value.
@@ -92,7 +72,7 @@ def parse_training(arguments: Sequence[str], *, file: str | Path | None = None) 
     return training_job_of(parse_sections(arguments, training_names(arguments), file=file))
 
 
-def parse_sampling(arguments: Sequence[str], *, kind: str = "Diffusion") -> SamplingJob:
+def parse_sampling(arguments: Sequence[str], *, kind: str = DEFAULT) -> SamplingJob:
     """Build a job of `sample` for a kind of model, as `parse` does for `generate`."""
     return sampling_job_of(parse_sections(arguments, sampling_names(kind)))
 
@@ -105,13 +85,8 @@ def training_names(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def sampling_names(kind: str = DEFAULT) -> Names:
     """The sections of `sample` for a kind of model."""
-    return (
-        "seed",
-        "lattice",
-        "action",
-        ("sampling", KINDS[kind].sections.SamplingSection),
-        "output",
-    )
+    section = ("sampling", KINDS[kind].sections.SamplingSection)
+    return ("seed", "lattice", "action", section, "output")
 
 
 def parse_sections(
@@ -130,8 +105,7 @@ def parse_sections(
         options: a dataclass of further keys that may stand behind those of the file.
     """
     fields = _fields(arguments, names, options)
-    in_file = of_file(arguments) if file else []
-    if in_file:
+    if file and (in_file := of_file(arguments)):
         check_keys(_fields(arguments, names, None), in_file, f"in {file}")
     check_keys(fields, arguments, "on the command line")
     return type_arguments(fields, arguments)
@@ -225,9 +199,5 @@ def _fields(arguments: Sequence[str], names: Names, options: type | None) -> Fie
         needed = any(f.default is dataclasses.MISSING for f in dataclasses.fields(kind))
         default = dataclasses.field() if needed else dataclasses.field(default_factory=kind)
         fields.append((name, kind, default))
-    if options is not None:
-        fields += [
-            (f.name, f.type, dataclasses.field(default=f.default))
-            for f in dataclasses.fields(options)
-        ]
-    return fields
+    of_verb = () if options is None else dataclasses.fields(options)
+    return [*fields, *((f.name, f.type, dataclasses.field(default=f.default)) for f in of_verb)]

@@ -17,12 +17,11 @@ import numpy.typing as npt
 from lattice_ml import statistics
 from lattice_ml.chains.run import Chains, run, tune
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.types import Floats
 from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.statistics.series import as_numbers
 
 __all__ = ["Metropolis", "metropolis", "refine"]
-
-Array = npt.NDArray[np.float64]
 
 _TUNING_CHAINS, _TUNING_UPDATES = 64, 200
 
@@ -97,7 +96,7 @@ def metropolis(
 
 
 def _walk(
-    steps: npt.NDArray[np.intp], log_weights: Array, thresholds: Array
+    steps: npt.NDArray[np.intp], log_weights: Floats, thresholds: Floats
 ) -> npt.NDArray[np.intp]:
     """Return the proposal kept at each step: the last y with log w(x) < log w(y) - log u."""
     kept = np.empty_like(steps)
@@ -151,23 +150,7 @@ def refine(
         )
     tuning, moving = jax.random.split(key)
     if sampler.unsettled:
-        sampler = tune(
-            tuning,
-            sampler,
-            lattice,
-            n_chains=min(_TUNING_CHAINS, len(fields)),
-            n_thermalise=_TUNING_UPDATES,
-            start=fields,
-            dtype=dtype,
-        )
-    return run(
-        moving,
-        sampler,
-        lattice,
-        n_chains=len(fields),
-        n_configs=1,
-        n_thermalise=0,
-        thin=n_updates,
-        start=fields,
-        dtype=dtype,
-    )
+        n = {"n_chains": min(_TUNING_CHAINS, len(fields)), "n_thermalise": _TUNING_UPDATES}
+        sampler = tune(tuning, sampler, lattice, **n, start=fields, dtype=dtype)
+    n = {"n_chains": len(fields), "n_configs": 1, "n_thermalise": 0, "thin": n_updates}
+    return run(moving, sampler, lattice, **n, start=fields, dtype=dtype)

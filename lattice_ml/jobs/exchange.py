@@ -11,7 +11,6 @@ from typing import IO, Literal
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from lattice_ml.runtime import writing
 from lattice_ml.runtime.json import Section
@@ -23,8 +22,6 @@ from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.run import open_run
 
 __all__ = ["convert_ensemble", "export_array", "import_array"]
-
-Array = npt.NDArray[np.generic]
 
 
 def import_array(
@@ -118,17 +115,14 @@ def _lattice(file: Path, shape: Iterable[int]) -> tuple[int, ...]:
 
 def _n_chains(source: Source, asked: int | None) -> int:
     """The chains of a source: of its own axis, or as asked, or as a file of ours says."""
-    n_samples, apart = source.n_samples, source.reading.n_chains
-    said = source.attributes
+    n_samples, apart, known = source.n_samples, source.reading.n_chains, source.attributes
     if source.reading.chain is not None:
         if asked not in (None, apart):
-            raise StorageError(
-                f"{source.file}: the chain axis {source.reading.chain} counts {apart} chains, "
-                f"asked {asked}"
-            )
+            said = f"the chain axis {source.reading.chain} counts {apart} chains, asked {asked}"
+            raise StorageError(f"{source.file}: {said}")
         return apart
-    if asked is None and n_samples == said.get("n_chains", 0) * said.get("n_configs", 0):
-        return int(said["n_chains"])
+    if asked is None and n_samples == known.get("n_chains", 0) * known.get("n_configs", 0):
+        return int(known["n_chains"])
     n_chains = 1 if asked is None else asked
     if n_chains < 1 or n_samples % n_chains:
         raise StorageError(f"{source.file}: {n_samples} samples cannot be {n_chains} chains")
@@ -183,14 +177,10 @@ def convert_ensemble(
     ndim, n_chains = len(ensemble.shape), ensemble.n_chains
     if ensemble.action is None:
         raise ValueError(f"{ensemble.directory} has no action to convert (action.kind = none)")
-    action, scale = conventions.convert(
-        Phi4(*quartic(ensemble.action, "conversions are").couplings()), convention, ndim
-    )
-    section = {
-        "kind": "Phi4",
-        "convention": convention,
-        **conventions.parameters(action, convention, ndim),
-    }
+    given = Phi4(*quartic(ensemble.action, "conversions are").couplings())
+    action, scale = conventions.convert(given, convention, ndim)
+    named = {"kind": "Phi4", "convention": convention}
+    section = named | dict(conventions.parameters(action, convention, ndim))
     old = ensemble.config
     asked = old | {"action": section, "converted": {"from": old["action"], "scale": scale}}
     parent = hashlib.sha256("".join(s["sha256"] for s in ensemble.manifest["shards"]).encode())
@@ -233,10 +223,8 @@ def export_array(ensemble: EnsembleOnDisk, file: str | os.PathLike[str]) -> None
     file = Path(file)
     writers = {".h5": _write_h5, ".npz": _write_npz, ".npy": _write_npy}
     if file.suffix not in writers:
-        raise StorageError(
-            f"cannot export to {file}: the name must end in .h5, .npz, .npy, or .json.gz "
-            f"(observables)"
-        )
+        known = ".h5, .npz, .npy, or .json.gz (observables)"
+        raise StorageError(f"cannot export to {file}: the name must end in {known}")
     check_export(file, _least(ensemble, file.suffix))
     writing.write_once(file, lambda temporary: writers[file.suffix](ensemble, temporary))
 
@@ -277,17 +265,20 @@ def _write_npy(ensemble: EnsembleOnDisk, path: Path) -> None:
 
 
 def _write_array(
-    file: IO[bytes], dtype: np.dtype[np.generic], shape: tuple[int, ...], parts: Iterator[Array]
+    file: IO[bytes],
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+    parts: Iterator[np.ndarray],
 ) -> None:
     """Write an array in NumPy's format, without holding it in memory."""
-    descr = np.lib.format.dtype_to_descr(dtype)
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     for part in parts:
         file.write(part.data)
 
 
-def _parts(ensemble: EnsembleOnDisk, name: str) -> Iterator[Array]:
+def _parts(ensemble: EnsembleOnDisk, name: str) -> Iterator[np.ndarray]:
     """Yield a column in blocks."""
     if name == "cfgs":
         yield from (fields for _, fields in ensemble.blocks())

@@ -16,16 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from lattice_ml.analysis.dynamics.extrapolation_fit import (
-    SIGNIFICANT,
-    Doubts,
-    Extrapolated,
-    fit,
-    listed,
-)
+from lattice_ml.analysis.dynamics import extrapolation_fit as fitting
+from lattice_ml.analysis.dynamics.extrapolation_fit import Doubts, Extrapolated, fit, listed
 from lattice_ml.analysis.measurement import measure
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.runtime.json import Section
+from lattice_ml.runtime.json import Section, flattened
 from lattice_ml.samplers import kinds
 from lattice_ml.samplers.settings import whole_steps
 from lattice_ml.storage.ensemble import EnsembleOnDisk
@@ -59,10 +54,8 @@ def extrapolate(
     """
     if order not in (None, 1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
-    if len(ensembles) < 2:
-        raise ValueError(
-            f"extrapolation needs ensembles at two or more step sizes, got {len(ensembles)}"
-        )
+    if (n := len(ensembles)) < 2:
+        raise ValueError(f"extrapolation needs ensembles at two or more step sizes, got {n}")
     orders = [_bias_order(ensemble) for ensemble in ensembles]
     _check_agreement(ensembles)
     ensembles = sorted(ensembles, key=_step_size)
@@ -75,24 +68,18 @@ def extrapolate(
     for name in measured[0]:
         points = [estimates[name] for estimates in measured]
         usable = [point for point in points if point is not None and point.error > 0]
-        if len(usable) < len(points):
-            found[name] = None
-            continue
-        line = fit(step_sizes, usable, order or orders[0])
-        inexact = _inexact(line, temperature) if name == "schwinger_dyson" else []
-        found[name] = line.doubted([*inexact, *shared])
+        found[name] = None
+        if len(usable) == len(points):
+            line = fit(step_sizes, usable, order or orders[0])
+            inexact = _inexact(line, temperature) if name == "schwinger_dyson" else []
+            found[name] = line.doubted([*inexact, *shared])
     return found
 
 
 def as_table(
     ensembles: Sequence[EnsembleOnDisk], found: Mapping[str, Extrapolated | None]
 ) -> Section:
-    """What was found as JSON values: for a file, a terminal and a page.
-
-    Args:
-        ensembles: those that were extrapolated.
-        found: from `extrapolate`.
-    """
+    """What was found by extrapolating the ensembles, as JSON values."""
     ensembles = sorted(ensembles, key=_step_size)
     config = ensembles[0].config
     fitted = [entry for entry in found.values() if entry is not None]
@@ -112,22 +99,16 @@ def as_table(
 
 def _inexact(found: Extrapolated, exact: float) -> Doubts:
     z = (found.value - exact) / found.error
-    if abs(z) <= SIGNIFICANT:
-        return []
     sentence = (
         f"extrapolated to {found}, {z:+.1f} errors from its exact value {exact:g}: the step sizes "
         "are too large for errors this small, or chains are not in equilibrium"
     )
-    return [("exact", sentence)]
+    return [("exact", sentence)] * (abs(z) > fitting.SIGNIFICANT)
 
 
 def _two(step_sizes: Sequence[float]) -> Doubts:
-    if len(set(step_sizes)) > 2:
-        return []
-    sentence = (
-        "two step sizes fix the line and cannot show whether it is one: add a third to test the fit"
-    )
-    return [("two", sentence)]
+    said = "two step sizes fix the line and cannot show whether it is one"
+    return [("two", f"{said}: add a third to test the fit")] * (len(set(step_sizes)) <= 2)
 
 
 def _equal_seeds(ensembles: Sequence[EnsembleOnDisk]) -> Doubts:
@@ -191,14 +172,13 @@ def _check_agreement(ensembles: Sequence[EnsembleOnDisk]) -> None:
     for other in others:
         theirs = _settings(other.config)
         for key in sorted(settings.keys() | theirs.keys()):
-            if settings.get(key) == theirs.get(key):
-                continue
-            if key == "sampler.drift_limit" and _in_proportion(ensembles):
-                continue
-            raise ValueError(
-                f"{key}: {first.directory} has {settings.get(key)!r}, {other.directory} has "
-                f"{theirs.get(key)!r}; ensembles may differ in sampler.step_size, seed and chain"
-            )
+            one, another = settings.get(key), theirs.get(key)
+            allowed = key == "sampler.drift_limit" and _in_proportion(ensembles)
+            if one != another and not allowed:
+                raise ValueError(
+                    f"{key}: {first.directory} has {one!r}, {other.directory} has {another!r}; "
+                    f"ensembles may differ in sampler.step_size, seed and chain"
+                )
 
 
 def _check_step_sizes(ensembles: Sequence[EnsembleOnDisk]) -> None:
@@ -224,19 +204,15 @@ def _in_proportion(ensembles: Sequence[EnsembleOnDisk]) -> bool:
     limits = [ensemble.config["sampler"].get("drift_limit") for ensemble in ensembles]
     if None in limits:
         return False
-    ratios = [limit / _step_size(e) for limit, e in zip(limits, ensembles, strict=True)]
+    ratios = np.divide(limits, [_step_size(ensemble) for ensemble in ensembles])
     return bool(np.allclose(ratios, ratios[0], rtol=1e-6, atol=0))
 
 
 def _settings(config: Section) -> Section:
     """What must agree, as dotted keys; a key that is None is one that is absent."""
-    flat: dict[str, object] = {}
-    for section, table in config.items():
-        entries = table.items() if isinstance(table, Mapping) else [("", table)]
-        flat |= {f"{section}.{key}".rstrip("."): value for key, value in entries}
     return {
         key: value
-        for key, value in flat.items()
+        for key, value in flattened(config)
         if value is not None and key not in _FREE and not key.startswith("chain.")
     }
 

@@ -26,6 +26,7 @@ from lattice_ml.fields.layout import single
 from lattice_ml.fields.randomness import chain_keys
 from lattice_ml.fields.types import Floats, Integers
 from lattice_ml.report import film
+from lattice_ml.runtime.printable import shape_label
 from lattice_ml.samplers.langevin import Langevin
 from lattice_ml.samplers.sampler import FieldState
 
@@ -73,7 +74,7 @@ def write_film(
     hot = action.hot(rng.normal(size=(1, *shape)).astype(np.float32))
     quantised = langevin(jax.random.key(seed), action, jnp.asarray(hot), ends, step_size)
 
-    h, a, b = action.couplings()
+    (h, a, b), first = action.couplings(), sigmas[len(before)]
     return film.write_film(
         directory,
         shown,
@@ -82,12 +83,9 @@ def write_film(
         step_size * ends,
         n_before=len(before),
         summary=[
-            ("lattice", " x ".join(map(str, shape))),
+            ("lattice", shape_label(shape)),
             ("couplings", f"h = {h:.6g}, a = {a:.6g}, b = {b:.6g}"),
-            (
-                "diffusion model",
-                f"{len(fields)} frames of noise {sigmas[len(before)]:.3g} to {sigmas[-1]:.3g}",
-            ),
+            ("diffusion model", f"{len(fields)} frames of noise {first:.3g} to {sigmas[-1]:.3g}"),
             ("Langevin process", f"{_STEPS:,} Euler steps of {step_size:.3g} from a hot start"),
         ],
     )
@@ -113,13 +111,10 @@ def langevin(
 
     Args:
         key: of all noise.
-        action: see `actions`.
-        phi: fields to start from, `(n, *L)`.
+        action: that drives them.
+        phi: fields to start from, `(n, *L)`; returned are those kept, `(n_frames, n, *L)`.
         ends: rising numbers of steps after which the fields are kept, `(n_frames,)`.
         step_size: eps, the Langevin time of a step.
-
-    Returns:
-        Fields `(n_frames, n, *L)`.
     """
     layout, keys = single(phi.shape[1:], len(phi)), chain_keys(key, len(phi))
     sampler = Langevin(action, step_size, trajectory_length=step_size, sign_flip=False)

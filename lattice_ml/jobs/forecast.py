@@ -114,10 +114,6 @@ def forecasts(
 
     Where JAX has several processes all of them call this.
 
-    Args:
-        jobs: what is to be run, with the directories of their ensembles.
-        split: devices over which each lattice is spread.
-
     Raises:
         StorageError: a directory that `generate` would refuse.
         RunError, ValueError: as `generate`.
@@ -138,11 +134,7 @@ def forecasts(
 
 
 def _forecast(
-    job: Job,
-    out: Path,
-    manifest: Section | None,
-    calibration: Calibration,
-    shared: bool,
+    job: Job, out: Path, manifest: Section | None, calibration: Calibration, shared: bool
 ) -> Forecast:
     tuning, program = calibration.tuning, calibration.program
     entries = list(manifest["shards"]) if manifest else []
@@ -160,9 +152,8 @@ def _forecast(
     scale = forces / int(tuning.sampler.forces)
     per_trajectory = calibration.per_config * scale / job.chain.thin
     warm_up = 0.0 if manifest else _warm_up(job, calibration, per_trajectory)
-    computing = len(spans) * calibration.per_block + scale * calibration.per_config * sum(
-        n for _, n in spans
-    )
+    left = sum(n for _, n in spans)
+    computing = len(spans) * calibration.per_block + scale * calibration.per_config * left
     storing = sum(own[n][1] for _, n in spans)
     cores = len(engine.mesh.local_devices) if jax.default_backend() == "cpu" else math.inf
     # A core that stores a block does not compute; a GPU goes on meanwhile.
@@ -272,11 +263,8 @@ def _disk(
     shares = [share for share in shares if share]
     kinds = {(n, len(share)) for _, n in spans for share in shares}
     sizes = {kind: calibration.shard(*kind)[0] for kind in kinds}
-    new = [
-        files.blank_entry(first, n, share, sizes[n, len(share)])
-        for first, n in spans
-        for share in shares
-    ]
+    made = [(first, n, share) for first, n in spans for share in shares]
+    new = [files.blank_entry(*shard, sizes[shard[1], len(shard[2])]) for shard in made]
     names = [f"history/{name}" for name in calibration.histories]
     names += ["chain", "trajectory", *["cfgs"] * job.output.save_configs]
     layout = files.columns_of(job.config, names)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lattice_ml.chains.blocks import Block, blocks, check
+from lattice_ml.chains.blocks import blocks, check
 from lattice_ml.chains.engine import BLOCK_BYTES
 from lattice_ml.chains.failures import voice_doubt
 from lattice_ml.jobs.job import Job
@@ -17,13 +17,7 @@ from lattice_ml.runtime import memory
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.printable import shape_label
 from lattice_ml.runtime.processes import team
-from lattice_ml.runtime.session import (
-    Interrupted,
-    Progress,
-    Watch,
-    provenance,
-    watching,
-)
+from lattice_ml.runtime.session import Interrupted, Progress, Watch, provenance, watching
 from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
@@ -102,18 +96,15 @@ def generate(
             on_warm_up=lambda done, sampler: warm(done, sampler, watch),
         )
         for part in parts:
-            _commit(run, part)
+            if not run.n_done:
+                run.record(**part.tuned)
+            own = slice(part.chains.start, part.chains.stop)
+            history = {name: values[:, own] for name, values in part.history.items()}
+            run.append(part.trajectory, part.cfgs, history, part.state, chains=part.chains)
             shown = {name: float(x.mean()) for name, x in part.history.items() if name in _SHOWN}
-            on_progress(
-                Progress(
-                    "production",
-                    run.n_done,
-                    settings.n_configs,
-                    shown | part.tuned,
-                    part.history["magnetisation"],
-                )
-            )
-            del part  # the next block needs its memory
+            done, details = (run.n_done, settings.n_configs), shown | part.tuned
+            on_progress(Progress("production", *done, details, part.history["magnetisation"]))
+            del part, history  # the next block needs their memory
             if run.n_done < settings.n_configs and watch.agree(processes):
                 run.finish()
                 watch.stop(
@@ -129,21 +120,14 @@ def _check_memory(job: Job) -> None:
 
     Counted is what every run needs at least: the state on its way to the devices and back; a block
     and its file; and where the devices are the host's cores, the state and two blocks once more.
-
-    Raises:
-        OutOfMemory: it cannot.
     """
     n_chains = -(-job.chain.n_chains // jax.process_count())
     state = n_chains * job.lattice.volume * np.dtype(job.output.dtype).itemsize
-    block = min(max(state, BLOCK_BYTES), job.chain.n_configs * state)
-    block *= job.output.save_configs
+    block = min(max(state, BLOCK_BYTES), job.chain.n_configs * state) * job.output.save_configs
     on_cores = state + 2 * block if jax.default_backend() == "cpu" else 0
-    shape = shape_label(job.lattice.shape)
-    memory.require(
-        2 * (state + block) + on_cores,
-        f"{n_chains:,} chains of {shape}",
-        "fewer chains, a smaller lattice or --output.dtype float32 take less",
-    )
+    what = f"{n_chains:,} chains of {shape_label(job.lattice.shape)}"
+    remedy = "fewer chains, a smaller lattice or --output.dtype float32 take less"
+    memory.require(2 * (state + block) + on_cores, what, remedy)
 
 
 @contextmanager
@@ -161,14 +145,6 @@ def _saying_what_is_safe(run: Run, n_configs: int) -> Iterator[None]:
         ) from error
 
 
-def _commit(run: Run, part: Block) -> None:
-    if not run.n_done:
-        run.record(**part.tuned)
-    own = slice(part.chains.start, part.chains.stop)
-    history = {name: values[:, own] for name, values in part.history.items()}
-    run.append(part.trajectory, part.cfgs, history, part.state, chains=part.chains)
-
-
 def starting_fields(start: str) -> str | np.ndarray:
     """Resolve chain.start: hot, cold, or the last configurations of an ensemble."""
     if start in ("hot", "cold"):
@@ -176,7 +152,6 @@ def starting_fields(start: str) -> str | np.ndarray:
     try:
         ensemble = open_ensemble(start)
     except StorageError as error:
-        raise StorageError(
-            f"chain.start must be hot, cold or the path of an ensemble: {error}"
-        ) from error
+        said = "chain.start must be hot, cold or the path of an ensemble"
+        raise StorageError(f"{said}: {error}") from error
     return np.asarray(ensemble.cfgs[-ensemble.n_chains :])

@@ -67,6 +67,7 @@ def export_observables(
     if "|" in name:
         raise ValueError(f"pyerrors separates replicas by |, so no ensemble is called {name!r}")
     trajectories = ensemble.column("trajectory").reshape(-1, ensemble.n_chains)[:, 0].tolist()
+    said = {"reweighted": True} if "log_weight" in ensemble.columns else {}
     written: list[str] = []
 
     def write(temporary: Path) -> None:
@@ -76,7 +77,8 @@ def export_observables(
         ):
             for tag, value, delta in _quantities(ensemble):
                 packed.write(b",\n" if written else _head(ensemble).encode())
-                for piece in _obs(_opening(ensemble, tag, value), delta, name, trajectories):
+                opening = {"type": "Obs", "layout": "1", "tag": [tag], "value": [value], **said}
+                for piece in _obs(opening, delta, name, trajectories):
                     packed.write(piece.encode())
                 written.append(tag)
             packed.write(b"]}\n")
@@ -99,22 +101,13 @@ def _quantities(ensemble: EnsembleOnDisk) -> Iterator[tuple[str, float, np.ndarr
 
 def _head(ensemble: EnsembleOnDisk) -> str:
     """The file up to its list of quantities."""
+    config, names = ensemble.config, ("action", "lattice", "chain", "sampler")
     head = {
         "program": f"lattice_ml {version('lattice-ml')}",
         "version": "1.1",
-        "description": {
-            name: ensemble.config[name]
-            for name in ("action", "lattice", "chain", "sampler")
-            if name in ensemble.config
-        },
+        "description": {name: config[name] for name in names if name in config},
     }
     return f'{json.dumps(head)[:-1]}, "obsdata": [\n'
-
-
-def _opening(ensemble: EnsembleOnDisk, tag: str, value: float) -> dict[str, object]:
-    """What is said of a quantity before its data."""
-    opening: dict[str, object] = {"type": "Obs", "layout": "1", "tag": [tag], "value": [value]}
-    return opening | ({"reweighted": True} if "log_weight" in ensemble.columns else {})
 
 
 def _obs(

@@ -76,7 +76,17 @@ def sample(
         if "log_prob_error" not in run.tuned and (change := _step_error(units)):
             run.record(**change)
         for part in _parts(units, run, n_samples):
-            _append(run, part, save_configs=job.output.save_configs)
+            if part.tuned and not _sampler_settings(run):
+                run.record(**part.tuned)
+            rows = part.as_chain()
+            run.append(
+                run.n_done + 1 + np.arange(len(part.cfgs)),
+                rows.cfgs if job.output.save_configs else None,
+                rows.history,
+                part.states[-1],
+                log_prob=rows.log_prob,
+                log_weight=rows.log_weight,
+            )
             on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
             if run.n_done < n_samples and watch.reason:
                 run.finish()
@@ -110,23 +120,22 @@ def summary(ensemble: EnsembleOnDisk) -> list[str]:
             moves = np.flatnonzero(accepted[0])
             stay = int(np.diff(moves, prepend=0, append=accepted.shape[1]).max())
             lines[-1] += f", longest stay {stay} of {accepted.shape[1]} steps"
-    tuned = ensemble.manifest["tuned"]
-    if "log_prob_error" in tuned:
+    if (rms := ensemble.tuned.get("log_prob_error")) is not None:
+        mean = ensemble.tuned["log_prob_change"]
         lines.append(
-            f"log w changes by {tuned['log_prob_error']:.4f} rms and "
-            f"{tuned['log_prob_change']:+.4f} in the mean when the steps are doubled"
+            f"log w changes by {rms:.4f} rms and {mean:+.4f} in the mean when the steps are doubled"
         )
-        if tuned["log_prob_error"] > _HONEST:
+        if rms > _HONEST:
             lines.append(
                 f"warning: that is more than {_HONEST} rms: these weights are not those of the "
                 f"model; raise sampling.n_steps"
             )
-        elif abs(tuned["log_prob_change"]) > log_z_error:
+        elif abs(mean) > log_z_error:
             lines.append(
                 "warning: log Z moves by more than its error when the steps are doubled; raise "
                 "sampling.n_steps where log Z matters"
             )
-    labels = ensemble.manifest["provenance"][-1]["made_by"]
+    labels = ensemble.provenance[-1]["made_by"]
     if labels["extrapolated"]:
         words = " and ".join(labels["extrapolated"])
         lines.append(f"extrapolated: the model was trained on other {words}")
@@ -143,15 +152,11 @@ def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Un
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
     asked = job.lattice.shape, job.action, job.sampling
     drawer = model.drawer(*asked, jax.random.key(job.seed), job.output.dtype)
-    if correct != "none" and job.action is None:
-        raise ValueError(
-            f"cannot correct by {correct}: the action of the data is not known (action.kind = none)"
-        )
-    if correct != "none" and drawer.unweighted:
-        raise ValueError(
-            f"cannot correct by {correct}: {drawer.unweighted}; use --sampling.method path, or "
-            f"--correct none"
-        )
+    why = f"{drawer.unweighted}; use --sampling.method path, or --correct none"
+    if job.action is None:
+        why = "the action of the data is not known (action.kind = none)"
+    if correct != "none" and (job.action is None or drawer.unweighted):
+        raise ValueError(f"cannot correct by {correct}: {why}")
     return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
 
 
@@ -161,11 +166,7 @@ def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> Jso
     return {
         **job.config,
         "sampler": {key: section[key] for key in ("kind", "denoiser") if key in section},
-        "sampling": {
-            **job.config["sampling"],
-            **units.drawer.settings,
-            "correct": units.correct,
-        },
+        "sampling": {**job.config["sampling"], **units.drawer.settings, "correct": units.correct},
         "chain": {"n_chains": 1, "n_configs": n_samples, "thin": 1},
     }
 
@@ -209,30 +210,10 @@ def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
         yield made.cut(slice(skip, stop), made.states[-1 if whole else -2])
 
 
-def _append(run: Run, part: Samples, *, save_configs: bool) -> None:
-    """Commit samples as configurations of one chain."""
-
-    def one_chain(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[:, None]
-
-    if part.tuned and not _sampler_settings(run):
-        run.record(**part.tuned)
-    run.append(
-        run.n_done + 1 + np.arange(len(part.cfgs)),
-        part.cfgs[:, None] if save_configs else None,
-        {name: values[:, None] for name, values in part.history.items()},
-        part.states[-1],
-        log_prob=one_chain(part.log_prob),
-        log_weight=one_chain(part.log_weight),
-    )
-
-
 def _quality(part: Samples) -> dict[str, float]:
     """What a block of samples is worth."""
-    found = {}
     weights = known_weights(part.log_weight, part.log_prob, part.history.get("action"))
-    if weights is not None:
-        found["ess"] = kish(weights) / len(weights)
+    found = {} if weights is None else {"ess": kish(weights) / len(weights)}
     if "acceptance" in part.history:
         found["acceptance"] = float(np.mean(part.history["acceptance"]))
     return found
@@ -250,7 +231,5 @@ def _step_error(units: Units) -> dict[str, float]:
     change = None if units.action is None else units.drawer.step_error(units.action, key, _DOUBLED)
     if change is None:
         return {}
-    return {
-        "log_prob_error": float(np.sqrt(np.mean(change**2))),
-        "log_prob_change": float(np.mean(change)),
-    }
+    rms, mean = float(np.sqrt(np.mean(change**2))), float(np.mean(change))
+    return {"log_prob_error": rms, "log_prob_change": mean}

@@ -8,33 +8,19 @@ there are follows from `model.kind`.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from lattice_ml.actions import conventions
 from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.models.kinds import chosen_kind
-from lattice_ml.runtime.arguments import (
-    WORD,
-    ConfigError,
-    Fields,
-    chosen,
-    parameters,
-    unknown,
-    word,
-    words,
-)
-from lattice_ml.runtime.json import Section
+from lattice_ml.runtime.arguments import WORD, Fields, chosen, parameters, unknown, word, words
+from lattice_ml.runtime.json import Section, flattened
+from lattice_ml.runtime.values import ConfigError
 from lattice_ml.samplers import kinds
 from lattice_ml.samplers.cycle import merged
 
-__all__ = [
-    "NAMES",
-    "LatticeSection",
-    "OutputSettings",
-    "check_values",
-    "section_type",
-]
+__all__ = ["NAMES", "LatticeSection", "OutputSettings", "check_values", "section_type"]
 
 NAMES = (
     *("seed", "lattice", "action", "sampler", "chain", "output"),
@@ -66,36 +52,17 @@ class OutputSettings:
     save_configs: bool = True
 
 
-_FIXED = {
-    "lattice": LatticeSection,
-    "chain": ChainSettings,
-    "output": OutputSettings,
-}
+_FIXED = {"lattice": LatticeSection, "chain": ChainSettings, "output": OutputSettings}
 
-_AT_LEAST = {
-    "seed": 0,
-    "chain.n_chains": 1,
-    "chain.n_configs": 1,
-    "chain.thin": 1,
-    "chain.n_thermalise": 0,
-    "training.n_steps": 0,
-    "training.batch_size": 1,
-    "training.fine_tune_steps": 0,
-    "training.fine_tune_batch": 2,
-    "training.flow_steps": 1,
-    "training.checkpoint_every": 0,
-    "training.pool_bytes": 1,
-    "training.n_gibbs": 1,
-    "training.decay": 0,
-    "training.snapshots": 0,
-    "model.n_hidden": 1,
-    "sampling.n_steps": 1,
-    "sampling.batch_size": 1,
-    "sampling.n_probes": 0,
-    "sampling.n_updates": 1,
-    "sampling.snapshots": 0,
+_LEAST = {  # value: keys for which it is the smallest
+    0: "seed chain.n_thermalise training.n_steps training.fine_tune_steps training.decay "
+    "training.checkpoint_every training.snapshots sampling.n_probes sampling.snapshots",
+    1: "chain.n_chains chain.n_configs chain.thin training.batch_size training.flow_steps "
+    "training.pool_bytes training.n_gibbs model.n_hidden sampling.n_steps sampling.batch_size "
+    "sampling.n_updates",
+    2: "training.fine_tune_batch",
 }
-
+_AT_LEAST = {key: least for least, keys in _LEAST.items() for key in keys.split()}
 _BETWEEN = {  # key: low <= value < high
     "training.learning_rate": (0, math.inf),
     "training.fine_tune_learning_rate": (0, math.inf),
@@ -112,15 +79,18 @@ def section_type(name: str, arguments: Sequence[str]) -> type:
     Raises:
         ConfigError: a kind, convention or denoiser that does not exist.
     """
-    build = {"action": _action, "sampler": _sampler, "model": _model}
     if name in _FIXED:
         return _FIXED[name]
-    if name in ("training", "sampling"):
-        kind = chosen_kind(arguments).sections
-        return kind.TrainingSection if name == "training" else kind.SamplingSection
+    if name in ("model", "training", "sampling"):
+        of_kind = chosen_kind(arguments).sections
+        if name != "model":
+            return of_kind.TrainingSection if name == "training" else of_kind.SamplingSection
+        keys = of_kind.model_fields(arguments)
+    else:
+        keys = {"action": _action, "sampler": _sampler}[name](arguments)
     fields = [
         (key, kind, dataclasses.field() if default is ... else dataclasses.field(default=default))
-        for key, kind, default in build[name](arguments)
+        for key, kind, default in keys
     ]
     return dataclasses.make_dataclass(name.title(), fields, kw_only=True, frozen=True)
 
@@ -131,11 +101,7 @@ def check_values(config: Section) -> None:
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
-    flat = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
-    for section, table in config.items():
-        if isinstance(table, Mapping):
-            flat |= {f"{section}.{key}": value for key, value in table.items()}
-    for key, value in flat.items():
+    for key, value in flattened(config):
         values = value if isinstance(value, list | tuple) else [value]
         numbers = [number for number in values if not isinstance(number, str | bool | None)]
         for number in numbers:
@@ -163,11 +129,6 @@ def _action(arguments: Sequence[str]) -> Fields:
     return [("kind", str, kind), ("convention", str, name), *couplings]
 
 
-def _model(arguments: Sequence[str]) -> Fields:
-    """The settings of the kind of model, and of its network."""
-    return chosen_kind(arguments).sections.model_fields(arguments)
-
-
 def _sampler(arguments: Sequence[str]) -> Fields:
     """The settings of a sampler, or of all parts of a cycle."""
     kind = word(arguments, "sampler.kind", kinds.AUTO)
@@ -184,9 +145,9 @@ def _sampler(arguments: Sequence[str]) -> Fields:
         known = parameters(sampler, "action")
         typed = {key: (sampler.config_types.get(key, t), default) for key, t, default in known}
         tables.append((name, typed))
-    fields = merged(tables).items()
-    settings = [(key, t, defaults.get(key, default)) for key, (t, default) in fields]
-    return [("kind", str, kind), *settings]
+    settings = merged(tables).items()
+    fields = [(key, t, defaults.get(key, default)) for key, (t, default) in settings]
+    return [("kind", str, kind), *fields]
 
 
 def _barrier(arguments: Sequence[str], ndim: int) -> float:

@@ -51,13 +51,18 @@ class Samples(NamedTuple):
 
     def cut(self, part: slice, state: State) -> "Samples":
         """Some of them, with the state that the unit after or around their end begins with."""
-        return Samples(
-            self.cfgs[part],
-            {name: values[part] for name, values in self.history.items()},
-            None if self.log_prob is None else self.log_prob[part],
-            None if self.log_weight is None else self.log_weight[part],
-            [state],
-            self.tuned,
+        return self._indexed(part)._replace(states=[state])
+
+    def as_chain(self) -> "Samples":
+        """All of them as configurations of one chain, `(n, 1, ...)`."""
+        return self._indexed((slice(None), None))
+
+    def _indexed(self, index: slice | tuple[slice, None]) -> "Samples":
+        return self._replace(
+            cfgs=self.cfgs[index],
+            history={name: values[index] for name, values in self.history.items()},
+            log_prob=None if self.log_prob is None else self.log_prob[index],
+            log_weight=None if self.log_weight is None else self.log_weight[index],
         )
 
 
@@ -121,9 +126,8 @@ class Units:
         if self.correct == "hmc":
             return self._move(first, drawn)
         history = measure_configurations(self.action, drawn.fields)
-        log_weight = None
-        if self.correct == "reweight":
-            log_weight = drawn.log_weights(history["action"])
+        weighted = self.correct == "reweight"
+        log_weight = drawn.log_weights(history["action"]) if weighted else None
         log_prob = None if drawn.log_prob is None else np.asarray(drawn.log_prob, np.float64)
         return Samples(drawn.fields, history, log_prob, log_weight, [{}] * (n + 1), {})
 
@@ -154,14 +158,10 @@ class Units:
         key = jax.random.fold_in(self.key, _HMC_STREAM)
         cfgs, acceptance, tuned = [], [], self.tuned
         for i in range(len(weights) // self.size):
-            chains = correction.refine(
-                jax.random.fold_in(key, first + i),
-                replace(HMC(as_action(self.action)), **tuned),
-                lattice,
-                drawn.fields[i * self.size : (i + 1) * self.size],
-                self.n_updates,
-                dtype=drawn.fields.dtype.name,
-            )
+            fields = drawn.fields[i * self.size : (i + 1) * self.size]
+            sampler = replace(HMC(as_action(self.action)), **tuned)
+            here, dtype = jax.random.fold_in(key, first + i), fields.dtype.name
+            chains = correction.refine(here, sampler, lattice, fields, self.n_updates, dtype=dtype)
             tuned = chains.tuned
             cfgs.append(chains.cfgs)
             acceptance.append(chains.series("acceptance")[:, 0])

@@ -22,27 +22,13 @@ from typing import Any, TypeVar, get_args
 
 import tyro
 
-from lattice_ml.runtime.json import Section
+from lattice_ml.runtime.json import Section, flattened
 from lattice_ml.runtime.values import ConfigError, Record, describe
 
 __all__ = [
-    "WORD",
-    "ConfigError",
-    "Fields",
-    "as_arguments",
-    "check_keys",
-    "chosen",
-    "given_keys",
-    "of_file",
-    "parameters",
-    "print_help",
-    "read_file",
-    "read_toml",
-    "seconds",
-    "type_arguments",
-    "unknown",
-    "word",
-    "words",
+    *("WORD", "ConfigError", "Fields", "as_arguments", "check_keys", "chosen", "given_keys"),
+    *("of_file", "parameters", "print_help", "read_file", "read_toml", "seconds"),
+    *("type_arguments", "unknown", "word", "words"),
 ]
 
 WORD = 1 << 63  # whole numbers of a machine are below it
@@ -57,26 +43,16 @@ _LONGEST = 10**9  # seconds, some thirty years
 def read_file(file: str | Path, skip: Collection[str] = ()) -> list[str]:
     """Flatten a TOML file to command-line arguments, e.g. `--lattice.shape 32 32`.
 
-    Args:
-        file: its path.
-        skip: names of tables to leave out.
-
-    Raises:
-        ConfigError: the file cannot be read or is not TOML.
+    Tables whose names are in `skip` are left out.
     """
-    table = read_toml(file)
-    return as_arguments({key: value for key, value in table.items() if key not in skip})
+    return as_arguments({k: value for k, value in read_toml(file).items() if k not in skip})
 
 
 def read_toml(file: str | Path, what: str = "the config") -> dict[str, Any]:
     """The tables of a TOML file, with the byte order mark that some editors write or without.
 
-    Args:
-        file: its path.
-        what: it is, for the message.
-
     Raises:
-        ConfigError: the file cannot be read or is not TOML.
+        ConfigError: saying that `what` cannot be read, or is not TOML.
     """
     try:
         text = Path(file).read_bytes().decode("utf-8-sig")
@@ -97,7 +73,7 @@ def as_arguments(table: Section) -> list[str]:
     Raises:
         ConfigError: what no words can say: tables in a list, keys and values that look like keys.
     """
-    flat = list(_flatten(table))
+    flat = list(flattened(table))
     for key, value in flat:
         if any(isinstance(item, Mapping) for item in _listed(value)):
             raise ConfigError(f"{key} must be one table, [{key}], got a list of {len(value)}")
@@ -109,10 +85,8 @@ def as_arguments(table: Section) -> list[str]:
     for key, _ in flat:
         if (other := seen.setdefault(key.replace("-", "_"), key)) is not key:
             raise ConfigError(f"{other} and {key} are one key, given twice")
-    return [
-        *_spelt({key: [*map(str, _listed(value))] for key, value in flat}),
-        *[_END] * bool(flat),
-    ]
+    words = _spelt({key: [*map(str, _listed(value))] for key, value in flat})
+    return [*words, *[_END] * bool(flat)]
 
 
 def type_arguments(fields: Fields, arguments: Sequence[str]) -> SimpleNamespace:
@@ -131,9 +105,10 @@ def type_arguments(fields: Fields, arguments: Sequence[str]) -> SimpleNamespace:
         typed = _parse(schema, arguments)
     except SystemExit as stop:
         raise ConfigError(_explain(schema, arguments)) from stop
-    for name, value in _numbers(dataclasses.asdict(typed)):
-        if not -WORD <= value < WORD:
-            raise ConfigError(f"{name} must be below 2^63 in size, got {value}")
+    for name, value in flattened(dataclasses.asdict(typed)):
+        for number in _listed(value):
+            if isinstance(number, int) and not -WORD <= number < WORD:
+                raise ConfigError(f"{name} must be below 2^63 in size, got {number}")
     return SimpleNamespace(**vars(typed))
 
 
@@ -143,15 +118,10 @@ def print_help(fields: Fields, prog: str) -> None:
 
 
 def check_keys(fields: Fields, arguments: Sequence[str], where: str) -> None:
-    """Refuse unknown keys, naming the nearest valid one.
-
-    Args:
-        fields: the schema.
-        arguments: what holds the keys.
-        where: they stand, for the message.
+    """Refuse unknown keys.
 
     Raises:
-        ConfigError: naming the first unknown key.
+        ConfigError: naming the first, `where` it stands, and the nearest valid one.
     """
     known = list(_leaves(_schema(fields)))
     for key in given_keys(arguments):
@@ -244,14 +214,11 @@ def _parse(schema: type[Record], arguments: Sequence[str]) -> Record:
 def _complete(schema: type[Record], arguments: Sequence[str]) -> list[str]:
     """Spell switches as tyro does, True for one without a value (`--training.fine-tune`)."""
     kinds = {name: field.type for name, field in _leaves(schema).items()}
-    switches = {name for name, kind in kinds.items() if kind in (bool, bool | None)}
-    grouped = _group(arguments)
-    return _spelt(
-        {
-            key: _switched(kinds.get(key), words) or ["True"] * (key in switches)
-            for key, words in grouped.items()
-        }
-    )
+    spelt = {}
+    for key, words in _group(arguments).items():
+        kind = kinds.get(key)
+        spelt[key] = _switched(kind, words) or ["True"] * (kind in (bool, bool | None))
+    return _spelt(spelt)
 
 
 def _switched(kind: object, words: Sequence[str]) -> list[str]:
@@ -306,21 +273,6 @@ def _group(arguments: Sequence[str]) -> dict[str, list[str]]:
         else:
             grouped[key].append(word)
     return grouped
-
-
-def _numbers(table: Section) -> Iterable[tuple[str, int]]:
-    """The whole numbers in nested tables by their dotted keys."""
-    for key, value in _flatten(table):
-        items = value if isinstance(value, list | tuple) else [value]
-        yield from ((key, item) for item in items if isinstance(item, int))
-
-
-def _flatten(table: Section, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _spelt(grouped: Mapping[str, Sequence[str]]) -> list[str]:

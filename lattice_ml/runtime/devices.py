@@ -25,6 +25,9 @@ _OURS = {  # what the package is written for
     "jax_default_prng_impl": "threefry2x32",
     "jax_debug_nans": False,  # a correlation length may have no value
     "jax_debug_infs": False,
+    "jax_enable_x64": True,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
 }
 
 
@@ -43,13 +46,10 @@ def prepare(*, all_cores: bool = False, find: bool = True) -> None:
         _keep_freed_memory()
     import jax
 
-    jax.config.update("jax_enable_x64", True)
     for name, value in _OURS.items():  # whatever the environment says
         jax.config.update(name, value)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _cache()) is not None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if find:
         find_devices()
 
@@ -99,9 +99,6 @@ def usable_cores(root: str | os.PathLike[str] = "/") -> int:
     Those that its affinity allows (`taskset`, `srun`, `mpirun --bind-to`), two hyper-threads of a
     core counted once, as both would share its vector units and cache; and no more whole ones than
     the CPU quota of its control group, as of a container with a limit of 2.5, pays for.
-
-    Args:
-        root: where /proc and /sys are.
     """
     topology = Path(root) / "sys/devices/system/cpu"
     cores = {

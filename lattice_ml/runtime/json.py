@@ -6,10 +6,10 @@ there on a reader knows the keys of a table, so that its values are not narrowed
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Json", "JsonTable", "Section", "copied", "plain", "plain_table"]
+__all__ = ["Json", "JsonTable", "Section", "copied", "flattened", "plain", "plain_table"]
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 JsonTable = dict[str, Any]  # of JSON values, whose keys and types the reader knows
@@ -54,6 +54,15 @@ def plain(value: object) -> Json:
 def plain_table(values: Section) -> JsonTable:
     """A table of JSON values, as `plain` makes them."""
     return {key: plain(item) for key, item in values.items()}
+
+
+def flattened(table: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables with their dotted keys."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def copied(what: str, values: Section) -> JsonTable:

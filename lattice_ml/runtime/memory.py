@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from lattice_ml.runtime.devices import allowed_cpus, c_function, control_groups, read_text
 
-__all__ = ["OutOfMemory", "Room", "in_words", "most", "prepare", "require", "room"]
+__all__ = ["OutOfMemory", "Room", "in_words", "most", "prepare", "require", "room", "used"]
 
 _ARENA_MAX = -8  # malloc.h
 _ARENAS = 2  # of 64 MiB each; by default the C library reserves 8 per core
@@ -66,16 +66,10 @@ def prepare(root: str | os.PathLike[str] = "/") -> None:
 
 
 def require(needed: float, what: str, remedy: str, root: str | os.PathLike[str] = "/") -> None:
-    """Refuse arrays that cannot be had.
-
-    Args:
-        needed: bytes, beside what this process has already.
-        what: they are for.
-        remedy: what takes less.
-        root: where /proc and /sys are.
+    """Refuse arrays for `what` that need more bytes than this process may yet take.
 
     Raises:
-        OutOfMemory: there is less.
+        OutOfMemory: saying so, and the `remedy`.
     """
     least = room(root)
     if needed > least.left:
@@ -93,7 +87,15 @@ def room(root: str | os.PathLike[str] = "/") -> Room:
 
 def most(root: str | os.PathLike[str] = "/") -> int:
     """Bytes of memory that this process may come to have."""
-    return _used(Path(root))["memory"] + room(root).left
+    return used(root)["memory"] + room(root).left
+
+
+def used(root: str | os.PathLike[str] = "/") -> dict[str, int]:
+    """Bytes that this process has, by what limits count; zeros where the system does not say."""
+    words = read_text(Path(root) / "proc/self/statm").split() or ["0"] * 7
+    page = resource.getpagesize()
+    names = {"address space": 0, "memory": 1, "data": 5}
+    return {name: int(words[place]) * page for name, place in names.items()}
 
 
 def in_words(n: float) -> str:
@@ -103,26 +105,18 @@ def in_words(n: float) -> str:
 
 
 def _rooms(root: Path) -> Iterator[Room]:
-    used = _used(root)
+    taken = used(root)
     for name, words, kind in (
         (resource.RLIMIT_AS, "the limit of the address space (ulimit -v)", "address space"),
         (resource.RLIMIT_DATA, "the limit of the data segment (ulimit -d)", "data"),
     ):
         limit, _ = resource.getrlimit(name)
         if limit != resource.RLIM_INFINITY:
-            yield Room(kind, limit, limit - used[kind], words)
+            yield Room(kind, limit, limit - taken[kind], words)
     for folder, version in control_groups(root, "memory"):
         text = read_text(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
         if text.isdigit() and int(text) < 1 << 60:  # version 1 says unlimited with a large number
             words = "the limit of the control group"
-            yield Room("memory", int(text), int(text) - used["memory"], words)
+            yield Room("memory", int(text), int(text) - taken["memory"], words)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Room("memory", there, there - used["memory"], "this machine's memory")
-
-
-def _used(root: Path) -> dict[str, int]:
-    """Bytes that this process has, by what limits count; zeros where the system does not say."""
-    words = read_text(root / "proc/self/statm").split() or ["0"] * 7
-    page = resource.getpagesize()
-    names = {"address space": 0, "memory": 1, "data": 5}
-    return {name: int(words[place]) * page for name, place in names.items()}
+    yield Room("memory", there, there - taken["memory"], "this machine's memory")

@@ -6,13 +6,7 @@ from typing import Self
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lattice_ml import statistics
 from lattice_ml.runtime import session
@@ -62,26 +56,20 @@ class Reporter:
         if event.phase != self._phase:
             self._phase = event.phase
             self._begin = (now, event.done)
-            self._task = self._bar.add_task(
-                f"{escape(self._title)} {event.phase}", total=event.total, details=""
-            )
+            title = f"{escape(self._title)} {event.phase}"
+            self._task = self._bar.add_task(title, total=event.total, details="")
         details = self._details(event, now)
         self._bar.update(self._task, completed=event.done, details=details)
         if not self._live and (now - self._spoke > _EVERY or event.done == event.total):
             self._spoke = now
-            say(
-                f"{self._title} {event.phase} {event.done}/{event.total} {details}",
-                file=self._console.file,
-            )
+            line = f"{self._title} {event.phase} {event.done}/{event.total} {details}"
+            say(line, file=self._console.file)
 
     def _details(self, event: session.Progress, now: float) -> str:
         begin, done = self._begin
-        words = []
-        if event.done > done:
-            words.append(f"{(event.done - done) / max(now - begin, 1e-9):,.0f}/s")
-        for name in _SHOWN.get(event.phase, event.details):
-            if name in event.details:
-                words.append(f"{name} {event.details[name]:.3g}")
+        words = [f"{(event.done - done) / max(now - begin, 1e-9):,.0f}/s"] * (event.done > done)
+        names = (name for name in _SHOWN.get(event.phase, event.details) if name in event.details)
+        words += [f"{name} {event.details[name]:.3g}" for name in names]
         if event.magnetisation is not None:
             self._series.append(event.magnetisation**2)
             series = np.concatenate(self._series)[-_RECENT:]

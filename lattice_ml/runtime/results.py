@@ -38,20 +38,21 @@ _HOLDINGS = {  # of an ensemble or a model: its manifest, and what else tells it
 
 
 def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bool = False) -> None:
-    """Refuse a file for a verb's JSON that is something else.
+    """Refuse a file for a verb's JSON that is something else; not a device or a pipe.
 
-    Args:
-        path: of the file, a device or a pipe.
-        is_result: whether JSON values are such a result.
-        new_folder: its folder is made where there is none.
+    With `new_folder` its folder is made where there is none.
 
     Raises:
         StorageError: it is a folder, a link or another file, lies in an ensemble or a model, or
             there is no folder for it.
     """
     file = Path(path)
+    if _STREAMS.fullmatch(str(file)):
+        try:
+            os.fstat(_descriptor(file))
+        except (OSError, OverflowError) as error:
+            raise StorageError(f"{file} is no open file of this process") from error
     if _is_stream(file):
-        _check_stream(file)
         return
     if not (new_folder or file.parent.is_dir()):
         raise StorageError(f"{file} has no folder to lie in: there is no {file.parent}")
@@ -59,12 +60,7 @@ def check_json(path: str | os.PathLike[str], is_result: Shape, *, new_folder: bo
 
 
 def write_json(path: str | os.PathLike[str], values: object, is_result: Shape) -> None:
-    """Write a verb's results as JSON after the same check, atomically; or to a device or pipe.
-
-    Raises:
-        StorageError: as `check_json`.
-        OSError: the file system refuses; it names the file.
-    """
+    """Write a verb's results as JSON after the same check, atomically; or to a device or pipe."""
     file = Path(path)
     check_json(file, is_result)
     content = (json.dumps(plain(values), indent=1, allow_nan=False) + "\n").encode()
@@ -102,16 +98,7 @@ def signature(verb: str) -> str:
 
 
 def check_page(page: Path, verb: str, figures: Iterable[str] = ()) -> None:
-    """Refuse a page that would replace something else, itself or one of its figures.
-
-    Args:
-        page: an .html file; its folder need not exist.
-        verb: that writes it; pages of the same may be replaced.
-        figures: names of those that may lie beside it.
-
-    Raises:
-        StorageError: as `check_json`.
-    """
+    """Refuse a page, or figures beside it, that would replace something else than the verb's."""
     images = [page.with_name(f"{name}.{end}") for name in figures for end in ("png", "svg")]
     for path in (page, *images):
         check_file(path, lambda there: _is_page(there, verb))
@@ -146,15 +133,7 @@ def check_file(path: Path, is_result: Callable[[Path], bool]) -> None:
 
 
 def check_export(path: Path, least: int = 0) -> None:
-    """Refuse a file for an export that lies in an ensemble or a model, or is too short to be one.
-
-    Args:
-        path: of the file.
-        least: bytes that it has at least.
-
-    Raises:
-        StorageError: as `check_file`.
-    """
+    """Refuse a file for an export of `least` bytes that is shorter, or where `check_file` does."""
     check_file(path, lambda there: there.stat().st_size >= least)
     writing.sweep(path)
 
@@ -176,9 +155,7 @@ def distinct(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """
     resolved = [Path(path).resolve() for path in paths]
     names: dict[Path, str] = {}
-    for path in resolved:
-        if path in names:
-            continue
+    for path in dict.fromkeys(resolved):
         parts = path.parts[1:] or ("root",)
         others = {other.parts[1:] or ("root",) for other in resolved if other != path}
         length = 1
@@ -197,11 +174,10 @@ def _home(path: Path) -> Path | None:
     folder = Path(os.path.realpath(path))
     for above in (folder, *folder.parents):
         for manifest, others in _HOLDINGS.items():
-            if not os.path.lexists(above / manifest):
-                continue
-            if any(os.path.lexists(above / other) for other in others):
-                return above
-            if _is_json(above / manifest, has_keys("format_version", "config")):
+            if os.path.lexists(above / manifest) and (
+                any(os.path.lexists(above / other) for other in others)
+                or _is_json(above / manifest, has_keys("format_version", "config"))
+            ):
                 return above
     return None
 
@@ -236,15 +212,6 @@ def _is_stream(path: Path) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-
-
-def _check_stream(path: Path) -> None:
-    """Refuse an open file of this process that it has not."""
-    if _STREAMS.fullmatch(str(path)):
-        try:
-            os.fstat(_descriptor(path))
-        except (OSError, OverflowError) as error:
-            raise StorageError(f"{path} is no open file of this process") from error
 
 
 def _descriptor(path: Path) -> int:

@@ -19,14 +19,7 @@ from lattice_ml.runtime import interruptions
 from lattice_ml.runtime.interruptions import Interrupted
 from lattice_ml.runtime.processes import Team
 
-__all__ = [
-    "Interrupted",
-    "Progress",
-    "Watch",
-    "compile_times",
-    "provenance",
-    "watching",
-]
+__all__ = ["Interrupted", "Progress", "Watch", "compile_times", "provenance", "watching"]
 
 
 @dataclass(frozen=True)
@@ -127,14 +120,9 @@ def provenance(command: str) -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """The revision of the source tree that this package runs from, if it is one."""
+    command, here = ["git", "describe", "--always", "--dirty", "--abbrev=12"], Path(__file__).parent
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -29,26 +29,19 @@ class Record(Protocol):
 def table(
     section: str, record: Record, *without: str, named: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The fields of a record as a config has them.
+    """The fields of a record as a section of a config has them.
 
-    Args:
-        section: of the config, for messages.
-        record: a dataclass.
-        without: fields that belong to other sections.
-        named: fields whose objects a config knows by their names.
+    Fields that belong to other sections are left out (`without`), and objects that a config knows
+    by their names stand by these (`named`).
 
     Raises:
         ConfigError: a value that the field's type does not allow.
     """
-    found = {}
-    for field in dataclasses.fields(record):
-        name, value = field.name, vars(record)[field.name]
-        if name in named:
-            value = str(value)
-        elif name not in without:
-            value = as_value(f"{section}.{name}", value, field.type)
-        found[name] = value
-    return {name: value for name, value in found.items() if name not in without}
+    kinds = {f.name: f.type for f in dataclasses.fields(record) if f.name not in without}
+    return {
+        name: str(value) if name in named else as_value(f"{section}.{name}", value, kinds[name])
+        for name, value in ((name, vars(record)[name]) for name in kinds)
+    }
 
 
 def as_value(key: str, value: object, kind: object) -> Any:

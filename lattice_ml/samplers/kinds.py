@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from lattice_ml.actions import Action
-from lattice_ml.actions.conventions import Section
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers.cluster import SwendsenWang, Wolff
 from lattice_ml.samplers.cycle import Cycle, own
 from lattice_ml.samplers.fourier_hmc import FourierHMC

@@ -27,12 +27,12 @@ from jax import lax
 from lattice_ml import actions
 from lattice_ml._pytree import pytree
 from lattice_ml.actions import Action, conventions
-from lattice_ml.actions.conventions import Section
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, widest
 from lattice_ml.fields.randomness import Keys
 from lattice_ml.fields.types import Scalar
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers import hmc
 from lattice_ml.samplers.hmc import Trajectories
 from lattice_ml.samplers.sampler import Info, WarmUp

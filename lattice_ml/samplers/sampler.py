@@ -22,12 +22,12 @@ from jax.typing import DTypeLike
 
 from lattice_ml._pytree import pytree
 from lattice_ml.actions import Action
-from lattice_ml.actions.conventions import Section
 from lattice_ml.fields import randomness
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.fields.layout import Layout, single
 from lattice_ml.fields.randomness import Keys
 from lattice_ml.fields.types import Scalar
+from lattice_ml.runtime.json import Section
 from lattice_ml.samplers import settings
 from lattice_ml.samplers.tuning import Fixed, Lengths, Tuner
 

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lattice_ml.runtime.arguments import ConfigError, Fields, chosen, parameters
+from lattice_ml.runtime.arguments import Fields, chosen, parameters
+from lattice_ml.runtime.values import ConfigError
 
 __all__ = ["SamplingSection", "TrainingSection", "model_fields"]
 
