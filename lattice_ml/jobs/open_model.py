@@ -37,7 +37,8 @@ def open_model(path: str | os.PathLike[str]) -> Model:
         raise StorageError(
             f"{directory / MANIFEST} describes no network that there is: {error}"
         ) from error
-    return kind(stored, stages, network)
+    found = stored.report, stored.history, stored.seconds, stored.hash
+    return kind(directory, manifest, stored.config, *found, stages, network)
 
 
 def stages_of(

@@ -20,7 +20,7 @@ from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.open_model import open_model, stages_of
 from lattice_ml.jobs.training_data import ChainsAsData, check_agreement, identify, open_data
 from lattice_ml.models.kinds import KINDS
-from lattice_ml.models.model import Kept, Model
+from lattice_ml.models.model import Model
 from lattice_ml.models.training import Block, Learned, Phase, Task, TrainingError
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
@@ -116,9 +116,7 @@ def train(
                 task = replace(task, stages=stages)
                 _train(kind, task, run, watch, on_progress, lasting=out is not None)
         made = open_model(folder)
-        if out is None:
-            made = replace(made, record=Kept.of(made.record))
-    return made
+    return made if out is not None else replace(made, directory=None)
 
 
 def _train(
