@@ -129,8 +129,8 @@ def test_a_whole_ensemble_would_be_seen(ensembles):
 def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
     monkeypatch.setattr(EnsembleOnDisk.blocks, "__defaults__", (BLOCK,))
     monkeypatch.setattr(sides, "_FIELD_BYTES", BLOCK)
-    for module in ("training_data", "exchange"):
-        monkeypatch.setattr(f"lattice_ml.jobs.{module}.BLOCK_BYTES", BLOCK)
+    for module in ("models.data", "jobs.exchange"):
+        monkeypatch.setattr(f"lattice_ml.{module}.BLOCK_BYTES", BLOCK)
     _, small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)
     print(f"{name}: {small:.0f} and {large:.0f} MiB")
     assert large - small < 0.5 * WHOLE

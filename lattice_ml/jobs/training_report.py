@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from lattice_ml.actions import Action
+from lattice_ml.models.data import Source
 from lattice_ml.models.drawer import Drawer
-from lattice_ml.models.training import Phase, Source
+from lattice_ml.models.training import Phase
 from lattice_ml.observables import measure_configurations
 from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import doubt, estimate, forward_ess, log_weights, missed_mode, reweight

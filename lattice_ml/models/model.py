@@ -21,8 +21,9 @@ import numpy as np
 from lattice_ml.runtime.json import JsonTable, Section
 
 if TYPE_CHECKING:
+    from lattice_ml.models.data import Data
     from lattice_ml.models.drawer import Drawer
-    from lattice_ml.models.training import Data, Judge, Phase, Plan, Task
+    from lattice_ml.models.training import Judge, Phase, Plan, Task
 
 __all__ = ["Arrays", "Model", "Probing", "Stage", "host"]
 

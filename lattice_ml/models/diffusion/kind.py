@@ -8,6 +8,7 @@ from flax import nnx
 
 from lattice_ml.actions import Action
 from lattice_ml.fields.modes import Modes
+from lattice_ml.models.data import Data
 from lattice_ml.models.diffusion import phases, report
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
@@ -18,7 +19,7 @@ from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
 from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
-from lattice_ml.models.training import Data, Task, WeightsError
+from lattice_ml.models.training import Task, WeightsError
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["MODEL", "DiffusionModel"]
@@ -61,7 +62,9 @@ class DiffusionModel(Model):
     @staticmethod
     def measure(task: Task, data: Data) -> tuple[Theory, ...]:
         settings = {key: task.model[key] for key in ("pairs", "symmetric")}
-        return tuple(measure_theory(s.action, s.training(), **settings) for s in data.sources)
+        return tuple(
+            measure_theory(s.ensemble.action, s.training(), **settings) for s in data.sources
+        )
 
     @staticmethod
     def theory(shape: tuple[int, ...], arrays: Arrays) -> Theory:

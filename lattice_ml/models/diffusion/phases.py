@@ -24,7 +24,7 @@ from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import TrainingSection
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.training import Block, Learned, Plan, ServedPools, Task, TrainingError
+from lattice_ml.models.training import Block, Learned, Plan, Task, TrainingError
 from lattice_ml.runtime.json import JsonTable
 
 __all__ = ["DiffusionPhase", "check", "plan"]
@@ -94,7 +94,7 @@ class DiffusionPhase:
         pools = held_out = None
         if self.kind == "denoising":
             data = task.data[self.number]
-            pools = ServedPools(data, task.seed, task.training.pool_bytes, settings.batch_size)
+            pools = data.pools(task.seed, task.training.pool_bytes, settings.batch_size)
             held_out = data.held_out(_VALIDATION_FIELDS)
         done = int(state.step)
         while done < settings.total:
@@ -189,10 +189,10 @@ def check(task: Task) -> None:
             "--training.fine-tune to train a model on its own samples"
         )
     for source in (source for data in task.data for source in data.sources):
-        if source.action is None:
+        if source.ensemble.action is None:
             raise ValueError(
                 f"a diffusion model needs the action of its data, which is not known of "
-                f"{source.name} (action.kind = none)"
+                f"{source.ensemble.label} (action.kind = none)"
             )
     model = task.model
     knows = model["denoiser"] == "zero" or model.get("conditional", False)

@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 
 from lattice_ml.actions import conventions, quartic
+from lattice_ml.models.data import Source
 from lattice_ml.models.diffusion import equivariance
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
-from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Source, Task
+from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Task
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["report"]

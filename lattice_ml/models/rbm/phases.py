@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.fields.layout import widest
+from lattice_ml.models.data import Data
 from lattice_ml.models.rbm import fit as rbm_fit
 from lattice_ml.models.rbm.fit import RBMSettings, RBMState
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.sections import RBMTrainingSection
-from lattice_ml.models.training import Block, Data, Learned, Plan, ServedPools, Task, TrainingError
+from lattice_ml.models.training import Block, Learned, Plan, Task, TrainingError
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["RBMPhase", "check", "moments_of", "plan"]
@@ -70,7 +71,7 @@ class RBMPhase:
     def blocks(self, state: _Progress) -> Iterator[Block[_Progress]]:
         training, settings, moments = self.task.training, self.settings, self.moments
         (data,), seed = self.task.data, self.task.seed
-        pools = ServedPools(data, seed, training.pool_bytes, training.batch_size)
+        pools = data.pools(seed, training.pool_bytes, training.batch_size)
         held_out = data.held_out(512) if settings.method == "exact" else None
         key = jax.random.fold_in(jax.random.key(seed), 1)
         rate, decay = (jnp.asarray(x, moments.mean.dtype) for x in (training.learning_rate, np.inf))
@@ -137,7 +138,7 @@ def check(task: Task) -> None:
             "an RBM learns one distribution on one lattice, but --data have several actions or "
             "shapes: train one model for each"
         )
-    action = data.sources[0].action
+    action = data.sources[0].ensemble.action
     if task.training.augment and (action is None or not action.z2):
         raise ValueError(
             "training.augment needs data with an action that the lattice's symmetries and "

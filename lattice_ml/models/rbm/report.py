@@ -10,12 +10,13 @@ import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.analysis.two_point import bin_numbers
+from lattice_ml.models.data import Source
 from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.models.rbm.fit import log_likelihood
 from lattice_ml.models.rbm.gaussian import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.phases import moments_of
-from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Source, Task
+from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Task
 from lattice_ml.runtime.json import JsonTable
 
 __all__ = ["eigenvalue_errors", "report"]
