@@ -33,7 +33,8 @@ from lattice_ml.analysis.probes import (
 )
 from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.models.diffusion.denoiser import Denoiser
-from lattice_ml.models.diffusion.drawing import Drawing, draw
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.model import Model
 from lattice_ml.observables.ensemble import Ensemble
@@ -188,8 +189,8 @@ def _samples(network: Denoiser, theory: Theory, n: int, seed: int) -> np.ndarray
     drawing = Drawing.choose(network, theory.modes.shape)
     if not network.exact_trace:
         drawing = Drawing("ode", 50, batch_size=drawing.batch_size, density=False)
-    count = -(-n // drawing.batch_size)
-    drawn = draw(network, theory.astype(jnp.float32), drawing, jax.random.key(seed), 0, count)
+    drawer = DiffusionDrawer(network, theory.astype(jnp.float32), drawing, jax.random.key(seed))
+    drawn = drawer.draw(0, -(-n // drawing.batch_size))
     return np.asarray(drawn.fields[:n], np.float64)
 
 
