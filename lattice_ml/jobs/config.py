@@ -105,13 +105,7 @@ def training_names(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def sampling_names(kind: str = DEFAULT) -> Names:
     """The sections of `sample` for a kind of model."""
-    return (
-        "seed",
-        "lattice",
-        "action",
-        ("sampling", KINDS[kind].sections.SamplingSection),
-        "output",
-    )
+    return ("seed", "lattice", "action", ("sampling", KINDS[kind].sampling), "output")
 
 
 def parse_sections(

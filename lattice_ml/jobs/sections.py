@@ -116,8 +116,8 @@ def section_type(name: str, arguments: Sequence[str]) -> type:
     if name in _FIXED:
         return _FIXED[name]
     if name in ("training", "sampling"):
-        kind = chosen_kind(arguments).sections
-        return kind.TrainingSection if name == "training" else kind.SamplingSection
+        kind = chosen_kind(arguments)
+        return kind.training if name == "training" else kind.sampling
     fields = [
         (key, kind, dataclasses.field() if default is ... else dataclasses.field(default=default))
         for key, kind, default in build[name](arguments)
@@ -165,7 +165,7 @@ def _action(arguments: Sequence[str]) -> Fields:
 
 def _model(arguments: Sequence[str]) -> Fields:
     """The settings of the kind of model, and of its network."""
-    return chosen_kind(arguments).sections.model_fields(arguments)
+    return chosen_kind(arguments).model_fields(arguments)
 
 
 def _sampler(arguments: Sequence[str]) -> Fields:

@@ -28,14 +28,8 @@ from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = [
-    "Settings",
-    "TrainState",
-    "averaged",
-    "denoise",
-    "fine_tune",
-    "stack",
-    "start",
-    "validation_loss",
+    *("Settings", "TrainState", "averaged", "denoise", "fine_tune", "stack"),
+    *("start", "validation_loss"),
 ]
 
 Inputs = TypeVar("Inputs")

@@ -16,7 +16,7 @@ from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import SamplingSection
-from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
+from lattice_ml.models.diffusion.spectrum import of_diffusion
 from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.diffusion.transfer import theory_at
 from lattice_ml.models.drawer import Drawer
@@ -60,14 +60,7 @@ class DiffusionModel(Model):
         return DiffusionDrawer(self.network, theory, drawing, key, frames)
 
     def spectrum(self, probing: Probing) -> JsonTable:
-        """The curvature of the learned score, for the last theory of the last stage."""
-        return of_diffusion(
-            self,
-            probing.fields,
-            n_fields=probing.n_fields,
-            noise=probing.noise or NOISE,
-            seed=probing.seed,
-        )
+        return of_diffusion(self, probing)
 
     @staticmethod
     def measure(task: Task, data: Data) -> tuple[Theory, ...]:

@@ -19,14 +19,7 @@ import jax.numpy as jnp
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.types import Scalar
 
-__all__ = [
-    "KINDS",
-    "Geometric",
-    "PowerLaw",
-    "Schedule",
-    "VarianceExploding",
-    "VariancePreserving",
-]
+__all__ = ["KINDS", "Geometric", "PowerLaw", "Schedule", "VarianceExploding", "VariancePreserving"]
 
 
 class Schedule(ABC):

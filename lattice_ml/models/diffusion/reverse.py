@@ -36,15 +36,8 @@ from lattice_ml.models.diffusion.noise import Schedule
 from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = [
-    "Path",
-    "draw_noise",
-    "euler_maruyama",
-    "frame_steps",
-    "heun",
-    "path_grid",
-    "path_weights",
-    "predictor_corrector",
-    "uniform_grid",
+    *("Path", "draw_noise", "euler_maruyama", "frame_steps", "heun", "path_grid", "path_weights"),
+    *("predictor_corrector", "uniform_grid"),
 ]
 
 Grid = np.ndarray | jax.Array  # falling times

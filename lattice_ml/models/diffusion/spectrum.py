@@ -16,7 +16,7 @@ the model knows best: its identity needs neither derivatives nor small noise.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.model import Model
+from lattice_ml.models.model import Model, Probing
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.statistics import doubt_of, weights_of
@@ -52,30 +52,17 @@ _RARE = 0.1  # density of the zero mode at 0 over its largest, below which wells
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def of_diffusion(
-    model: Model,
-    source: Ensemble | None = None,
-    *,
-    n_fields: int | None = None,
-    noise: Sequence[float] = NOISE,
-    seed: int = 0,
-) -> JsonTable:
+def of_diffusion(model: Model, probing: Probing) -> JsonTable:
     """The curvature of a diffusion model's score, for the last theory of its last stage.
-
-    Args:
-        model: with `network` and `stages`.
-        source: an ensemble to take fields from, evenly along it; None for the model's samples.
-        n_fields: how many.
-        noise: variances in units of C_min; the first is the one that the table shows.
-        seed: of samples, noise and probes.
 
     Raises:
         ValueError: the fields live on another lattice.
     """
+    source, noise, seed = probing.fields, probing.noise or NOISE, probing.seed
     stage = model.stages[-1]
     theory, network = stage.theories[-1].astype(jnp.result_type(float)), model.network
     lattice, t = Lattice(stage.shape), np.multiply(noise, float(theory.c_min))
-    n = n_fields or _N_FIELDS[network.exact_trace]
+    n = probing.n_fields or _N_FIELDS[network.exact_trace]
     phi = _samples(network, theory, n, seed) if source is None else _chosen(source, lattice, n)
     score, n, random = score_of(network, theory), len(phi), np.random.default_rng(seed)
     noised = [_noised(phi, at, random) for at in t]
