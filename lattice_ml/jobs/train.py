@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lattice_ml.jobs import training_report
 from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.open_model import open_model, stages_of
 from lattice_ml.jobs.training_data import check_agreement, identify, open_data
 from lattice_ml.models.kinds import KINDS
 from lattice_ml.models.model import Model
 from lattice_ml.models.training import Block, Learned, Phase, Task, TrainingError
+from lattice_ml.models.worth import verdict
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
@@ -155,10 +155,27 @@ def _train(
             raise TrainingError(f"{error}; the steps before are {safe}") from error
         learned = phase.end(state)
     log.commit()
-    report = kind.worth(task, learned.network, phases, training_report.judge)
-    report = {"verdict": training_report.verdict(report["theories"])} | report
-    cost = training_report.seconds(phases, log.spent)
+    report = kind.worth(task, learned.network, phases)
+    report = {"verdict": verdict(report["theories"])} | report
+    cost = _cost(phases, log.spent)
     run.finish(kind.weights(learned.network), report, learned.history, cost)
+
+
+def _cost(phases: Sequence[Phase[Any]], spent: Sequence[Sequence[float]]) -> JsonTable:
+    """Seconds of the training and of every phase, compilation apart: what `cost.json` has."""
+    entries: list[JsonTable] = [
+        {
+            "phase": phase.name,
+            "seconds": round(taken - compiling, 3),
+            "compile_seconds": round(compiling, 3),
+        }
+        for phase, (taken, compiling) in zip(phases, spent, strict=True)
+    ]
+    totals = {
+        name: round(sum(entry[name] for entry in entries), 3)
+        for name in ("seconds", "compile_seconds")
+    }
+    return totals | {"phases": entries}
 
 
 @dataclass

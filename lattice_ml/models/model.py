@@ -23,7 +23,7 @@ from lattice_ml.runtime.json import JsonTable, Section
 if TYPE_CHECKING:
     from lattice_ml.models.data import Data
     from lattice_ml.models.drawer import Drawer
-    from lattice_ml.models.training import Judge, Phase, Plan, Task
+    from lattice_ml.models.training import Phase, Plan, Task
 
 __all__ = ["Arrays", "Model", "Probing", "Stage", "host"]
 
@@ -210,11 +210,9 @@ class Model(ABC):
 
     @staticmethod
     @abstractmethod
-    def worth(
-        task: "Task", network: Any, phases: Sequence["Phase[Any]"], judge: "Judge"
-    ) -> JsonTable:
+    def worth(task: "Task", network: Any, phases: Sequence["Phase[Any]"]) -> JsonTable:
         """What a trained network is worth: an entry per theory of the last stage, and the rest.
 
         Returns:
-            JSON values; "theories" has `shape`, `action`, and what `judge` says of samples.
+            JSON values; "theories" has `shape`, `action`, and what `worth.judge` says of samples.
         """

@@ -6,24 +6,18 @@ comes from the seed, the phase and the number of the step, so a training that wa
 resumed ends with the same bits.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from lattice_ml.models.data import Data, Source
-from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.data import Data
 from lattice_ml.models.model import Arrays, Model, Stage
 from lattice_ml.runtime.json import JsonTable, Section
 
-__all__ = [
-    *("JUDGED_SAMPLES", "JUDGED_SITES", "Block", "Judge", "Learned", "Phase", "Plan", "Task"),
-    *("TrainingError", "WeightsError"),
-]
+__all__ = ["Block", "Learned", "Phase", "Plan", "Task", "TrainingError", "WeightsError"]
 
 State = TypeVar("State")
-
-JUDGED_SITES = 1 << 20  # of the samples that judge a theory, in all
-JUDGED_SAMPLES = 2048  # of them at most
 
 
 class TrainingError(RuntimeError):
@@ -70,32 +64,31 @@ class Learned(NamedTuple):
     history: Arrays | None = None
 
 
-class Phase(Protocol[State]):
-    """Steps of one kind on one lattice."""
+@dataclass(frozen=True)
+class Phase(ABC, Generic[State]):
+    """Steps of one kind on one lattice.
 
-    @property
-    def name(self) -> str:
-        """What people read."""
+    Args:
+        task: of the training.
+        name: what people read.
+        first: steps of the training before it.
+        total: its steps.
+        evaluations: fields that the network sees, with the gradient; 0 of what is no network.
+        place: what a line of the metrics says beside the step and what was found.
+    """
 
-    @property
-    def first(self) -> int:
-        """Steps of the training before it."""
+    task: Task
+    name: str
+    first: int
+    total: int
+    evaluations: int
+    place: JsonTable
 
-    @property
-    def total(self) -> int:
-        """Its steps."""
-
-    @property
-    def evaluations(self) -> int:
-        """Fields that the network sees, with the gradient; 0 of what is no network."""
-
-    @property
-    def place(self) -> JsonTable:
-        """What a line of the metrics says beside the step and what was found."""
-
+    @abstractmethod
     def start(self, network: Any) -> State:
         """The state before the first step, from the network that the phase before ended with."""
 
+    @abstractmethod
     def blocks(self, state: State) -> Iterator[Block[State]]:
         """Take the steps that `state` has not taken yet.
 
@@ -103,6 +96,7 @@ class Phase(Protocol[State]):
             TrainingError: what is found is not a number; the blocks before are good.
         """
 
+    @abstractmethod
     def end(self, state: State) -> Learned:
         """What is kept of the state after the last step."""
 
@@ -112,12 +106,3 @@ class Plan(NamedTuple):
 
     network: Any
     phases: Sequence[Phase[Any]]
-
-
-class Judge(Protocol):
-    """What samples are worth: by their own action, and by the data held out."""
-
-    def __call__(
-        self, drawer: Drawer, action: Any, source: Source | None, n_samples: int
-    ) -> JsonTable:
-        """Draw `n_samples` or more and judge them; JSON values for an entry of `theories`."""

@@ -18,10 +18,9 @@ from flax import nnx
 
 from lattice_ml.models.diffusion.theory import Theory
 
-__all__ = ["TARGETS", "Denoiser", "Weights", "Zero", "slope_of"]
+__all__ = ["Denoiser", "Weights", "Zero", "slope_of"]
 
 Weights = nnx.State[str, nnx.Variable[jax.Array]]  # what `nnx.split` parts from a network
-TARGETS = ("action", "data")
 
 
 class Denoiser(nnx.Module):

@@ -24,8 +24,7 @@ from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import TrainingSection
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.training import Block, Learned, Plan, Task, TrainingError
-from lattice_ml.runtime.json import JsonTable
+from lattice_ml.models.training import Block, Learned, Phase, Plan, Task, TrainingError
 
 __all__ = ["DiffusionPhase", "check", "plan"]
 
@@ -37,43 +36,20 @@ _FINE_TUNING_B2, _FINE_TUNING_AVERAGE = 0.99, 0.95  # its gradients are few and 
 
 
 @dataclass(frozen=True)
-class DiffusionPhase:
+class DiffusionPhase(Phase[TrainState]):
     """Steps of one kind on one stage.
 
     Args:
-        task: of the training.
         kind: "denoising" or "fine-tuning".
         number: of its stage.
-        first: steps of the training before it.
         settings: of the fit.
         network: what is trained; of its weights those in the state count.
     """
 
-    task: Task
     kind: str
     number: int
-    first: int
     settings: Settings
     network: Denoiser
-
-    @property
-    def name(self) -> str:
-        return f"{' x '.join(map(str, self.task.stages[self.number].shape))} {self.kind}"
-
-    @property
-    def total(self) -> int:
-        return self.settings.total
-
-    @property
-    def place(self) -> JsonTable:
-        return {"stage": self.number, "phase": self.kind}
-
-    @property
-    def evaluations(self) -> int:
-        """Fields that the network sees, with the gradient: one per field and step of the flow."""
-        settings = self.settings
-        per_field = settings.flow.n_evaluations if self.kind == "fine-tuning" else 1
-        return settings.total * settings.batch_size * per_field
 
     @property
     def block(self) -> int:
@@ -147,8 +123,14 @@ def plan(task: Task) -> Plan:
 
     def add(kind: str, number: int, settings: Settings) -> None:
         if settings.total and jax.tree.leaves(nnx.state(network)):
+            name = f"{' x '.join(map(str, stages[number].shape))} {kind}"
             first = phases[-1].first + phases[-1].total if phases else 0
-            phases.append(DiffusionPhase(task, kind, number, first, settings, network))
+            # fields that the network sees: one per field and step of the flow
+            per_field = settings.flow.n_evaluations if kind == "fine-tuning" else 1
+            seen = settings.total * settings.batch_size * per_field
+            place = {"stage": number, "phase": kind}
+            steps = name, first, settings.total, seen, place
+            phases.append(DiffusionPhase(task, *steps, kind, number, settings, network))
 
     for i, stage in enumerate(stages):
         numbers = training.of_stage(i, len(stages))

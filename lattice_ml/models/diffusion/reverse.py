@@ -126,10 +126,9 @@ def predictor_corrector(
     grid: Grid,
     *,
     snr: float = 0.16,
-    n_corrections: int = 1,
     snapshots: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Correct by Langevin steps before each step of `euler_maruyama`.
+    """Correct by a Langevin step before each step of `euler_maruyama`.
 
     x <- x + eps score + sqrt(2 eps) eta at fixed s, eps = 2 (snr |eta| / |score|)^2, the rule of
     arXiv:2011.13456 alg. 4, with |eta|^2 replaced by its mean and |score|^2 by the batch's mean, so
@@ -140,16 +139,14 @@ def predictor_corrector(
 
     Args:
         snr: length of the drift over that of the noise in a corrector step.
-        n_corrections: corrector steps before each predictor step; each costs one `denoise`.
     """
 
     def step(x: jax.Array, i: jax.Array, s: jax.Array, s_next: jax.Array) -> jax.Array:
-        keys = jax.random.split(jax.random.fold_in(key, i), n_corrections + 1)
-        for corrector_key in keys[1:]:
-            score = _score(denoise, schedule, x, s)
-            size = 2 * snr**2 / jnp.mean(score**2)
-            x = x + size * score + jnp.sqrt(2 * size) * _normal(corrector_key, x)
-        noise = _normal(keys[0], x) * (i < len(grid) - 2)
+        noise_key, corrector_key = jax.random.split(jax.random.fold_in(key, i))
+        score = _score(denoise, schedule, x, s)
+        size = 2 * snr**2 / jnp.mean(score**2)
+        x = x + size * score + jnp.sqrt(2 * size) * _normal(corrector_key, x)
+        noise = _normal(noise_key, x) * (i < len(grid) - 2)
         return _predict(schedule, x, _score(denoise, schedule, x, s), noise, s, s_next)
 
     return _march(step, x, grid, snapshots)

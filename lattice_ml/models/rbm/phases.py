@@ -7,7 +7,7 @@ interrupted and resumed ends with the same bits.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from lattice_ml.models.rbm.fit import RBMSettings, RBMState
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.sections import RBMTrainingSection
-from lattice_ml.models.training import Block, Learned, Plan, Task, TrainingError
-from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.models.training import Block, Learned, Phase, Plan, Task, TrainingError
+from lattice_ml.runtime.json import Section
 
 __all__ = ["RBMPhase", "check", "moments_of", "plan"]
 
@@ -39,28 +39,18 @@ class _Progress(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RBMPhase:
+class RBMPhase(Phase[_Progress]):
     """All steps of a training.
 
     Args:
-        task: of the training.
         moments: of the fields to train on.
         begin: the first state of the fit.
         settings: of the fit.
     """
 
-    task: Task
     moments: Moments
     begin: RBMState
     settings: RBMSettings
-
-    name = "training"
-    first = evaluations = 0
-    place: ClassVar[JsonTable] = {}
-
-    @property
-    def total(self) -> int:
-        return int(self.task.training.n_steps)
 
     def start(self, network: GaussianRBM) -> _Progress:
         kept = _schedule(self.task.training)[1]
@@ -114,7 +104,9 @@ def plan(task: Task) -> Plan:
     """
     moments = moments_of(task)
     settings, begin = _begin(task, moments)
-    return Plan(begin.rbm, [RBMPhase(task, moments, begin, settings)])
+    n_steps = int(task.training.n_steps)
+    phase = RBMPhase(task, "training", 0, n_steps, 0, {}, moments, begin, settings)
+    return Plan(begin.rbm, [phase])
 
 
 def moments_of(task: Task) -> Moments:

@@ -23,10 +23,9 @@ from flax import nnx
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.networks.features import (
     activation,
+    all_features,
     contract,
-    coupling_features,
     scales,
-    time_features,
 )
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -101,7 +100,7 @@ class ConvNet(Denoiser):
         x_0 = x[modes.zero]
         y_0 = theory.zero_denoiser(x_0, every_t) / (zero * modes.volume**0.5)
         inputs = jnp.stack([y, jnp.broadcast_to(theory.spread(y_0), y.shape)])
-        net = self.network(inputs, self._features(theory, t).astype(x.dtype))
+        net = self.network(inputs, all_features(theory, t, self.conditional).astype(x.dtype))
         force = theory.spread(scale) * modes.forward(net)
         return force.at[modes.zero].add(theory.zero_force(x_0, every_t))
 
@@ -130,13 +129,6 @@ class ConvNet(Denoiser):
         """`(n_layers, channels, n, 1, ...)`."""
         table = (hidden @ weights.astype(hidden.dtype)).T
         return table.reshape(self.n_layers, self.channels, -1, *[1] * self.ndim)
-
-    def _features(self, theory: Theory, t: jax.Array) -> jax.Array:
-        features = time_features(theory, t)
-        if not self.conditional:
-            return features
-        couplings = jnp.broadcast_to(coupling_features(theory), (len(t), 2))
-        return jnp.concatenate([features, couplings], -1)
 
     def _check(self, theory: Theory) -> None:
         """Refuse another dimension; warn of a lattice that the layers do not span."""

@@ -23,10 +23,9 @@ from flax import nnx
 from lattice_ml.models.diffusion.denoiser import Denoiser, slope_of
 from lattice_ml.models.diffusion.networks.features import (
     activation,
+    all_features,
     contract,
-    coupling_features,
     scales,
-    time_features,
 )
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -111,7 +110,7 @@ class Shallow(Denoiser):
     def _terms(self, theory: Theory, x: jax.Array, t: jax.Array) -> _Terms:
         """Everything between x and the fields g_f."""
         modes, n = theory.modes, len(x)
-        features = self._features(theory, t)
+        features = all_features(theory, t, self.conditional)
         inner, outer = self._filters(theory, features)
         share = theory.propagator / (theory.propagator + theory.spread(t))
         fluctuation, zero, strength = scales(theory, t)
@@ -175,14 +174,6 @@ class Shallow(Denoiser):
             filters(self.inner[...], features @ self.inner_time[...]),
             filters(self.outer[...], hidden @ self.outer_mix[...]),
         )
-
-    def _features(self, theory: Theory, t: jax.Array) -> jax.Array:
-        """Of time, and of the couplings where asked: `(n, features)`."""
-        features = time_features(theory, t)
-        if not self.conditional:
-            return features
-        couplings = jnp.broadcast_to(coupling_features(theory), (len(t), 2))
-        return jnp.concatenate([features, couplings], axis=-1)
 
 
 def _slope(x: jax.Array) -> jax.Array:
