@@ -26,6 +26,7 @@ from lattice_ml.observables import measure_configurations
 
 __all__ = ["DiffusionDrawer"]
 
+_ROOM_SITES = 1 << 20  # fields in one compiled call
 _SMALL_NETWORK = 1 << 15  # weights: a U-Net of six times as many is seven times as slow per site
 
 
@@ -56,7 +57,7 @@ class DiffusionDrawer(Drawer):
 
     @property
     def most(self) -> int:
-        return self.drawing.room(self.theory.modes.volume)
+        return max(1, _ROOM_SITES // (self.batch_size * self.theory.modes.volume))
 
     @property
     def work(self) -> float:
@@ -76,7 +77,7 @@ class DiffusionDrawer(Drawer):
 
     @property
     def unweighted(self) -> str:
-        if self.drawing.weighted:
+        if self.density or self.drawing.method == "path":
             return ""
         if self.drawing.method != "ode":
             return f"samples of the method {self.drawing.method} have no density"

@@ -28,7 +28,6 @@ __all__ = ["METHODS", "Drawing", "flow_steps"]
 _DEFAULT = SamplingSection()
 METHODS = ("ode", "path", "sde", "pc")
 
-_ROOM_SITES = 1 << 20  # fields in one compiled call
 _DENSE_VOLUME = 64  # sites up to which a divergence by V derivatives is affordable
 _BATCH_SITES = {"cpu": 1 << 12}  # sites per batch: what keeps its intermediates in the cache
 _MANY_SITES = 1 << 20  # on a GPU or TPU
@@ -91,15 +90,6 @@ class Drawing:
             sampling.schedule,
         )
 
-    def room(self, volume: int) -> int:
-        """Batches per device and compiled call."""
-        return max(1, _ROOM_SITES // (self.batch_size * volume))
-
-    @property
-    def weighted(self) -> bool:
-        """Whether samples come with a density or a weight, so that they can be made exact."""
-        return self.density or self.method == "path"
-
     @property
     def flow(self) -> Flow:
         """The probability flow of an ode."""
@@ -118,24 +108,18 @@ class Drawing:
         """Draw one batch; the steps of an ode with a density are `n_steps`, which may be traced."""
         modes = theory.modes
         if self.method == "path":
-            grid = reverse.path_grid(theory, self.n_steps)
-            path = reverse.path_weights(key, network, theory, self.batch_size, grid)
+            path = self._path(network, theory, key, 0)
             return Drawn(modes.inverse(path.x), None, path.log_weight)
         if self.density:
             flow = Flow(n_steps, self.scheme, self.n_probes)
             x, log_prob = flow.sample(network, theory, key, self.batch_size)
             return Drawn(modes.inverse(x), log_prob, None)
-        x, _ = self._march(network, theory, key, 0)
-        return Drawn(modes.inverse(x), None, None)
+        return Drawn(modes.inverse(self._march(network, theory, key, 0)[0]), None, None)
 
     def film(self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int) -> jax.Array:
         """Frames of one batch on its way from noise, in sites: `(n_frames, batch_size, *L)`."""
         if self.method == "path":
-            grid = reverse.path_grid(theory, self.n_steps)
-            path = reverse.path_weights(
-                key, network, theory, self.batch_size, grid, snapshots=n_frames
-            )
-            return theory.modes.inverse(path.snapshots)
+            return theory.modes.inverse(self._path(network, theory, key, n_frames).snapshots)
         return theory.modes.inverse(self._march(network, theory, key, n_frames)[1])
 
     def noise_variances(self, theory: Theory, n_frames: int) -> np.ndarray:
@@ -151,6 +135,12 @@ class Drawing:
         """The noise of the generic samplers: from t_max down to what no mode notices."""
         low, high = 0.03 * jnp.sqrt(theory.c_min), jnp.sqrt(theory.t_max)
         return KINDS[self.schedule].between(low, high)
+
+    def _path(
+        self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int
+    ) -> reverse.Path:
+        grid, n = reverse.path_grid(theory, self.n_steps), self.batch_size
+        return reverse.path_weights(key, network, theory, n, grid, snapshots=n_frames)
 
     def _march(
         self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int

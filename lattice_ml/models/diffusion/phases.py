@@ -75,14 +75,12 @@ class DiffusionPhase(Phase[TrainState]):
         done = int(state.step)
         while done < settings.total:
             n = min(self.block, settings.total - done)
-            if pools is not None:
-                state, losses = fitting.denoise(
-                    graph, state, theories, pools.at(done), key, n=n, settings=settings
-                )
+            given = graph, state, theories
+            if pools is None:
+                state, losses = fitting.fine_tune(*given, key, n=n, settings=settings)
             else:
-                state, losses = fitting.fine_tune(
-                    graph, state, theories, key, n=n, settings=settings
-                )
+                pool = pools.at(done)
+                state, losses = fitting.denoise(*given, pool, key, n=n, settings=settings)
             found = {"loss": self._mean(np.asarray(losses), done)}
             if held_out is not None:
                 validation = _validation_loss(
@@ -116,7 +114,11 @@ def plan(task: Task) -> Plan:
     """
     training: TrainingSection = task.training
     model, stages = task.model, task.stages
-    network = _first(task)
+    network: Denoiser = (
+        initial_network(model, len(stages[0].shape), task.seed)
+        if task.initial is None
+        else task.initial.network
+    )
     shared = {"clip": training.clip, "target": model["target"]}
     augment = training.augment and model["symmetric"] and not network.equivariant
     phases: list[DiffusionPhase] = []
@@ -187,14 +189,6 @@ def check(task: Task) -> None:
         f"several ensembles have one lattice shape, and the network does not know the couplings: "
         f"{remedy}"
     )
-
-
-def _first(task: Task) -> Denoiser:
-    """The network that the training begins with."""
-    if task.initial is not None:
-        network: Denoiser = task.initial.network
-        return network
-    return initial_network(task.model, len(task.stages[0].shape), task.seed)
 
 
 @partial(jax.jit, static_argnames=("graph", "target"))

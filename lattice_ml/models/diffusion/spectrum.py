@@ -198,15 +198,12 @@ def _chosen(source: Ensemble, lattice: Lattice, n: int) -> np.ndarray:
 
 def _evaluated(score: Score, x: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Scores of all fields, `(n, *L)`, some at a time."""
-    pairs = jnp.asarray(x), jnp.asarray(t)
 
-    @jax.jit
-    def every(pairs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jax.lax.map(
-            lambda pair: score(pair[0][None], pair[1][None])[0], pairs, batch_size=64
-        )
+    def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return score(pair[0][None], pair[1][None])[0]
 
-    return np.asarray(every(pairs))
+    every = jax.jit(lambda pairs: jax.lax.map(one, pairs, batch_size=64))
+    return np.asarray(every((jnp.asarray(x), jnp.asarray(t))))
 
 
 def _separate(theory: Theory, t: float) -> bool:

@@ -64,9 +64,8 @@ class RBMPhase(Phase[_Progress]):
         pools = data.pools(seed, training.pool_bytes, training.batch_size)
         held_out = data.held_out(512) if settings.method == "exact" else None
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        rate, decay = (jnp.asarray(x, moments.mean.dtype) for x in (training.learning_rate, np.inf))
-        if training.decay:
-            decay = jnp.asarray(training.decay, moments.mean.dtype)
+        speed = training.learning_rate, training.decay or np.inf
+        rate, decay = (jnp.asarray(x, moments.mean.dtype) for x in speed)
         ends, kept = _schedule(training)
         done = int(state.fit.step)
         for end in (step for step in ends if step > done):
@@ -206,7 +205,7 @@ def _begin(task: Task, moments: Moments) -> tuple[RBMSettings, RBMState]:
         train_eta=model["train_eta"],
         symmetries=data.shape if training.augment else (),
     )
-    mu_range = (_MU_RANGE[0] / scale, _MU_RANGE[1] / scale)
+    mu_range = _MU_RANGE[0] / scale, _MU_RANGE[1] / scale
     n_visible, n_hidden = _sizes(model, data)
     mu_squared = jnp.asarray(_mass(model["mu_squared"], second), centre.dtype)
     if model["per_site"]:

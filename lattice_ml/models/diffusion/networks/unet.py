@@ -146,10 +146,11 @@ class UNet(Denoiser):
                 f"build it with ndim = {len(shape)}"
             )
         divisor = 2 ** (len(self.channels) - 1)
-        if any(extent % divisor for extent in shape):
+        common = math.gcd(*shape)
+        if common % divisor:
             raise ValueError(
                 f"a UNet of {len(self.channels)} levels needs extents divisible by {divisor}, "
-                f"got {shape}; at most {_most_levels(shape)} levels fit"
+                f"got {shape}; at most {(common & -common).bit_length()} levels fit"
             )
 
 
@@ -203,8 +204,3 @@ def _double(h: jax.Array, ndim: int) -> jax.Array:
     for axis in range(-ndim, 0):
         h = jnp.repeat(h, 2, axis)
     return h
-
-
-def _most_levels(shape: tuple[int, ...]) -> int:
-    common = math.gcd(*shape)
-    return (common & -common).bit_length()
