@@ -91,7 +91,7 @@ class ConvNet(Denoiser):
         return int(2 ** (self.n_layers + 1) - 1)
 
     def force(self, theory: Theory, x: jax.Array, t: jax.Array) -> jax.Array:
-        self._check(theory)
+        self._check(theory.modes.shape)
         modes = theory.modes
         fluctuation, zero, scale = scales(theory, t)
         smooth = theory.propagator / (theory.propagator + theory.spread(t)) * x
@@ -130,9 +130,8 @@ class ConvNet(Denoiser):
         table = (hidden @ weights.astype(hidden.dtype)).T
         return table.reshape(self.n_layers, self.channels, -1, *[1] * self.ndim)
 
-    def _check(self, theory: Theory) -> None:
+    def _check(self, shape: tuple[int, ...]) -> None:
         """Refuse another dimension; warn of a lattice that the layers do not span."""
-        shape = theory.modes.shape
         if len(shape) != self.ndim:
             raise ValueError(
                 f"this ConvNet was built with ndim = {self.ndim}, the lattice is {shape}; "
