@@ -15,6 +15,7 @@ release either.
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from lattice_ml.models.diffusion.networks.features import (
     all_features,
     contract,
     scales,
+    weights,
 )
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -68,22 +70,18 @@ class ConvNet(Denoiser):
         self.hypercubic, self.odd, self.conditional = hypercubic, odd, conditional
         self.equivariant = hypercubic and odd
         parts = ndim + 1 if hypercubic else 3**ndim
-
-        def normal(*shape: int, scale: float) -> nnx.Param[jax.Array]:
-            return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
-
+        normal = partial(weights, rngs)
         n_features = 9 + 2 * conditional
         n_gains = n_layers * channels
-        self.lift = normal(channels, 2, scale=0.7)
-        self.mix = normal(
-            n_layers, channels, parts * channels, scale=0.5 * (channels * 3**ndim) ** -0.5
-        )
-        self.out = normal(channels, scale=0.1 * channels**-0.5)
-        self.skip = normal(2, scale=0.1)
-        self.embed = normal(n_features, _HIDDEN, scale=n_features**-0.5)
-        self.embed_bias = normal(_HIDDEN, scale=0.3)
-        self.gain = normal(_HIDDEN, n_gains, scale=0.1 * _HIDDEN**-0.5)
-        self.shift = None if odd else normal(_HIDDEN, n_gains, scale=0.1 * _HIDDEN**-0.5)
+        self.lift = normal(0.7, channels, 2)
+        size = 0.5 * (channels * 3**ndim) ** -0.5
+        self.mix = normal(size, n_layers, channels, parts * channels)
+        self.out = normal(0.1 * channels**-0.5, channels)
+        self.skip = normal(0.1, 2)
+        self.embed = normal(n_features**-0.5, n_features, _HIDDEN)
+        self.embed_bias = normal(0.3, _HIDDEN)
+        self.gain = normal(0.1 * _HIDDEN**-0.5, _HIDDEN, n_gains)
+        self.shift = None if odd else normal(0.1 * _HIDDEN**-0.5, _HIDDEN, n_gains)
 
     @property
     def receptive_field(self) -> int:

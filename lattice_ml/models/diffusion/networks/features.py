@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from lattice_ml.models.diffusion.theory import Theory
 
-__all__ = ["activation", "all_features", "contract", "scales", "time_features"]
+__all__ = ["activation", "all_features", "contract", "scales", "time_features", "weights"]
 
 
 def time_features(theory: Theory, t: jax.Array, smooth: float = 0.2) -> jax.Array:
@@ -49,6 +50,11 @@ def scales(theory: Theory, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     free = jnp.sqrt(jnp.sum(c * theory.fluctuating) / modes.volume)
     zero = jnp.maximum(fluctuation, jnp.sqrt(variance[modes.zero]) / 1.5)
     return fluctuation, zero, theory.force_rms * (fluctuation / free) ** 2
+
+
+def weights(rngs: nnx.Rngs, scale: float, *shape: int) -> nnx.Param[jax.Array]:
+    """Initial weights: normal numbers of this size."""
+    return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
 def activation(x: jax.Array) -> jax.Array:
