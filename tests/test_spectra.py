@@ -68,10 +68,9 @@ def machine(shape=(4, 4), n_hidden=16, section=FREE, mu_squared=6.0, seed=0):
 
 @pytest.fixture(scope="module")
 def free(tmp_path_factory):
-    couplings = {"action.kind": "FreeField", "action.mass_squared": 0.5}
-    return make_ensemble(
-        tmp_path_factory.mktemp("free") / "run", (6, 4), 64, 200, couplings, chain_thin=2
-    )
+    couplings = {f"action.{key}": value for key, value in FREE.items()}
+    folder = tmp_path_factory.mktemp("free") / "run"
+    return make_ensemble(folder, (6, 4), 64, 200, couplings, chain_thin=2)
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +183,7 @@ def test_a_free_ensemble_has_the_exact_inverse_propagator(free, tmp_path):
 
 
 def test_the_couplings_of_a_free_score_are_projected_out():
-    found = of_diffusion(
-        diffusion(Zero(), free_theory((8, 4)), FREE), Probing(n_fields=256, noise=(0.1,))
-    )
+    found = of_diffusion(diffusion(Zero(), free_theory((8, 4)), FREE), Probing(None, 256, (0.1,)))
     for name in ("h", "a", "b", "bare_mass_squared"):
         read = found["couplings"][name]
         assert abs(read["value"] - read["true"]) < 4.5 * read["error"]
@@ -256,9 +253,7 @@ class Dear(Zero):
 
 
 def test_a_network_without_a_density_is_probed_at_its_own_samples():
-    found = of_diffusion(
-        diffusion(Dear(), free_theory((4, 4)), FREE), Probing(n_fields=6, noise=(0.1,))
-    )
+    found = of_diffusion(diffusion(Dear(), free_theory((4, 4)), FREE), Probing(None, 6, (0.1,)))
     assert found["n_fields"] == 6 and found["fields"] == "the model's own samples"
     np.testing.assert_allclose(found["eigenvalues"], found["exact"], rtol=1e-5)
 
