@@ -178,7 +178,6 @@ def fine_tune(
     """
     size = max(4, _pieces(settings.batch_size, theories.modes.volume)[1])
     count = len(jax.tree.leaves(theories)[0])
-
     n_pieces = max(1, settings.batch_size // size)
 
     def gradient(state: TrainState, key: jax.Array) -> tuple[Weights, jax.Array, jax.Array]:

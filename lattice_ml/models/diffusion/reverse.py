@@ -250,13 +250,10 @@ def _normal(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _march(step: Step[Tree], state: Tree, grid: Grid, snapshots: int) -> tuple[Tree, Tree]:
-    """Take `state` along the grid; keep some states, evenly spread up to the last one.
+    """Take `state` along the grid by `step(state, i, grid[i], grid[i + 1])`.
 
-    Args:
-        step: `step(state, i, grid[i], grid[i + 1])`.
-        state: arrays, or a tree of them; the first one's dtype is that of the grid.
-        grid: `(n_steps + 1,)`.
-        snapshots: how many states to keep.
+    The dtype of the grid is that of the state's first array.  So many states as `snapshots` says
+    are kept, evenly spread up to the last one.
     """
     n_steps = len(grid) - 1
     if n_steps < 1:

@@ -185,11 +185,7 @@ def _schedule(training: RBMTrainingSection) -> tuple[list[int], list[int]]:
 
 
 def _begin(task: Task, moments: Moments) -> tuple[RBMSettings, RBMState]:
-    """Settings and first state of the fit.
-
-    Raises:
-        ValueError: data that do not vary.
-    """
+    """Settings and first state of the fit."""
     model, training, (data,) = task.model, task.training, task.data
     centre = moments.mean if model["centre"] else jnp.zeros_like(moments.mean)
     second = moments.about(centre).second
