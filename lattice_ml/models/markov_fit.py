@@ -36,7 +36,8 @@ __all__ = ["Fit", "fit_action", "fit_data"]
 Fields = npt.NDArray[np.floating]
 Start = str | Fields  # "hot", or configurations to go on from, `(n, *L)`
 Sample = Callable[[jax.Array, MarkovField, Start], npt.ArrayLike]
-Slope = Callable[[Fields, Floats, Floats, MarkovField], tuple[Floats, float, float]]
+Found = tuple[Floats, float, float]  # a gradient, what is left to gain, and the noise of that
+Slope = Callable[[Fields, Floats, Floats, MarkovField], Found]
 
 _CHUNK = 4096  # configurations of the data at a time
 _OVERLAP = 0.1  # ESS/n that the configurations keep when reweighted from before a step to after
@@ -95,9 +96,7 @@ def fit_data(
     parts = np.array_split(known, -(-len(known) // _CHUNK))
     observed = sum(family.statistics(part).sum(axis=0) for part in parts) / len(known)
 
-    def slope(
-        cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField
-    ) -> tuple[Floats, float, float]:
+    def slope(cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField) -> Found:
         gradient = t.mean(axis=0) - observed
         return gradient, 0.5 * gradient @ _inverse(fisher) @ gradient, 1 / len(t) + 1 / len(known)
 
@@ -134,9 +133,7 @@ def fit_action(
     """
     family = _Family(start, tuple(train), homogeneous, floor)
 
-    def slope(
-        cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField
-    ) -> tuple[Floats, float, float]:
+    def slope(cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField) -> Found:
         log_w = log_weights(field, target, cfgs)
         gradient = t.T @ (log_w.mean() - log_w) / len(t)  # one of the two centred is enough
         return gradient, kl_divergence(log_w), float(np.var(log_w)) / len(t)

@@ -33,21 +33,13 @@ def report(task: Task, network: Denoiser, phases: Sequence[Phase[Any]]) -> JsonT
     if task.data:
         sources = task.data[-1].sources
     theories = [
-        {"shape": list(stage.shape), "action": dict(action)}
-        | _judged(
-            DiffusionDrawer(network, theory.astype(jnp.float32), drawing, key),
-            action,
-            source,
-        )
+        _judged(DiffusionDrawer(network, theory.astype(jnp.float32), drawing, key), action, source)
         for theory, action, source in zip(stage.theories, stage.actions, sources, strict=True)
     ]
     last = stage.theories[-1].astype(jnp.float32)
-    own = type(network).denoise is not Denoiser.denoise  # then F follows from D, and cancels
     return {
         "theories": theories,
-        "equivariance": equivariance.violations(
-            network, last, key, of="denoise" if own else "force"
-        ),
+        "equivariance": equivariance.violations(network, last, key, of=network.own),
         "n_weights": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network))),
         "phases": [
             {"phase": phase.name, "n_steps": phase.total, "evaluations": phase.evaluations}
@@ -63,7 +55,8 @@ def _judged(drawer: DiffusionDrawer, section: Section, source: Source | None) ->
     per_sample = modes.volume ** (1 if drawer.network.exact_trace else 2)
     n_samples = max(4 * drawer.batch_size, min(JUDGED_SAMPLES, JUDGED_SITES // per_sample))
     action = quartic(conventions.from_config(section, modes.ndim), "diffusion models are")
-    found = judge(drawer, action, source, n_samples) | {"n_steps": drawer.drawing.n_steps}
+    found: JsonTable = {"shape": list(drawer.shape), "action": dict(section)}
+    found |= judge(drawer, action, source, n_samples) | {"n_steps": drawer.drawing.n_steps}
     change = drawer.step_error(action, drawer.key, _DOUBLED)
     if change is not None:
         found["log_weight_change"] = {

@@ -122,11 +122,10 @@ def score_of(network: Denoiser, theory: Theory) -> Score:
     Where the network gives F, s = -(x + C F)/(C + t) does not cancel at small t as (D - x)/t does.
     """
     modes, c = theory.modes, theory.propagator
-    own = type(network).denoise is not Denoiser.denoise  # then F follows from D
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
         fields = modes.forward(x)
-        if own:
+        if network.own == "denoise":
             return modes.inverse(network.score(theory, fields, t))
         force = network.force(theory, fields, t)
         return modes.inverse(-(fields + c * force) / (c + theory.spread(t)))
