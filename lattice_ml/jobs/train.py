@@ -24,13 +24,7 @@ from lattice_ml.models.worth import verdict
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.runtime.session import (
-    Progress,
-    Watch,
-    compile_times,
-    provenance,
-    watching,
-)
+from lattice_ml.runtime.session import Progress, Watch, compile_times, provenance, watching
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.model import Arrays, digest
 from lattice_ml.storage.model_run import ModelRun, open_model_run

@@ -200,12 +200,7 @@ def _draw(
 
 @partial(jax.jit, static_argnames=("graph", "flow"))
 def _log_prob(
-    state: Weights,
-    theory: Theory,
-    batches: jax.Array,
-    *,
-    graph: nnx.GraphDef[Denoiser],
-    flow: Flow,
+    state: Weights, theory: Theory, batches: jax.Array, *, graph: nnx.GraphDef[Denoiser], flow: Flow
 ) -> jax.Array:
     network = nnx.merge(graph, state)
     return lax.map(lambda x: flow.log_prob(network, theory, theory.modes.forward(x)), batches)
