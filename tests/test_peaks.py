@@ -95,8 +95,8 @@ def repeated(directory, n_shards):
 def train(ensemble):
     (data,) = open_data([ensemble], 0.1)
     for source in data.sources:
-        measure_theory(source.action, source.training(), pairs=8)
-    pools = data.pools(1, 2 * BLOCK)
+        measure_theory(source.ensemble.action, source.training(), pairs=8)
+    pools = data.pools(1, 2 * BLOCK, batch_size=16)
     assert [pools[i].shape for i in range(5)] == [(1, pools.n_fields, *SHAPE)] * 5
     data.held_out(16)
 
