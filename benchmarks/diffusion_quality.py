@@ -29,7 +29,9 @@ import numpy as np
 
 from lattice_ml import HMC, Lattice, action, generate, run, sample, train
 from lattice_ml.jobs import config
-from lattice_ml.models.diffusion.drawing import Drawing, step_error
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.diffusion.drawing import Drawing
+from lattice_ml.models.diffusion.sections import SamplingSection
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.statistics import log_weights, reweight
 
@@ -213,9 +215,9 @@ def doubling(model: object, job: object, shape: tuple[int, ...]) -> np.ndarray:
     from lattice_ml.models.diffusion.transfer import theory_at
 
     theory = theory_at(model.theories, job.action, shape).astype("float32")
-    drawing = Drawing.choose(model.network, shape, n_steps=job.sampling.n_steps)
-    n_batches = -(-256 // drawing.batch_size)
-    return step_error(model.network, theory, job.action, drawing, jax.random.key(99), n_batches)
+    key = jax.random.key(99)
+    drawing = Drawing.choose(model.network, shape, SamplingSection(n_steps=job.sampling.n_steps))
+    return DiffusionDrawer(model.network, theory, drawing, key).step_error(job.action, key, 256)
 
 
 def show(entries: list[dict[str, object]]) -> str:

@@ -18,7 +18,8 @@ from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs.film import langevin, langevin_step_size, write_film
 from lattice_ml.models.diffusion.denoiser import Zero
-from lattice_ml.models.diffusion.drawing import Drawing, draw_film
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.report.film import film_figure
 
 pytestmark = pytest.mark.unoptimised
@@ -55,7 +56,7 @@ def test_frames_of_a_free_field_have_the_variance_of_their_noise(method, toleran
     """Exactly C + t for a path; the other samplers have an error of their steps."""
     theory = free_theory((4, 4))
     drawing = Drawing(method, n_steps=48, batch_size=2000)
-    frames, variances = draw_film(Zero(), theory, drawing, jax.random.key(2), 5)
+    frames, variances = DiffusionDrawer(Zero(), theory, drawing, jax.random.key(2), 5).film()
     found = np.mean(np.asarray(theory.modes.forward(jnp.asarray(frames))) ** 2, axis=1)
     noised = theory.propagator + np.reshape(variances, (5, 1, 1))
     statistical = 4.5 * np.sqrt(2 / 2000)

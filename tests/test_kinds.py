@@ -23,11 +23,11 @@ def test_every_row_leads_to_a_whole_kind_of_that_name():
 
 def test_sections_of_every_kind_have_defaults_and_hold_what_the_trainer_asks_for():
     for name, row in KINDS.items():
-        training, sampling = row.sections.TrainingSection(), row.sections.SamplingSection()
+        training, sampling = row.training(), row.sampling()
         keys = {field.name for field in dataclasses.fields(training)}
         assert {"validation", "checkpoint_every"} <= keys, name
         assert dataclasses.fields(sampling), name
-        (found,) = [d for key, _, d in row.sections.model_fields([]) if key == "kind"]
+        (found,) = [d for key, _, d in row.model_fields([]) if key == "kind"]
         assert found == name
 
 

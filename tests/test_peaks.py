@@ -95,8 +95,8 @@ def repeated(directory, n_shards):
 def train(ensemble):
     (data,) = open_data([ensemble], 0.1)
     for source in data.sources:
-        measure_theory(source.action, source.training(), pairs=8)
-    pools = data.pools(1, 2 * BLOCK)
+        measure_theory(source.ensemble.action, source.training(), pairs=8)
+    pools = data.pools(1, 2 * BLOCK, batch_size=16)
     assert [pools[i].shape for i in range(5)] == [(1, pools.n_fields, *SHAPE)] * 5
     data.held_out(16)
 
@@ -129,8 +129,8 @@ def test_a_whole_ensemble_would_be_seen(ensembles):
 def test_memory_does_not_grow_with_the_ensemble(ensembles, name, monkeypatch):
     monkeypatch.setattr(EnsembleOnDisk.blocks, "__defaults__", (BLOCK,))
     monkeypatch.setattr(sides, "_FIELD_BYTES", BLOCK)
-    for module in ("training_data", "exchange"):
-        monkeypatch.setattr(f"lattice_ml.jobs.{module}.BLOCK_BYTES", BLOCK)
+    for module in ("models.data", "jobs.exchange"):
+        monkeypatch.setattr(f"lattice_ml.{module}.BLOCK_BYTES", BLOCK)
     _, small, large = (peak(WORK[name], ensemble) for ensemble in ensembles)
     print(f"{name}: {small:.0f} and {large:.0f} MiB")
     assert large - small < 0.5 * WHOLE

@@ -16,7 +16,8 @@ from lattice_ml import cli
 from lattice_ml.jobs import config, train, units
 from lattice_ml.jobs import sample as sampling
 from lattice_ml.jobs.open_model import open_model
-from lattice_ml.models.diffusion import drawing
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.observables import measure_configurations
 from lattice_ml.runtime import session
@@ -196,24 +197,25 @@ def test_a_complete_run_is_left_alone(model, tmp_path):
 
 
 def test_the_number_of_devices_does_not_matter(model, monkeypatch):
-    how = drawing.Drawing(n_steps=2, batch_size=4)
-    theory, key = model.theories[0].astype("float32"), jax.random.key(1)
-    two = drawing.draw(model.network, theory, how, key, 0, 5)
+    how, theory = Drawing(n_steps=2, batch_size=4), model.theories[0].astype("float32")
+    drawer = DiffusionDrawer(model.network, theory, how, jax.random.key(1))
+    two = drawer.draw(0, 5)
     one_device = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: one_device)
-    one = drawing.draw(model.network, theory, how, key, 0, 5)
+    one = drawer.draw(0, 5)
     assert len(two.fields) == 20
     assert np.allclose(one.fields, two.fields, atol=1e-5)  # other programs round differently
-    tail = drawing.draw(model.network, theory, how, key, 3, 2)
+    tail = drawer.draw(3, 2)
     assert np.array_equal(tail.fields, one.fields[12:])
 
 
 def test_another_number_of_steps_compiles_nothing_and_is_the_flow_of_so_many(model, caplog):
-    how = drawing.Drawing(n_steps=2, batch_size=4)
+    how = Drawing(n_steps=2, batch_size=4)
     theory, key = model.theories[0].astype("float32"), jax.random.key(1)
-    drawing.draw(model.network, theory, how, key, 0, 1)
+    drawer = DiffusionDrawer(model.network, theory, how, key)
+    drawer.draw(0, 1)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
-        more = drawing.draw(model.network, theory, replace(how, n_steps=5), key, 0, 1)
+        more = replace(drawer, drawing=replace(how, n_steps=5)).draw(0, 1)
     assert "_draw" not in caplog.text
     first = jax.random.fold_in(key, 0)
     x, log_prob = jax.jit(lambda key: Flow(5).sample(model.network, theory, key, 4))(first)

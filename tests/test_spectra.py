@@ -12,7 +12,7 @@ from flax import nnx
 from theories import CRITICAL, critical_theory, free_theory
 from trained_models import make_ensemble
 
-from lattice_ml import HMC, Lattice, run
+from lattice_ml import HMC, FreeField, Lattice, run
 from lattice_ml.analysis.probes import plane_waves
 from lattice_ml.analysis.spectrum import per_shell
 from lattice_ml.commands import spectrum as command
@@ -21,6 +21,7 @@ from lattice_ml.models.diffusion import fitting
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import Shallow, UNet, Zero
 from lattice_ml.models.diffusion.spectrum import of_diffusion, score_of
+from lattice_ml.models.model import Probing
 from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.spectrum import of_rbm
@@ -67,10 +68,9 @@ def machine(shape=(4, 4), n_hidden=16, section=FREE, mu_squared=6.0, seed=0):
 
 @pytest.fixture(scope="module")
 def free(tmp_path_factory):
-    couplings = {"action.kind": "FreeField", "action.mass_squared": 0.5}
-    return make_ensemble(
-        tmp_path_factory.mktemp("free") / "run", (6, 4), 64, 200, couplings, chain_thin=2
-    )
+    couplings = {f"action.{key}": value for key, value in FREE.items()}
+    folder = tmp_path_factory.mktemp("free") / "run"
+    return make_ensemble(folder, (6, 4), 64, 200, couplings, chain_thin=2)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_score_of_a_network_is_its_own_in_both_forms():
 
 
 def test_a_free_score_has_the_exact_kernel_at_every_level_of_noise():
-    found = of_diffusion(diffusion(Zero(), free_theory((8, 4)), FREE), n_fields=8)
+    found = of_diffusion(diffusion(Zero(), free_theory((8, 4)), FREE), Probing(n_fields=8))
     exact = 0.5 + Lattice((8, 4)).shells[0]
     for part in (found, found["zero_field"], *found["noise"]):
         np.testing.assert_allclose(part["eigenvalues"], exact, rtol=1e-5)
@@ -183,7 +183,7 @@ def test_a_free_ensemble_has_the_exact_inverse_propagator(free, tmp_path):
 
 
 def test_the_couplings_of_a_free_score_are_projected_out():
-    found = of_diffusion(diffusion(Zero(), free_theory((8, 4)), FREE), n_fields=256, noise=(0.1,))
+    found = of_diffusion(diffusion(Zero(), free_theory((8, 4)), FREE), Probing(None, 256, (0.1,)))
     for name in ("h", "a", "b", "bare_mass_squared"):
         read = found["couplings"][name]
         assert abs(read["value"] - read["true"]) < 4.5 * read["error"]
@@ -201,7 +201,7 @@ def test_weights_of_an_ensemble_are_used():
         shape=(4, 4),
         n_chains=100,
         n_configs=n // 100,
-        action=SimpleNamespace(couplings=lambda: (1.0, 2.6, 0.0)),
+        action=FreeField(mass_squared=1.2, ndim=2),
         config={"action": {"kind": "FreeField", "mass_squared": 1.2}},
         log_weight=(-0.1 * np.sum(modes**2, axis=1)).reshape(n // 100, 100).T,
         blocks=lambda: [(0, fields)],
@@ -233,7 +233,7 @@ def test_a_trained_network_has_learned_the_action():
     )
     model = diffusion(fitting.averaged(network, state), theory, KAPPA)
     source = SimpleNamespace(shape=lattice.shape, cfgs=fields, log_weight=None, label="memory")
-    found = of_diffusion(model, source, noise=(0.03,), n_fields=512)
+    found = of_diffusion(model, Probing(source, 512, noise=(0.03,)))
     kappa = found["couplings"]["kappa"]
     assert abs(kappa["value"] / 0.2705 - 1) < 0.01
     assert kappa["error"] < 0.003 * 0.2705
@@ -253,7 +253,7 @@ class Dear(Zero):
 
 
 def test_a_network_without_a_density_is_probed_at_its_own_samples():
-    found = of_diffusion(diffusion(Dear(), free_theory((4, 4)), FREE), n_fields=6, noise=(0.1,))
+    found = of_diffusion(diffusion(Dear(), free_theory((4, 4)), FREE), Probing(None, 6, (0.1,)))
     assert found["n_fields"] == 6 and found["fields"] == "the model's own samples"
     np.testing.assert_allclose(found["eigenvalues"], found["exact"], rtol=1e-5)
 
@@ -262,7 +262,7 @@ def test_a_unet_is_analysed_like_any_other_at_the_fields_of_an_ensemble(interact
     section = {"kind": "Phi4", "convention": "standard", "mass_squared": 0.5, "g": 0.0}
     model = diffusion(UNet(channels=(2, 3), rngs=nnx.Rngs(0)), free_theory((4, 4)), section)
     source = spectrum.open_ensemble(interacting)
-    found = of_diffusion(model, source, n_fields=5, noise=(0.1, 0.3))
+    found = of_diffusion(model, Probing(source, 5, noise=(0.1, 0.3)))
     found = spectrum.write({"source": "a/unet"} | found, tmp_path)
     assert is_page(tmp_path) == found
     assert found["fields"] == str(interacting) and found["n_fields"] == 5
@@ -347,4 +347,4 @@ def test_what_makes_no_sense_is_refused(free, interacting, tmp_path):
         spectrum.spectrum(Path(tmp_path) / "nothing", tmp_path)
     model = diffusion(Zero(), free_theory((4, 4)), FREE)
     with pytest.raises(ValueError, match=r"lives on \(4, 4\), the fields of .* on \(6, 4\)"):
-        of_diffusion(model, spectrum.open_ensemble(free))
+        of_diffusion(model, Probing(spectrum.open_ensemble(free)))

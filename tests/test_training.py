@@ -14,8 +14,9 @@ from trained_models import make_ensemble, metrics, train
 from lattice_ml.jobs import config, exchange, training_data
 from lattice_ml.jobs import train as training
 from lattice_ml.jobs.open_model import open_model
+from lattice_ml.models.data import Source
 from lattice_ml.models.diffusion import fitting
-from lattice_ml.models.training import ServedPools, TrainingError
+from lattice_ml.models.training import TrainingError
 from lattice_ml.runtime import session
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.files import StorageError
@@ -286,7 +287,7 @@ def test_too_few_configurations_are_refused(data, tmp_path):
 
 def test_chains_held_out_are_never_trained_on(data):
     ensemble = open_ensemble(data)
-    source = training_data.Source.split(ensemble, 0.3)
+    source = Source.split(ensemble, 0.3)
     assert (source.n_chains, source.n_configs) == (5, 40)
     seen = np.concatenate([fields for fields, _ in source.training()])
     kept = source.held_out(60)
@@ -299,16 +300,16 @@ def test_chains_held_out_are_never_trained_on(data):
 def test_of_one_chain_the_last_configurations_are_held_out(data, tmp_path):
     cfgs = open_ensemble(data).cfgs[:40]
     one = open_ensemble(alike(data, tmp_path / "one", cfgs, n_chains=1))
-    source = training_data.Source.split(one, 0.25)
+    source = Source.split(one, 0.25)
     assert (source.n_chains, source.n_configs) == (1, 30)
     assert np.array_equal(source.held_out(100)[0], cfgs[30:])
-    assert training_data.Source.split(source.ensemble, 0).held_out(10) is None
+    assert Source.split(source.ensemble, 0).held_out(10) is None
 
 
 def test_pools_of_an_ensemble_that_does_not_fit_cover_it_in_a_fixed_order(data):
     ensemble = open_ensemble(data)
     (group,) = training_data.open_data([ensemble], 0.3)
-    pools = group.pools(seed=1, pool_bytes=64 * 4 * 16)
+    pools = group.pools(seed=1, pool_bytes=64 * 4 * 16, batch_size=16)
     assert (pools.n_fields, pools.constant) == (64, False)
     first = [pools[index] for index in range(4)]
     assert all(pool.shape == (1, 64, 4, 4) and pool.dtype == np.float32 for pool in first)
@@ -322,7 +323,7 @@ def test_pools_of_an_ensemble_that_does_not_fit_cover_it_in_a_fixed_order(data):
 def test_weights_decide_how_often_a_field_is_drawn(data, tmp_path):
     weighted = tmp_path / "weighted"
     shutil.copytree(data, weighted)
-    source = training_data.Source.split(open_ensemble(weighted), 0)
+    source = Source.split(open_ensemble(weighted), 0)
     share = np.zeros((40, 8))
     share[3, 2] = 1.0
     vars(source)["weights"] = share  # as a log_weight of one field alone would give
@@ -332,9 +333,9 @@ def test_weights_decide_how_often_a_field_is_drawn(data, tmp_path):
 
 def test_which_pool_serves_a_step_depends_on_the_step_alone(data):
     (group,) = training_data.open_data([open_ensemble(data)], 0.3)
-    whole = ServedPools(group, 1, 64 * 4 * 16, batch_size=16)
+    whole = group.pools(1, 64 * 4 * 16, batch_size=16)
     pools = [np.asarray(whole.at(step)) for step in (0, 3, 4, 8)]
-    resumed = ServedPools(group, 1, 64 * 4 * 16, batch_size=16)
+    resumed = group.pools(1, 64 * 4 * 16, batch_size=16)
     assert np.array_equal(pools[0], pools[1])
     assert not np.array_equal(pools[1], pools[2])
     assert np.array_equal(resumed.at(8), pools[3])

@@ -102,7 +102,7 @@ class ModelMaker:
         made = [self.data(extent) for extent in recipe.extents]
         job = config.parse_training(as_arguments({"seed": self.seed, **recipe.table}))
         model = train(job, self.folder / name, data=[path for path, _ in made])
-        sampling = KINDS[model.kind].sections.SamplingSection(**recipe.sampling)
+        sampling = KINDS[model.kind].sampling(**recipe.sampling)
         key = jax.random.key(self.seed)
         drawer = model.drawer(self.lattice.shape, self.action, sampling, key)
         change = drawer.step_error(self.action, jax.random.fold_in(key, _DOUBLING), _DOUBLED)

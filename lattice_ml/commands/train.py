@@ -38,7 +38,8 @@ class TrainOptions:
 def train_command(arguments: list[str]) -> int:
     """Train a model; 1 where it is useless or misses a mode, 4 where it cannot be told."""
     prepare(all_cores=True)
-    from lattice_ml.jobs import config, train, training_report
+    from lattice_ml.jobs import config, train
+    from lattice_ml.models.worth import UNDECIDED
     from lattice_ml.runtime import arguments as words
     from lattice_ml.runtime import progress
 
@@ -62,7 +63,7 @@ def train_command(arguments: list[str]) -> int:
     if verdict == "passed":
         return 0
     say(f"lattice-ml train: {verdict}", file=sys.stderr)
-    return 4 if verdict.startswith(training_report.UNDECIDED) else 1
+    return 4 if verdict.startswith(UNDECIDED) else 1
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:

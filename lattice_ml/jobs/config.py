@@ -85,8 +85,7 @@ def training_names(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def sampling_names(kind: str = DEFAULT) -> Names:
     """The sections of `sample` for a kind of model."""
-    section = ("sampling", KINDS[kind].sections.SamplingSection)
-    return ("seed", "lattice", "action", section, "output")
+    return ("seed", "lattice", "action", ("sampling", KINDS[kind].sampling), "output")
 
 
 def parse_sections(

@@ -90,9 +90,8 @@ class TrainingJob:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", _model_table(self.model))
         kind = self.model["kind"]
-        known = KINDS[kind].sections
-        records = {"training": known.TrainingSection, "sampling": known.SamplingSection}
-        for name, record in records.items():
+        row = KINDS[kind]
+        for name, record in (("training", row.training), ("sampling", row.sampling)):
             if (given := vars(self)[name]) is None:
                 object.__setattr__(self, name, record())
             elif not isinstance(given, record):
@@ -156,7 +155,7 @@ class SamplingJob:
             )
         lattice = Lattice(tuple(model.stages[-1].shape))
         action = conventions.from_config(last, lattice.ndim)
-        record = KINDS[model.kind].sections.SamplingSection
+        record = KINDS[model.kind].sampling
         return cls(lattice, action, sampling or record(**model.defaults["sampling"]), seed=seed)
 
     @cached_property
@@ -189,7 +188,7 @@ def _sampler_table(sampler: Sampler) -> Section:
 def _model_table(given: Section) -> Section:
     """The `[model]` section with the keys that are left out, checked."""
     arguments = as_arguments({"model": given})
-    fields = chosen_kind(arguments).sections.model_fields(arguments)
+    fields = chosen_kind(arguments).model_fields(arguments)
     for key in given:
         if f"model.{key}" not in (known := [f"model.{name}" for name, *_ in fields]):
             raise ConfigError(unknown("key", f"model.{key}", known))

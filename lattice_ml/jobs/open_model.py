@@ -7,7 +7,7 @@ from pathlib import Path
 from lattice_ml.models.kinds import KINDS
 from lattice_ml.models.model import Arrays, Model, Stage
 from lattice_ml.models.training import WeightsError
-from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.runtime.json import JsonTable
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.model import MANIFEST, THEORIES, WEIGHTS, read_model
 
@@ -37,7 +37,8 @@ def open_model(path: str | os.PathLike[str]) -> Model:
         raise StorageError(
             f"{directory / MANIFEST} describes no network that there is: {error}"
         ) from error
-    return kind(stored, stages, network)
+    found = stored.report, stored.history, stored.seconds, stored.hash
+    return kind(directory, manifest, stored.config, *found, stages, network)
 
 
 def stages_of(
@@ -51,15 +52,14 @@ def stages_of(
     Raises:
         StorageError: those are of something else.
     """
-
-    def stage(entry: Section, arrays: Sequence[Arrays]) -> Stage[object]:
-        shape = tuple(entry["shape"])
-        found = tuple(kind.theory(shape, numbers) for numbers in arrays)
-        return Stage(shape, tuple(entry["actions"]), found)
-
+    found: list[Stage[object]] = []
     try:
-        return tuple(stage(*pair) for pair in zip(entries, theories, strict=True))
+        for entry, arrays in zip(entries, theories, strict=True):
+            shape = tuple(entry["shape"])
+            known = tuple(kind.theory(shape, numbers) for numbers in arrays)
+            found.append(Stage(shape, tuple(entry["actions"]), known))
     except TypeError as error:
         raise StorageError(
             f"{directory / THEORIES} holds no theory as {MANIFEST} lists it: {error}"
         ) from error
+    return tuple(found)

@@ -82,9 +82,9 @@ def section_type(name: str, arguments: Sequence[str]) -> type:
     if name in _FIXED:
         return _FIXED[name]
     if name in ("model", "training", "sampling"):
-        of_kind = chosen_kind(arguments).sections
+        of_kind = chosen_kind(arguments)
         if name != "model":
-            return of_kind.TrainingSection if name == "training" else of_kind.SamplingSection
+            return of_kind.training if name == "training" else of_kind.sampling
         keys = of_kind.model_fields(arguments)
     else:
         keys = {"action": _action, "sampler": _sampler}[name](arguments)

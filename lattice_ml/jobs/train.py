@@ -14,24 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lattice_ml.chains.run import Chains
-from lattice_ml.jobs import training_report
 from lattice_ml.jobs.job import TrainingJob
 from lattice_ml.jobs.open_model import open_model, stages_of
-from lattice_ml.jobs.training_data import ChainsAsData, check_agreement, identify, open_data
+from lattice_ml.jobs.training_data import check_agreement, identify, open_data
 from lattice_ml.models.kinds import KINDS
-from lattice_ml.models.model import Kept, Model
+from lattice_ml.models.model import Model
 from lattice_ml.models.training import Block, Learned, Phase, Task, TrainingError
+from lattice_ml.models.worth import verdict
+from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.runtime.session import (
-    Progress,
-    Watch,
-    compile_times,
-    provenance,
-    watching,
-)
-from lattice_ml.storage.ensemble import open_ensemble
+from lattice_ml.runtime.session import Progress, Watch, compile_times, provenance, watching
+from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.model import Arrays, digest
 from lattice_ml.storage.model_run import ModelRun, open_model_run
 
@@ -43,7 +37,7 @@ def train(
     job: TrainingJob,
     out: str | os.PathLike[str] | None = None,
     *,
-    data: Sequence[str | os.PathLike[str] | Chains] = (),
+    data: Sequence[str | os.PathLike[str] | Ensemble] = (),
     init_from: str | os.PathLike[str] | Model | None = None,
     time_limit: float | None = None,
     verify: bool = True,
@@ -55,7 +49,7 @@ def train(
         job: a `TrainingJob`.
         out: a new or empty directory, or one that an equal job began; None to keep the model in
             memory alone.
-        data: ensembles on disk, or chains as `run` gives them; those of one lattice shape are
+        data: directories, or ensembles such as `run` gives them; those of one lattice shape are
             learned together, small shapes first.
         init_from: a model whose weights are where the training begins.  Without data a diffusion
             model is fine-tuned on the theories of its own last stage.
@@ -74,10 +68,10 @@ def train(
         OSError: the file system refuses.
     """
     ensembles = [
-        ChainsAsData.of(given) if isinstance(given, Chains) else open_ensemble(given, verify=verify)
+        open_ensemble(given, verify=verify) if isinstance(given, str | os.PathLike) else given
         for given in data
     ]
-    on_disk = [e for e in ensembles if not isinstance(e, Chains)]
+    on_disk = [e for e in ensembles if isinstance(e, EnsembleOnDisk)]
     if len({ensemble.directory.resolve() for ensemble in on_disk}) < len(on_disk):
         raise ValueError(f"--data must be different ensembles, got {' '.join(map(str, data))}")
     for ensemble in on_disk if verify else []:
@@ -107,7 +101,7 @@ def train(
             job.config,
             entries,
             measure=measure,
-            provenance=provenance("train") | {"data": [str(e.directory) for e in ensembles]},
+            provenance=provenance("train") | {"data": [e.label for e in ensembles]},
             parent=digest([identify(ensembles), None if initial is None else initial.hash]),
         )
         with run, watching(time_limit) as watch:
@@ -116,9 +110,7 @@ def train(
                 task = replace(task, stages=stages)
                 _train(kind, task, run, watch, on_progress, lasting=out is not None)
         made = open_model(folder)
-        if out is None:
-            made = replace(made, record=Kept.of(made.record))
-    return made
+    return made if out is not None else replace(made, directory=None)
 
 
 def _train(
@@ -157,10 +149,27 @@ def _train(
             raise TrainingError(f"{error}; the steps before are {safe}") from error
         learned = phase.end(state)
     log.commit()
-    report = kind.worth(task, learned.network, phases, training_report.judge)
-    report = {"verdict": training_report.verdict(report["theories"])} | report
-    cost = training_report.seconds(phases, log.spent)
+    report = kind.worth(task, learned.network, phases)
+    report = {"verdict": verdict(report["theories"])} | report
+    cost = _cost(phases, log.spent)
     run.finish(kind.weights(learned.network), report, learned.history, cost)
+
+
+def _cost(phases: Sequence[Phase[Any]], spent: Sequence[Sequence[float]]) -> JsonTable:
+    """Seconds of the training and of every phase, compilation apart: what `cost.json` has."""
+    entries: list[JsonTable] = [
+        {
+            "phase": phase.name,
+            "seconds": round(taken - compiling, 3),
+            "compile_seconds": round(compiling, 3),
+        }
+        for phase, (taken, compiling) in zip(phases, spent, strict=True)
+    ]
+    totals = {
+        name: round(sum(entry[name] for entry in entries), 3)
+        for name in ("seconds", "compile_seconds")
+    }
+    return totals | {"phases": entries}
 
 
 @dataclass

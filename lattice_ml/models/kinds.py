@@ -5,56 +5,47 @@ networks, is imported when it is asked for.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from lattice_ml.models.diffusion import sections as diffusion
 from lattice_ml.models.model import Model
 from lattice_ml.models.rbm import sections as rbm
 from lattice_ml.runtime.arguments import Fields, chosen
 
-__all__ = ["DEFAULT", "KINDS", "Kind", "Sections", "chosen_kind"]
+__all__ = ["DEFAULT", "KINDS", "Kind", "chosen_kind"]
 
 DEFAULT = "Diffusion"
 
 
-class Sections(Protocol):
-    """The module `sections.py` of a kind.
-
-    Attributes:
-        TrainingSection: the keys of `[training]`.
-        SamplingSection: the keys of `[sampling]`.
-    """
-
-    __name__: str
-
-    @property
-    def TrainingSection(self) -> type: ...
-    @property
-    def SamplingSection(self) -> type: ...
-
-    def model_fields(self, arguments: Sequence[str]) -> Fields:
-        """The keys of `[model]`, with what else the arguments name."""
-
-
 @dataclass(frozen=True)
 class Kind:
-    """A row: where a kind is found."""
+    """A row: the sections of a kind, and where the rest of it is found.
 
-    sections: Sections
+    Args:
+        folder: in `models`.
+        training: the keys of `[training]`.
+        sampling: the keys of `[sampling]`.
+        model_fields: the keys of `[model]`, with what else the arguments of a config name.
+    """
+
+    folder: str
+    training: type
+    sampling: type
+    model_fields: Callable[[Sequence[str]], Fields]
 
     @property
     def model(self) -> type[Model]:
         """The class of its models; imports its networks."""
-        folder = self.sections.__name__.rpartition(".")[0]
-        found: type[Model] = importlib.import_module(f"{folder}.kind").MODEL
+        found: type[Model] = importlib.import_module(f"{__package__}.{self.folder}.kind").MODEL
         return found
 
 
 KINDS: dict[str, Kind] = {
-    "Diffusion": Kind(diffusion),
-    "GaussianRBM": Kind(rbm),
+    "Diffusion": Kind(
+        "diffusion", diffusion.TrainingSection, diffusion.SamplingSection, diffusion.model_fields
+    ),
+    "GaussianRBM": Kind("rbm", rbm.RBMTrainingSection, rbm.RBMSamplingSection, rbm.model_fields),
 }
 
 

@@ -139,7 +139,8 @@ class MarkovField(Action):
         """
         parts = {name: np.asarray(value) for name, value in self.parts.items()}
         shapes = {name: part.shape for name, part in parts.items()}
-        if len(self.shape) != ndim or shapes != self._shapes():
+        sites = dict.fromkeys("abr", self.shape)
+        if len(self.shape) != ndim or shapes != {"h": (ndim, *self.shape), **sites}:
             raise ValueError(
                 f"a MarkovField in {ndim} dimensions needs h of shape ({ndim}, *L) and a, b and r "
                 f"of shape (*L), got {shapes}"
@@ -174,10 +175,6 @@ class MarkovField(Action):
         x = np.asarray(cfgs, np.float64)
         links = np.stack([-x * np.roll(x, -1, axis) for axis in range(1, x.ndim)], axis=1)
         return {"h": links, "a": x**2, "b": x**4, "r": x}
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        shape = self.shape
-        return {"h": (len(shape), *shape), "a": shape, "b": shape, "r": shape}
 
     def _lay(self, phi: jax.Array) -> tuple[jax.Array, ...]:
         """A group's fields as `(*L, group)` and couplings that broadcast against them."""

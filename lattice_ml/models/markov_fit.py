@@ -36,7 +36,8 @@ __all__ = ["Fit", "fit_action", "fit_data"]
 Fields = npt.NDArray[np.floating]
 Start = str | Fields  # "hot", or configurations to go on from, `(n, *L)`
 Sample = Callable[[jax.Array, MarkovField, Start], npt.ArrayLike]
-Slope = Callable[[Fields, Floats, Floats, MarkovField], tuple[Floats, float, float]]
+Found = tuple[Floats, float, float]  # a gradient, what is left to gain, and the noise of that
+Slope = Callable[[Fields, Floats, Floats, MarkovField], Found]
 
 _CHUNK = 4096  # configurations of the data at a time
 _OVERLAP = 0.1  # ESS/n that the configurations keep when reweighted from before a step to after
@@ -90,14 +91,12 @@ def fit_data(
         ValueError: an argument or what `sample` gives makes no sense.
         RuntimeError: the search does not arrive.
     """
-    family = _family(start, train, homogeneous, n_iterations, floor)
+    family = _Family(start, tuple(train), homogeneous, floor)
     known = _checked(data, start.shape, 1, "data")
     parts = np.array_split(known, -(-len(known) // _CHUNK))
     observed = sum(family.statistics(part).sum(axis=0) for part in parts) / len(known)
 
-    def slope(
-        cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField
-    ) -> tuple[Floats, float, float]:
+    def slope(cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField) -> Found:
         gradient = t.mean(axis=0) - observed
         return gradient, 0.5 * gradient @ _inverse(fisher) @ gradient, 1 / len(t) + 1 / len(known)
 
@@ -132,11 +131,9 @@ def fit_action(
         ValueError: an argument or what `sample` gives makes no sense.
         RuntimeError: the search does not arrive.
     """
-    family = _family(start, train, homogeneous, n_iterations, floor)
+    family = _Family(start, tuple(train), homogeneous, floor)
 
-    def slope(
-        cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField
-    ) -> tuple[Floats, float, float]:
+    def slope(cfgs: Fields, t: Floats, fisher: Floats, field: MarkovField) -> Found:
         log_w = log_weights(field, target, cfgs)
         gradient = t.T @ (log_w.mean() - log_w) / len(t)  # one of the two centred is enough
         return gradient, kl_divergence(log_w), float(np.var(log_w)) / len(t)
@@ -152,6 +149,19 @@ class _Family:
     train: tuple[str, ...]
     homogeneous: bool
     floor: float
+
+    def __post_init__(self) -> None:
+        self.base.check(len(self.base.shape))
+        names, least = self.train, float(np.min(self.base.b))
+        if not names or len(set(names)) < len(names) or not set(names) <= set(COUPLINGS):
+            raise ValueError(
+                f"train must name some of {', '.join(COUPLINGS)}, once each, got {names}"
+            )
+        if not 0 < self.floor <= least:
+            raise ValueError(
+                f"floor must be positive and at most the smallest b of the start, {least:.6g}, "
+                f"got {self.floor}"
+            )
 
     @property
     def theta(self) -> Floats:
@@ -204,6 +214,8 @@ def _descend(
     key: jax.Array, sample: Sample, family: _Family, slope: Slope, first: Start, n_iterations: int
 ) -> tuple[Fit, Floats]:
     """Search, then average; return the fit, and the variance of theta due to sampling."""
+    if n_iterations < 2:
+        raise ValueError(f"n_iterations must be at least 2, got {n_iterations}")
     theta, start = family.theta, first
     results: list[Floats] = []
     metrics: list[Floats] = []
@@ -264,25 +276,6 @@ def _inverse(fisher: Floats) -> Floats:
     scale = np.sqrt(np.diag(fisher))
     correlation = fisher / np.outer(scale, scale)
     return np.linalg.inv(correlation + _RIDGE * np.eye(len(scale))) / np.outer(scale, scale)
-
-
-def _family(
-    start: MarkovField, train: Sequence[str], homogeneous: bool, n_iterations: int, floor: float
-) -> _Family:
-    """Refuse what cannot be trained."""
-    start.check(len(start.shape))
-    names = tuple(train)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(COUPLINGS):
-        raise ValueError(f"train must name some of {', '.join(COUPLINGS)}, once each, got {names}")
-    if n_iterations < 2:
-        raise ValueError(f"n_iterations must be at least 2, got {n_iterations}")
-    least = float(np.min(start.b))
-    if not 0 < floor <= least:
-        raise ValueError(
-            f"floor must be positive and at most the smallest b of the start, {least:.6g}, "
-            f"got {floor}"
-        )
-    return _Family(start, names, homogeneous, floor)
 
 
 def _checked(cfgs: npt.ArrayLike, shape: tuple[int, ...], least: int, what: str) -> Fields:

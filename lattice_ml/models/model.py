@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import jax
 import numpy as np
@@ -21,10 +21,11 @@ import numpy as np
 from lattice_ml.runtime.json import JsonTable, Section
 
 if TYPE_CHECKING:
+    from lattice_ml.models.data import Data
     from lattice_ml.models.drawer import Drawer
-    from lattice_ml.models.training import Data, Judge, Phase, Plan, Task
+    from lattice_ml.models.training import Phase, Plan, Task
 
-__all__ = ["Arrays", "Kept", "Model", "Probing", "Record", "Stage", "host"]
+__all__ = ["Arrays", "Model", "Probing", "Stage", "host"]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -44,43 +45,6 @@ class Stage(Generic[Theory_co]):
     shape: tuple[int, ...]
     actions: tuple[Section, ...]
     theories: tuple[Theory_co, ...]
-
-
-class Record(Protocol):
-    """What a training wrote down: on disk, as `storage.model.StoredModel`, or in memory."""
-
-    @property
-    def directory(self) -> Path | None: ...
-    @property
-    def manifest(self) -> JsonTable: ...
-    @property
-    def config(self) -> JsonTable: ...
-    @property
-    def report(self) -> JsonTable: ...
-    @property
-    def history(self) -> Arrays: ...
-    @property
-    def seconds(self) -> float | None: ...
-    @property
-    def hash(self) -> str: ...
-
-
-class Kept(NamedTuple):
-    """A `Record` in memory."""
-
-    manifest: JsonTable
-    config: JsonTable
-    report: JsonTable
-    history: Arrays
-    seconds: float | None
-    hash: str
-    directory: Path | None = None
-
-    @classmethod
-    def of(cls, other: Record) -> "Kept":
-        """What another record says, wherever it lay."""
-        said = (other.manifest, other.config, other.report, other.history)
-        return cls(*said, other.seconds, other.hash)
 
 
 @dataclass(frozen=True)
@@ -106,7 +70,13 @@ class Model(ABC):
     """A trained model; `open_model` gives one of its kind.
 
     Attributes:
-        record: what the training wrote down.
+        directory: where the model lives; None of one in memory.
+        manifest: what `model.json` holds.
+        config: the resolved config of the training.
+        report: what the training found out about the model at its end.
+        history: what was noted along the training, by name.
+        seconds: wall time of the training without compilation; None where unknown.
+        hash: of all that samples depend on: the network, its weights and the theories.
         stages: in the order of the training; the last is what the model was made for.
         network: the weights, of the class that the kind has for them.
         kind: the name of the kind, `model.kind` in a config.
@@ -115,7 +85,13 @@ class Model(ABC):
         free_keys: of `[model]`, those that weights do not depend on.
     """
 
-    record: Record
+    directory: Path | None
+    manifest: JsonTable
+    config: JsonTable
+    report: JsonTable
+    history: Arrays
+    seconds: float | None
+    hash: str
     stages: tuple[Stage[Any], ...]
     network: Any
 
@@ -125,43 +101,6 @@ class Model(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.directory or 'in memory'})"
-
-    # ------------------------------------------------------------------------- what was written
-
-    @property
-    def directory(self) -> Path | None:
-        """Where the model lives; None of one in memory."""
-        return self.record.directory
-
-    @property
-    def manifest(self) -> JsonTable:
-        """What `model.json` holds."""
-        return self.record.manifest
-
-    @property
-    def config(self) -> JsonTable:
-        """The resolved config of the training."""
-        return self.record.config
-
-    @property
-    def report(self) -> JsonTable:
-        """What the training found out about the model at its end."""
-        return self.record.report
-
-    @property
-    def history(self) -> Arrays:
-        """What was noted along the training, by name."""
-        return self.record.history
-
-    @property
-    def seconds(self) -> float | None:
-        """Wall time of the training without compilation; None where unknown."""
-        return self.record.seconds
-
-    @property
-    def hash(self) -> str:
-        """Identifies all that samples depend on: the network, its weights and the theories."""
-        return self.record.hash
 
     @property
     def theories(self) -> tuple[Any, ...]:
@@ -271,11 +210,9 @@ class Model(ABC):
 
     @staticmethod
     @abstractmethod
-    def worth(
-        task: "Task", network: Any, phases: Sequence["Phase[Any]"], judge: "Judge"
-    ) -> JsonTable:
+    def worth(task: "Task", network: Any, phases: Sequence["Phase[Any]"]) -> JsonTable:
         """What a trained network is worth: an entry per theory of the last stage, and the rest.
 
         Returns:
-            JSON values; "theories" has `shape`, `action`, and what `judge` says of samples.
+            JSON values; "theories" has `shape`, `action`, and what `worth.judge` says of samples.
         """

@@ -11,6 +11,7 @@ the `Theory` as an argument, so the same weights serve every volume and coupling
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,9 @@ from flax import nnx
 
 from lattice_ml.models.diffusion.theory import Theory
 
-__all__ = ["TARGETS", "Denoiser", "Weights", "Zero", "slope_of"]
+__all__ = ["Denoiser", "Weights", "Zero", "slope_of"]
 
 Weights = nnx.State[str, nnx.Variable[jax.Array]]  # what `nnx.split` parts from a network
-TARGETS = ("action", "data")
 
 
 class Denoiser(nnx.Module):
@@ -33,6 +33,11 @@ class Denoiser(nnx.Module):
 
     exact_trace = False  # whether `force_and_trace` costs no more than a few forces
     equivariant = False  # whether all symmetries of the lattice and phi -> -phi are built in
+
+    @property
+    def own(self) -> Literal["force", "denoise"]:
+        """What the network gives; F that follows from D cancels ever worse at small t."""
+        return "force" if type(self).denoise is Denoiser.denoise else "denoise"
 
     @abstractmethod
     def force(self, theory: Theory, x: jax.Array, t: jax.Array) -> jax.Array:

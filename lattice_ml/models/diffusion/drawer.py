@@ -1,27 +1,32 @@
-"""Draws samples of a diffusion model; how is said in `drawing`."""
+"""Draws samples of a diffusion model: batches as `drawing` says, spread over the devices.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+The random numbers of a batch depend on the key and the number of the batch alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from lattice_ml.actions import Action
 from lattice_ml.fields.types import Floats
 from lattice_ml.models.diffusion import networks
 from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
-from lattice_ml.models.diffusion.drawing import Drawing, draw, draw_film, step_error
+from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.flow import Flow
-from lattice_ml.models.diffusion.sections import SamplingSection
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.diffusion.transfer import theory_at
 from lattice_ml.models.drawer import Drawer, Drawn, Film
+from lattice_ml.observables import measure_configurations
 
 __all__ = ["DiffusionDrawer"]
 
+_ROOM_SITES = 1 << 20  # fields in one compiled call
 _SMALL_NETWORK = 1 << 15  # weights: a U-Net of six times as many is seven times as slow per site
 
 
@@ -42,43 +47,6 @@ class DiffusionDrawer(Drawer):
     key: jax.Array
     n_frames: int = 0
 
-    @classmethod
-    def choose(
-        cls,
-        network: Denoiser,
-        theories: Sequence[Theory],
-        shape: tuple[int, ...],
-        action: Action | None,
-        sampling: SamplingSection,
-        key: jax.Array,
-        dtype: str = "float32",
-    ) -> "DiffusionDrawer":
-        """At the lattice and the couplings that are asked for, whatever the theories are of.
-
-        Raises:
-            ValueError: no action, or settings that do not fit.
-        """
-        if action is None:
-            raise ValueError("a diffusion model needs an action, got action.kind = none")
-        drawing = Drawing.choose(
-            network,
-            shape,
-            sampling.method,
-            sampling.n_steps,
-            sampling.scheme,
-            sampling.batch_size,
-            sampling.n_probes,
-            sampling.schedule,
-        )
-        frames = sampling.snapshots
-        if frames and not 2 <= frames <= drawing.n_steps + 1:
-            raise ValueError(
-                f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
-                f"sampling.n_steps = {drawing.n_steps}, got {frames}"
-            )
-        theory = theory_at(theories, action, shape).astype(dtype)
-        return cls(network, theory, drawing, key, frames)
-
     @property
     def shape(self) -> tuple[int, ...]:
         return self.theory.modes.shape
@@ -89,7 +57,7 @@ class DiffusionDrawer(Drawer):
 
     @property
     def most(self) -> int:
-        return self.drawing.room(self.theory.modes.volume)
+        return max(1, _ROOM_SITES // (self.batch_size * self.theory.modes.volume))
 
     @property
     def work(self) -> float:
@@ -109,7 +77,7 @@ class DiffusionDrawer(Drawer):
 
     @property
     def unweighted(self) -> str:
-        if self.drawing.weighted:
+        if self.density or self.drawing.method == "path":
             return ""
         if self.drawing.method != "ode":
             return f"samples of the method {self.drawing.method} have no density"
@@ -121,7 +89,27 @@ class DiffusionDrawer(Drawer):
         return {name: value for name, value in vars(self.drawing).items() if name != "density"}
 
     def draw(self, first: int, count: int) -> Drawn[np.ndarray]:
-        return draw(self.network, self.theory, self.drawing, self.key, first, count)
+        """Spread over all devices."""
+        devices, drawing = np.array(jax.devices()), self.drawing
+        mesh = Mesh(devices, ("samples",))
+        graph, state = nnx.split(self.network)
+        room, n_steps = (
+            self.most,
+            drawing.n_steps,
+        )  # per device: the program knows no number of them
+        if drawing.density:  # nor how many steps a flow takes
+            drawing = replace(drawing, n_steps=0)
+        statics = {"graph": graph, "drawing": drawing, "mesh": mesh}
+        parts = []
+        for start in range(first, first + count, room * len(devices)):
+            left = min(first + count - start, room * len(devices))
+            share = -(-left // len(devices))
+            numbers = np.zeros((len(devices), room), np.uint32)
+            numbers[:, :share] = start + np.arange(len(devices) * share).reshape(-1, share)
+            given = self.theory, self.key, numbers.ravel(), share, n_steps
+            drawn = _draw(state, *given, **statics)
+            parts.append(jax.tree.map(partial(_gather, room=room, share=share, n=left), drawn))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
     def log_prob(self, fields: np.ndarray) -> Floats:
         size = self.batch_size
@@ -132,25 +120,87 @@ class DiffusionDrawer(Drawer):
         return np.asarray(found, np.float64).ravel()[: len(fields)]
 
     def step_error(self, action: Action, key: jax.Array, n_samples: int) -> Floats | None:
+        """Both runs start from the same draws, so the change is that of the integrator alone."""
         if not self.density:
             return None
-        count = -(-n_samples // self.batch_size)
-        return step_error(self.network, self.theory, action, self.drawing, key, count)
+        logs = []
+        for n_steps in (self.drawing.n_steps, 2 * self.drawing.n_steps):
+            drawer = replace(self, drawing=replace(self.drawing, n_steps=n_steps), key=key)
+            drawn = drawer.draw(0, -(-n_samples // self.batch_size))
+            logs.append(drawn.log_weights(measure_configurations(action, drawn.fields)["action"]))
+        return logs[1] - logs[0]
 
     def film(self) -> Film | None:
         if not self.n_frames:
             return None
-        return draw_film(self.network, self.theory, self.drawing, self.key, self.n_frames)
+        drawing, theory, n_frames = self.drawing, self.theory, self.n_frames
+        graph, state = nnx.split(self.network)
+
+        @jax.jit
+        def film(state: Weights, key: jax.Array) -> jax.Array:
+            first = jax.random.fold_in(key, 0)
+            return drawing.film(nnx.merge(graph, state), theory, first, n_frames)
+
+        frames = np.asarray(film(state, self.key))
+        return Film(frames, drawing.noise_variances(theory, n_frames))
+
+
+def _gather(x: jax.Array, *, room: int, share: int, n: int) -> np.ndarray:
+    """The first `n` batches of all devices: `(n * batch_size, ...)`."""
+    by_device = np.asarray(x).reshape(-1, room, *x.shape[1:])
+    batches = by_device[:, :share].reshape(-1, *x.shape[1:])[:n]
+    return batches.reshape(-1, *x.shape[2:])
+
+
+@partial(jax.jit, static_argnames=("graph", "drawing", "mesh"))
+def _draw(
+    state: Weights,
+    theory: Theory,
+    key: jax.Array,
+    numbers: jax.Array,
+    n: jax.Array,
+    n_steps: jax.Array,
+    *,
+    graph: nnx.GraphDef[Denoiser],
+    drawing: Drawing,
+    mesh: Mesh,
+) -> Drawn[jax.Array]:
+    """The first `n` batches of every device's share of `numbers`, `(batches, batch_size, ...)`."""
+
+    def share(
+        state: Weights,
+        theory: Theory,
+        key: jax.Array,
+        numbers: jax.Array,
+        n: jax.Array,
+        n_steps: jax.Array,
+    ) -> Drawn[jax.Array]:
+        def batch(number: jax.Array) -> Drawn[jax.Array]:
+            own = jax.random.fold_in(key, number)
+            return drawing.batch(nnx.merge(graph, state), theory, own, n_steps)
+
+        one = jax.eval_shape(batch, numbers[0])
+        room = jax.tree.map(lambda x: jnp.zeros((len(numbers), *x.shape), x.dtype), one)
+
+        def fill(i: jax.Array, drawn: Drawn[jax.Array]) -> Drawn[jax.Array]:
+            new = batch(numbers[i])
+            return jax.tree.map(lambda whole, part: whole.at[i].set(part), drawn, new)
+
+        return lax.fori_loop(0, n, fill, room)
+
+    spread, whole = PartitionSpec("samples"), PartitionSpec()
+    return jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(whole, whole, whole, spread, whole, whole),
+        out_specs=spread,
+        check_vma=False,
+    )(state, theory, key, numbers, n, n_steps)
 
 
 @partial(jax.jit, static_argnames=("graph", "flow"))
 def _log_prob(
-    state: Weights,
-    theory: Theory,
-    batches: jax.Array,
-    *,
-    graph: nnx.GraphDef[Denoiser],
-    flow: Flow,
+    state: Weights, theory: Theory, batches: jax.Array, *, graph: nnx.GraphDef[Denoiser], flow: Flow
 ) -> jax.Array:
     network = nnx.merge(graph, state)
     return lax.map(lambda x: flow.log_prob(network, theory, theory.modes.forward(x)), batches)

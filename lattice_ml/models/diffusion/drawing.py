@@ -1,39 +1,33 @@
-"""Drawing many samples of a model: one method for all batches, batches spread over the devices.
+"""Methods of drawing a batch of samples of a model.
 
     ode     the probability flow (`flow.py`): samples with their log density
     path    stochastic steps with known kernels (`reverse.path_weights`): samples with weights
     sde     reverse diffusion by Euler and Maruyama: samples alone
     pc      the same with Langevin corrections between the steps: samples alone
 
-All start from the Gaussian theory and its zero mode at the variance `theory.t_max`.  The random
-numbers of a batch depend on the key and the number of the batch alone.
+All start from the Gaussian theory and its zero mode at the variance `theory.t_max`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 
-from lattice_ml.actions import Action
-from lattice_ml.fields.types import Floats
 from lattice_ml.models.diffusion import reverse
-from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
+from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.flow import Flow, draw_prior
 from lattice_ml.models.diffusion.noise import KINDS, Schedule
+from lattice_ml.models.diffusion.sections import SamplingSection
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.drawer import Drawn, Film
-from lattice_ml.observables import measure_configurations
+from lattice_ml.models.drawer import Drawn
 
-__all__ = ["METHODS", "Drawing", "draw", "draw_film", "flow_steps", "step_error"]
+__all__ = ["METHODS", "Drawing", "flow_steps"]
 
+_DEFAULT = SamplingSection()
 METHODS = ("ode", "path", "sde", "pc")
 
-_ROOM_SITES = 1 << 20  # fields in one compiled call
 _DENSE_VOLUME = 64  # sites up to which a divergence by V derivatives is affordable
 _BATCH_SITES = {"cpu": 1 << 12}  # sites per batch: what keeps its intermediates in the cache
 _MANY_SITES = 1 << 20  # on a GPU or TPU
@@ -74,43 +68,27 @@ class Drawing:
 
     @classmethod
     def choose(
-        cls,
-        network: Denoiser,
-        shape: tuple[int, ...],
-        method: str = "ode",
-        n_steps: int | str = "auto",
-        scheme: str = "rk3",
-        batch_size: int | str = "auto",
-        n_probes: int = 0,
-        schedule: str = "power",
+        cls, network: Denoiser, shape: tuple[int, ...], sampling: SamplingSection = _DEFAULT
     ) -> "Drawing":
         """Fill in what is "auto": enough steps for the volume, batches that fit the device.
 
         An ode computes the density where that is exact and affordable, or estimated by probes.
         """
+        method, n_steps, size = sampling.method, sampling.n_steps, sampling.batch_size
         volume = int(np.prod(shape))
         sites = _BATCH_SITES.get(jax.default_backend(), _MANY_SITES)
-        known = network.exact_trace or volume <= _DENSE_VOLUME or n_probes > 0
+        known = network.exact_trace or volume <= _DENSE_VOLUME or sampling.n_probes > 0
         density = method == "ode" and known
         enough = flow_steps(max(shape)) if density else _STEPS[method]
         return cls(
             method,
             enough if isinstance(n_steps, str) else n_steps,
-            scheme,
-            max(4, sites // volume) if isinstance(batch_size, str) else batch_size,
+            sampling.scheme,
+            max(4, sites // volume) if isinstance(size, str) else size,
             density,
-            n_probes,
-            schedule,
+            sampling.n_probes,
+            sampling.schedule,
         )
-
-    def room(self, volume: int) -> int:
-        """Batches per device and compiled call."""
-        return max(1, _ROOM_SITES // (self.batch_size * volume))
-
-    @property
-    def weighted(self) -> bool:
-        """Whether samples come with a density or a weight, so that they can be made exact."""
-        return self.density or self.method == "path"
 
     @property
     def flow(self) -> Flow:
@@ -130,24 +108,18 @@ class Drawing:
         """Draw one batch; the steps of an ode with a density are `n_steps`, which may be traced."""
         modes = theory.modes
         if self.method == "path":
-            grid = reverse.path_grid(theory, self.n_steps)
-            path = reverse.path_weights(key, network, theory, self.batch_size, grid)
+            path = self._path(network, theory, key, 0)
             return Drawn(modes.inverse(path.x), None, path.log_weight)
         if self.density:
             flow = Flow(n_steps, self.scheme, self.n_probes)
             x, log_prob = flow.sample(network, theory, key, self.batch_size)
             return Drawn(modes.inverse(x), log_prob, None)
-        x, _ = self._march(network, theory, key, 0)
-        return Drawn(modes.inverse(x), None, None)
+        return Drawn(modes.inverse(self._march(network, theory, key, 0)[0]), None, None)
 
     def film(self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int) -> jax.Array:
         """Frames of one batch on its way from noise, in sites: `(n_frames, batch_size, *L)`."""
         if self.method == "path":
-            grid = reverse.path_grid(theory, self.n_steps)
-            path = reverse.path_weights(
-                key, network, theory, self.batch_size, grid, snapshots=n_frames
-            )
-            return theory.modes.inverse(path.snapshots)
+            return theory.modes.inverse(self._path(network, theory, key, n_frames).snapshots)
         return theory.modes.inverse(self._march(network, theory, key, n_frames)[1])
 
     def noise_variances(self, theory: Theory, n_frames: int) -> np.ndarray:
@@ -163,6 +135,12 @@ class Drawing:
         """The noise of the generic samplers: from t_max down to what no mode notices."""
         low, high = 0.03 * jnp.sqrt(theory.c_min), jnp.sqrt(theory.t_max)
         return KINDS[self.schedule].between(low, high)
+
+    def _path(
+        self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int
+    ) -> reverse.Path:
+        grid, n = reverse.path_grid(theory, self.n_steps), self.batch_size
+        return reverse.path_weights(key, network, theory, n, grid, snapshots=n_frames)
 
     def _march(
         self, network: Denoiser, theory: Theory, key: jax.Array, n_frames: int
@@ -180,119 +158,6 @@ class Drawing:
         correct = partial(reverse.predictor_corrector, snr=_SNR)
         march = reverse.euler_maruyama if self.method == "sde" else correct
         return march(steps, denoise, schedule, x, grid, snapshots=n_frames)
-
-
-def draw(
-    network: Denoiser, theory: Theory, drawing: Drawing, key: jax.Array, first: int, count: int
-) -> Drawn[np.ndarray]:
-    """Draw `count` consecutive batches from number `first` on, spread over all devices.
-
-    Args:
-        network, theory: what is drawn from; the theory's dtype is that of the samples.
-        drawing: how.
-        key: of all batches.
-        first, count: batches.
-
-    Returns:
-        `count * batch_size` samples, on the host.
-    """
-    devices = np.array(jax.devices())
-    mesh = Mesh(devices, ("samples",))
-    graph, state = nnx.split(network)
-    room = drawing.room(theory.modes.volume)  # per device: the program does not know their number
-    n_steps = drawing.n_steps
-    if drawing.density:  # nor how many steps a flow takes
-        drawing = replace(drawing, n_steps=0)
-    statics = {"graph": graph, "drawing": drawing, "mesh": mesh}
-    parts = []
-    for start in range(first, first + count, room * len(devices)):
-        left = min(first + count - start, room * len(devices))
-        share = -(-left // len(devices))
-        numbers = np.zeros((len(devices), room), np.uint32)
-        numbers[:, :share] = start + np.arange(len(devices) * share).reshape(-1, share)
-        drawn = _draw(state, theory, key, numbers.ravel(), share, n_steps, **statics)
-        parts.append(jax.tree.map(partial(_gather, room=room, share=share, n=left), drawn))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-
-def _gather(x: jax.Array, *, room: int, share: int, n: int) -> np.ndarray:
-    """The first `n` batches of all devices: `(n * batch_size, ...)`."""
-    by_device = np.asarray(x).reshape(-1, room, *x.shape[1:])
-    batches = by_device[:, :share].reshape(-1, *x.shape[1:])[:n]
-    return batches.reshape(-1, *x.shape[2:])
-
-
-@partial(jax.jit, static_argnames=("graph", "drawing", "mesh"))
-def _draw(
-    state: Weights,
-    theory: Theory,
-    key: jax.Array,
-    numbers: jax.Array,
-    n: jax.Array,
-    n_steps: jax.Array,
-    *,
-    graph: nnx.GraphDef[Denoiser],
-    drawing: Drawing,
-    mesh: Mesh,
-) -> Drawn[jax.Array]:
-    """The first `n` batches of every device's share of `numbers`, `(batches, batch_size, ...)`."""
-
-    def share(
-        state: Weights,
-        theory: Theory,
-        key: jax.Array,
-        numbers: jax.Array,
-        n: jax.Array,
-        n_steps: jax.Array,
-    ) -> Drawn[jax.Array]:
-        def batch(number: jax.Array) -> Drawn[jax.Array]:
-            own = jax.random.fold_in(key, number)
-            return drawing.batch(nnx.merge(graph, state), theory, own, n_steps)
-
-        one = jax.eval_shape(batch, numbers[0])
-        room = jax.tree.map(lambda x: jnp.zeros((len(numbers), *x.shape), x.dtype), one)
-
-        def fill(i: jax.Array, drawn: Drawn[jax.Array]) -> Drawn[jax.Array]:
-            new = batch(numbers[i])
-            return jax.tree.map(lambda whole, part: whole.at[i].set(part), drawn, new)
-
-        return lax.fori_loop(0, n, fill, room)
-
-    spread, whole = PartitionSpec("samples"), PartitionSpec()
-    return jax.shard_map(
-        share,
-        mesh=mesh,
-        in_specs=(whole, whole, whole, spread, whole, whole),
-        out_specs=spread,
-        check_vma=False,
-    )(state, theory, key, numbers, n, n_steps)
-
-
-def draw_film(
-    network: Denoiser, theory: Theory, drawing: Drawing, key: jax.Array, n_frames: int
-) -> Film:
-    """Frames of the first batch that `draw` makes with this key."""
-    graph, state = nnx.split(network)
-
-    @jax.jit
-    def film(state: Weights, key: jax.Array) -> jax.Array:
-        return drawing.film(nnx.merge(graph, state), theory, jax.random.fold_in(key, 0), n_frames)
-
-    return Film(np.asarray(film(state, key)), drawing.noise_variances(theory, n_frames))
-
-
-def step_error(
-    network: Denoiser, theory: Theory, action: Action, drawing: Drawing, key: jax.Array, count: int
-) -> Floats:
-    """Change of log w of `count` batches of an ode when its steps are doubled: `(n,)`.
-
-    Both runs start from the same draws, so the change is that of the integrator alone.
-    """
-    found = []
-    for n_steps in (drawing.n_steps, 2 * drawing.n_steps):
-        drawn = draw(network, theory, replace(drawing, n_steps=n_steps), key, 0, count)
-        found.append(drawn.log_weights(measure_configurations(action, drawn.fields)["action"]))
-    return found[1] - found[0]
 
 
 def flow_steps(extent: int) -> int:

@@ -28,14 +28,8 @@ from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = [
-    "Settings",
-    "TrainState",
-    "averaged",
-    "denoise",
-    "fine_tune",
-    "stack",
-    "start",
-    "validation_loss",
+    *("Settings", "TrainState", "averaged", "denoise", "fine_tune", "stack"),
+    *("start", "validation_loss"),
 ]
 
 Inputs = TypeVar("Inputs")
@@ -184,7 +178,6 @@ def fine_tune(
     """
     size = max(4, _pieces(settings.batch_size, theories.modes.volume)[1])
     count = len(jax.tree.leaves(theories)[0])
-
     n_pieces = max(1, settings.batch_size // size)
 
     def gradient(state: TrainState, key: jax.Array) -> tuple[Weights, jax.Array, jax.Array]:

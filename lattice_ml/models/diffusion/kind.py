@@ -8,17 +8,20 @@ from flax import nnx
 
 from lattice_ml.actions import Action
 from lattice_ml.fields.modes import Modes
+from lattice_ml.models.data import Data
 from lattice_ml.models.diffusion import phases, report
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import SamplingSection
-from lattice_ml.models.diffusion.spectrum import NOISE, of_diffusion
+from lattice_ml.models.diffusion.spectrum import of_diffusion
 from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.diffusion.transfer import theory_at
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
-from lattice_ml.models.training import Data, Task, WeightsError
+from lattice_ml.models.training import Task, WeightsError
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["MODEL", "DiffusionModel"]
@@ -45,23 +48,26 @@ class DiffusionModel(Model):
         dtype: str = "float32",
     ) -> Drawer:
         """By the probability flow or a reverse diffusion; see `drawing`."""
-        chosen = shape, action, sampling, key, dtype
-        return DiffusionDrawer.choose(self.network, self.theories, *chosen)
+        if action is None:
+            raise ValueError("a diffusion model needs an action, got action.kind = none")
+        drawing, frames = Drawing.choose(self.network, shape, sampling), sampling.snapshots
+        if frames and not 2 <= frames <= drawing.n_steps + 1:
+            raise ValueError(
+                f"sampling.snapshots must be 0, or from 2 to {drawing.n_steps + 1} with "
+                f"sampling.n_steps = {drawing.n_steps}, got {frames}"
+            )
+        theory = theory_at(self.theories, action, shape).astype(dtype)
+        return DiffusionDrawer(self.network, theory, drawing, key, frames)
 
     def spectrum(self, probing: Probing) -> JsonTable:
-        """The curvature of the learned score, for the last theory of the last stage."""
-        return of_diffusion(
-            self,
-            probing.fields,
-            n_fields=probing.n_fields,
-            noise=probing.noise or NOISE,
-            seed=probing.seed,
-        )
+        return of_diffusion(self, probing)
 
     @staticmethod
     def measure(task: Task, data: Data) -> tuple[Theory, ...]:
         settings = {key: task.model[key] for key in ("pairs", "symmetric")}
-        return tuple(measure_theory(s.action, s.training(), **settings) for s in data.sources)
+        return tuple(
+            measure_theory(s.ensemble.action, s.training(), **settings) for s in data.sources
+        )
 
     @staticmethod
     def theory(shape: tuple[int, ...], arrays: Arrays) -> Theory:

@@ -19,14 +19,7 @@ import jax.numpy as jnp
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.types import Scalar
 
-__all__ = [
-    "KINDS",
-    "Geometric",
-    "PowerLaw",
-    "Schedule",
-    "VarianceExploding",
-    "VariancePreserving",
-]
+__all__ = ["KINDS", "Geometric", "PowerLaw", "Schedule", "VarianceExploding", "VariancePreserving"]
 
 
 class Schedule(ABC):
@@ -135,12 +128,8 @@ class PowerLaw(Schedule):
         return cls(low, high)
 
     def variance(self, s: jax.Array) -> jax.Array:
-        first, last = self._ends()
+        first, last = (jnp.power(end, 1 / self.rho) for end in (self.sigma_min, self.sigma_max))
         return (first + s * (last - first)) ** (2 * self.rho)
-
-    def _ends(self) -> tuple[jax.Array, jax.Array]:
-        power = 1 / self.rho
-        return jnp.power(self.sigma_min, power), jnp.power(self.sigma_max, power)
 
 
 @pytree

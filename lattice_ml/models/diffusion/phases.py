@@ -24,8 +24,7 @@ from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import TrainingSection
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.training import Block, Learned, Plan, ServedPools, Task, TrainingError
-from lattice_ml.runtime.json import JsonTable
+from lattice_ml.models.training import Block, Learned, Phase, Plan, Task, TrainingError
 
 __all__ = ["DiffusionPhase", "check", "plan"]
 
@@ -37,43 +36,20 @@ _FINE_TUNING_B2, _FINE_TUNING_AVERAGE = 0.99, 0.95  # its gradients are few and 
 
 
 @dataclass(frozen=True)
-class DiffusionPhase:
+class DiffusionPhase(Phase[TrainState]):
     """Steps of one kind on one stage.
 
     Args:
-        task: of the training.
         kind: "denoising" or "fine-tuning".
         number: of its stage.
-        first: steps of the training before it.
         settings: of the fit.
         network: what is trained; of its weights those in the state count.
     """
 
-    task: Task
     kind: str
     number: int
-    first: int
     settings: Settings
     network: Denoiser
-
-    @property
-    def name(self) -> str:
-        return f"{' x '.join(map(str, self.task.stages[self.number].shape))} {self.kind}"
-
-    @property
-    def total(self) -> int:
-        return self.settings.total
-
-    @property
-    def place(self) -> JsonTable:
-        return {"stage": self.number, "phase": self.kind}
-
-    @property
-    def evaluations(self) -> int:
-        """Fields that the network sees, with the gradient: one per field and step of the flow."""
-        settings = self.settings
-        per_field = settings.flow.n_evaluations if self.kind == "fine-tuning" else 1
-        return settings.total * settings.batch_size * per_field
 
     @property
     def block(self) -> int:
@@ -94,19 +70,17 @@ class DiffusionPhase:
         pools = held_out = None
         if self.kind == "denoising":
             data = task.data[self.number]
-            pools = ServedPools(data, task.seed, task.training.pool_bytes, settings.batch_size)
+            pools = data.pools(task.seed, task.training.pool_bytes, settings.batch_size)
             held_out = data.held_out(_VALIDATION_FIELDS)
         done = int(state.step)
         while done < settings.total:
             n = min(self.block, settings.total - done)
-            if pools is not None:
-                state, losses = fitting.denoise(
-                    graph, state, theories, pools.at(done), key, n=n, settings=settings
-                )
+            given = graph, state, theories
+            if pools is None:
+                state, losses = fitting.fine_tune(*given, key, n=n, settings=settings)
             else:
-                state, losses = fitting.fine_tune(
-                    graph, state, theories, key, n=n, settings=settings
-                )
+                pool = pools.at(done)
+                state, losses = fitting.denoise(*given, pool, key, n=n, settings=settings)
             found = {"loss": self._mean(np.asarray(losses), done)}
             if held_out is not None:
                 validation = _validation_loss(
@@ -140,15 +114,25 @@ def plan(task: Task) -> Plan:
     """
     training: TrainingSection = task.training
     model, stages = task.model, task.stages
-    network = _first(task)
+    network: Denoiser = (
+        initial_network(model, len(stages[0].shape), task.seed)
+        if task.initial is None
+        else task.initial.network
+    )
     shared = {"clip": training.clip, "target": model["target"]}
     augment = training.augment and model["symmetric"] and not network.equivariant
     phases: list[DiffusionPhase] = []
 
     def add(kind: str, number: int, settings: Settings) -> None:
         if settings.total and jax.tree.leaves(nnx.state(network)):
+            name = f"{' x '.join(map(str, stages[number].shape))} {kind}"
             first = phases[-1].first + phases[-1].total if phases else 0
-            phases.append(DiffusionPhase(task, kind, number, first, settings, network))
+            # fields that the network sees: one per field and step of the flow
+            per_field = settings.flow.n_evaluations if kind == "fine-tuning" else 1
+            seen = settings.total * settings.batch_size * per_field
+            place = {"stage": number, "phase": kind}
+            steps = name, first, settings.total, seen, place
+            phases.append(DiffusionPhase(task, *steps, kind, number, settings, network))
 
     for i, stage in enumerate(stages):
         numbers = training.of_stage(i, len(stages))
@@ -189,10 +173,10 @@ def check(task: Task) -> None:
             "--training.fine-tune to train a model on its own samples"
         )
     for source in (source for data in task.data for source in data.sources):
-        if source.action is None:
+        if source.ensemble.action is None:
             raise ValueError(
                 f"a diffusion model needs the action of its data, which is not known of "
-                f"{source.name} (action.kind = none)"
+                f"{source.ensemble.label} (action.kind = none)"
             )
     model = task.model
     knows = model["denoiser"] == "zero" or model.get("conditional", False)
@@ -205,14 +189,6 @@ def check(task: Task) -> None:
         f"several ensembles have one lattice shape, and the network does not know the couplings: "
         f"{remedy}"
     )
-
-
-def _first(task: Task) -> Denoiser:
-    """The network that the training begins with."""
-    if task.initial is not None:
-        network: Denoiser = task.initial.network
-        return network
-    return initial_network(task.model, len(task.stages[0].shape), task.seed)
 
 
 @partial(jax.jit, static_argnames=("graph", "target"))

@@ -36,15 +36,8 @@ from lattice_ml.models.diffusion.noise import Schedule
 from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = [
-    "Path",
-    "draw_noise",
-    "euler_maruyama",
-    "frame_steps",
-    "heun",
-    "path_grid",
-    "path_weights",
-    "predictor_corrector",
-    "uniform_grid",
+    *("Path", "draw_noise", "euler_maruyama", "frame_steps", "heun", "path_grid", "path_weights"),
+    *("predictor_corrector", "uniform_grid"),
 ]
 
 Grid = np.ndarray | jax.Array  # falling times
@@ -133,10 +126,9 @@ def predictor_corrector(
     grid: Grid,
     *,
     snr: float = 0.16,
-    n_corrections: int = 1,
     snapshots: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Correct by Langevin steps before each step of `euler_maruyama`.
+    """Correct by a Langevin step before each step of `euler_maruyama`.
 
     x <- x + eps score + sqrt(2 eps) eta at fixed s, eps = 2 (snr |eta| / |score|)^2, the rule of
     arXiv:2011.13456 alg. 4, with |eta|^2 replaced by its mean and |score|^2 by the batch's mean, so
@@ -147,16 +139,14 @@ def predictor_corrector(
 
     Args:
         snr: length of the drift over that of the noise in a corrector step.
-        n_corrections: corrector steps before each predictor step; each costs one `denoise`.
     """
 
     def step(x: jax.Array, i: jax.Array, s: jax.Array, s_next: jax.Array) -> jax.Array:
-        keys = jax.random.split(jax.random.fold_in(key, i), n_corrections + 1)
-        for corrector_key in keys[1:]:
-            score = _score(denoise, schedule, x, s)
-            size = 2 * snr**2 / jnp.mean(score**2)
-            x = x + size * score + jnp.sqrt(2 * size) * _normal(corrector_key, x)
-        noise = _normal(keys[0], x) * (i < len(grid) - 2)
+        noise_key, corrector_key = jax.random.split(jax.random.fold_in(key, i))
+        score = _score(denoise, schedule, x, s)
+        size = 2 * snr**2 / jnp.mean(score**2)
+        x = x + size * score + jnp.sqrt(2 * size) * _normal(corrector_key, x)
+        noise = _normal(noise_key, x) * (i < len(grid) - 2)
         return _predict(schedule, x, _score(denoise, schedule, x, s), noise, s, s_next)
 
     return _march(step, x, grid, snapshots)
@@ -260,13 +250,10 @@ def _normal(key: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _march(step: Step[Tree], state: Tree, grid: Grid, snapshots: int) -> tuple[Tree, Tree]:
-    """Take `state` along the grid; keep some states, evenly spread up to the last one.
+    """Take `state` along the grid by `step(state, i, grid[i], grid[i + 1])`.
 
-    Args:
-        step: `step(state, i, grid[i], grid[i + 1])`.
-        state: arrays, or a tree of them; the first one's dtype is that of the grid.
-        grid: `(n_steps + 1,)`.
-        snapshots: how many states to keep.
+    The dtype of the grid is that of the state's first array.  So many states as `snapshots` says
+    are kept, evenly spread up to the last one.
     """
     n_steps = len(grid) - 1
     if n_steps < 1:

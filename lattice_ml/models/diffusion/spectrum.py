@@ -16,7 +16,7 @@ the model knows best: its identity needs neither derivatives nor small noise.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,10 @@ from lattice_ml.analysis.probes import (
 )
 from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.models.diffusion.denoiser import Denoiser
-from lattice_ml.models.diffusion.drawing import Drawing, draw
+from lattice_ml.models.diffusion.drawer import DiffusionDrawer
+from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.model import Model
+from lattice_ml.models.model import Model, Probing
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.statistics import doubt_of, weights_of
@@ -51,30 +52,17 @@ _RARE = 0.1  # density of the zero mode at 0 over its largest, below which wells
 Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def of_diffusion(
-    model: Model,
-    source: Ensemble | None = None,
-    *,
-    n_fields: int | None = None,
-    noise: Sequence[float] = NOISE,
-    seed: int = 0,
-) -> JsonTable:
+def of_diffusion(model: Model, probing: Probing) -> JsonTable:
     """The curvature of a diffusion model's score, for the last theory of its last stage.
-
-    Args:
-        model: with `network` and `stages`.
-        source: an ensemble to take fields from, evenly along it; None for the model's samples.
-        n_fields: how many.
-        noise: variances in units of C_min; the first is the one that the table shows.
-        seed: of samples, noise and probes.
 
     Raises:
         ValueError: the fields live on another lattice.
     """
+    source, noise, seed = probing.fields, probing.noise or NOISE, probing.seed
     stage = model.stages[-1]
     theory, network = stage.theories[-1].astype(jnp.result_type(float)), model.network
     lattice, t = Lattice(stage.shape), np.multiply(noise, float(theory.c_min))
-    n = n_fields or _N_FIELDS[network.exact_trace]
+    n = probing.n_fields or _N_FIELDS[network.exact_trace]
     phi = _samples(network, theory, n, seed) if source is None else _chosen(source, lattice, n)
     score, n, random = score_of(network, theory), len(phi), np.random.default_rng(seed)
     noised = [_noised(phi, at, random) for at in t]
@@ -134,11 +122,10 @@ def score_of(network: Denoiser, theory: Theory) -> Score:
     Where the network gives F, s = -(x + C F)/(C + t) does not cancel at small t as (D - x)/t does.
     """
     modes, c = theory.modes, theory.propagator
-    own = type(network).denoise is not Denoiser.denoise  # then F follows from D
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
         fields = modes.forward(x)
-        if own:
+        if network.own == "denoise":
             return modes.inverse(network.score(theory, fields, t))
         force = network.force(theory, fields, t)
         return modes.inverse(-(fields + c * force) / (c + theory.spread(t)))
@@ -188,8 +175,8 @@ def _samples(network: Denoiser, theory: Theory, n: int, seed: int) -> np.ndarray
     drawing = Drawing.choose(network, theory.modes.shape)
     if not network.exact_trace:
         drawing = Drawing("ode", 50, batch_size=drawing.batch_size, density=False)
-    count = -(-n // drawing.batch_size)
-    drawn = draw(network, theory.astype(jnp.float32), drawing, jax.random.key(seed), 0, count)
+    drawer = DiffusionDrawer(network, theory.astype(jnp.float32), drawing, jax.random.key(seed))
+    drawn = drawer.draw(0, -(-n // drawing.batch_size))
     return np.asarray(drawn.fields[:n], np.float64)
 
 
@@ -210,15 +197,12 @@ def _chosen(source: Ensemble, lattice: Lattice, n: int) -> np.ndarray:
 
 def _evaluated(score: Score, x: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Scores of all fields, `(n, *L)`, some at a time."""
-    pairs = jnp.asarray(x), jnp.asarray(t)
 
-    @jax.jit
-    def every(pairs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jax.lax.map(
-            lambda pair: score(pair[0][None], pair[1][None])[0], pairs, batch_size=64
-        )
+    def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return score(pair[0][None], pair[1][None])[0]
 
-    return np.asarray(every(pairs))
+    every = jax.jit(lambda pairs: jax.lax.map(one, pairs, batch_size=64))
+    return np.asarray(every((jnp.asarray(x), jnp.asarray(t))))
 
 
 def _separate(theory: Theory, t: float) -> bool:

@@ -42,12 +42,8 @@ def theory_at(theories: Sequence[Theory], action: Action, shape: tuple[int, ...]
         )
     nearest = min(theories, key=lambda t: abs(np.log(t.modes.volume / np.prod(shape))))
     alike = [t for t in theories if t.modes == nearest.modes]
-    for theory in alike:
-        if np.allclose(_couplings(theory), couplings, rtol=1e-12):
-            found = theory
-            break
-    else:
-        found = _interpolate(alike, couplings)
+    same = (t for t in alike if np.allclose(_couplings(t), couplings, rtol=1e-12))
+    found = next(same, None) or _interpolate(alike, couplings)
     return found if found.modes.shape == tuple(shape) else _resize(found, tuple(shape))
 
 
@@ -66,9 +62,8 @@ def _interpolate(theories: Sequence[Theory], couplings: np.ndarray) -> Theory:
     first = theories[0]
     n = first.modes.volume
     symmetric = all(np.all(np.asarray(theory.quantiles) >= 0) for theory in theories)
-    quantiles = np.exp(table[n + 2 :])
-    if not symmetric:
-        quantiles = np.asarray(_closest(theories, couplings).quantiles)
+    closest = np.asarray(_closest(theories, couplings).quantiles)
+    quantiles = np.exp(table[n + 2 :]) if symmetric else closest
     h, a, b = couplings
     return Theory(
         h,
@@ -99,15 +94,12 @@ def _spline(points: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarra
 
     low, span = points.min(axis=0), np.ptp(points, axis=0)
     scaled, target = (points - low) / span, (at - low) / span
-    axes = np.linalg.svd(scaled - scaled.mean(axis=0))[2][: _rank(scaled)]
+    rank = np.linalg.matrix_rank(scaled - scaled.mean(axis=0), tol=1e-9)
+    axes = np.linalg.svd(scaled - scaled.mean(axis=0))[2][:rank]
     degree = 1 if len(points) > len(axes) else 0
     spline = RBFInterpolator(scaled @ axes.T, values, kernel="cubic", degree=degree)
     row: np.ndarray = spline((target @ axes.T)[None])[0]
     return row
-
-
-def _rank(points: np.ndarray) -> int:
-    return int(np.linalg.matrix_rank(points - points.mean(axis=0), tol=1e-9))
 
 
 def _shift(theory: Theory, couplings: np.ndarray) -> Theory:

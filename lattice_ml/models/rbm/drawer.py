@@ -14,27 +14,12 @@ from lattice_ml.models.drawer import Drawer, Drawn
 from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.rbm.sections import RBMSamplingSection
 
-__all__ = ["RBMDrawer", "RBMDrawing"]
+__all__ = ["RBMDrawer"]
 
 _DEFAULT = RBMSamplingSection()
 _ROOM_SITES = 1 << 22  # fields in one compiled call
 _BATCH_SITES = 1 << 16
 _PRODUCTS = 1 << 8  # numbers of a matrix product that take as long as a site of a network
-
-
-@dataclass(frozen=True)
-class RBMDrawing:
-    """How samples are drawn.
-
-    Args:
-        method: "direct" for independent samples, "gibbs" for the ends of chains.
-        n_steps: of such a chain, which begins with a hidden field drawn around its mean.
-        batch_size: samples drawn together.
-    """
-
-    method: str = "direct"
-    n_steps: int = 100
-    batch_size: int = 1024
 
 
 @dataclass(frozen=True)
@@ -44,15 +29,19 @@ class RBMDrawer(Drawer):
     Args:
         rbm: the model.
         lattice: with as many sites as the RBM has visible fields.
-        drawing: how.
         key: of all batches.
+        method: "direct" for independent samples, "gibbs" for the ends of chains.
+        n_steps: of such a chain, which begins with a hidden field drawn around its mean.
+        batch_size: samples drawn together.
         dtype: of the samples.
     """
 
     rbm: GaussianRBM
     lattice: Lattice
-    drawing: RBMDrawing
     key: jax.Array
+    method: str = "direct"
+    n_steps: int = 100
+    batch_size: int = 1024
     dtype: str = "float32"
 
     density = True
@@ -70,16 +59,11 @@ class RBMDrawer(Drawer):
         """Fill in what a `[sampling]` section leaves to be chosen."""
         size, fitting = sampling.batch_size, max(1, _BATCH_SITES // rbm.n_visible)
         size = fitting if isinstance(size, str) else size
-        drawing = RBMDrawing(sampling.method, sampling.n_steps, size)
-        return cls(rbm, Lattice(shape), drawing, key, dtype)
+        return cls(rbm, Lattice(shape), key, sampling.method, sampling.n_steps, size, dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.lattice.shape
-
-    @property
-    def batch_size(self) -> int:
-        return self.drawing.batch_size
 
     @property
     def most(self) -> int:
@@ -87,18 +71,18 @@ class RBMDrawer(Drawer):
 
     @property
     def work(self) -> float:
-        n_steps = self.drawing.n_steps if self.drawing.method == "gibbs" else 1
+        n_steps = self.n_steps if self.method == "gibbs" else 1
         return (2 * n_steps * self.batch_size + self.rbm.n_hidden) * self.rbm.w.size / _PRODUCTS
 
     @property
     def settings(self) -> Mapping[str, int | str]:
-        return vars(self.drawing)
+        return {"method": self.method, "n_steps": self.n_steps, "batch_size": self.batch_size}
 
     def draw(self, first: int, count: int) -> Drawn[np.ndarray]:
-        how, parts = self.drawing, []
+        parts = []
         for number in range(first, first + count):
             key = jax.random.fold_in(self.key, number)
-            fields = _sample(self.rbm, key, self.batch_size, how.method, how.n_steps)
+            fields = _sample(self.rbm, key, self.batch_size, self.method, self.n_steps)
             parts.append(np.asarray(fields, self.dtype).reshape(-1, *self.shape))
         drawn = np.concatenate(parts)
         return Drawn(drawn, self.log_prob(drawn), None)

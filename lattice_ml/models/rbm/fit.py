@@ -269,11 +269,7 @@ def _moved(
 
 
 def _backtrack(
-    settings: RBMSettings,
-    state: RBMState,
-    move: GaussianRBM,
-    rate: jax.Array,
-    data: Moments | None,
+    settings: RBMSettings, state: RBMState, move: GaussianRBM, rate: jax.Array, data: Moments | None
 ) -> tuple[GaussianRBM, jax.Array]:
     """Halve the step until it is allowed, at first two times fewer than the last step was.
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lattice_ml.actions import Action
+from lattice_ml.models.data import Data
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
 from lattice_ml.models.rbm import phases, report
@@ -15,7 +16,7 @@ from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments, measure_moments
 from lattice_ml.models.rbm.sections import RBMSamplingSection
 from lattice_ml.models.rbm.spectrum import of_rbm
-from lattice_ml.models.training import Data, Task
+from lattice_ml.models.training import Task
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["MODEL", "RBMModel"]

@@ -45,7 +45,8 @@ class Moments:
         variances = np.diagonal(rotated.reshape(modes.volume, -1))
         orbits = modes.orbits.ravel()
         c = group_means(variances, orbits)[orbits]
-        basis = np.asarray(modes.inverse(jnp.asarray(_unit_modes(modes)))).reshape(len(c), -1)
+        alone = np.eye(len(c)).reshape(len(c), *modes.p_hat_squared.shape)  # every mode
+        basis = np.asarray(modes.inverse(jnp.asarray(alone))).reshape(len(c), -1)
         return Moments(host(np.zeros_like(self.mean)), host((basis.T * c) @ basis), self.n)
 
 
@@ -77,8 +78,3 @@ def measure_moments(blocks: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> M
     if not np.isfinite(second).all():
         raise ValueError("a configuration is not finite: check the ensemble")
     return Moments(*map(host, (mean / total, second / total, np.asarray(total**2 / squares))))
-
-
-def _unit_modes(modes: Modes) -> np.ndarray:
-    """Every mode alone, `(V, *modes)`."""
-    return np.eye(modes.volume).reshape(modes.volume, *modes.p_hat_squared.shape)

@@ -7,20 +7,21 @@ interrupted and resumed ends with the same bits.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.fields.layout import widest
+from lattice_ml.models.data import Data
 from lattice_ml.models.rbm import fit as rbm_fit
 from lattice_ml.models.rbm.fit import RBMSettings, RBMState
 from lattice_ml.models.rbm.gaussian import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.sections import RBMTrainingSection
-from lattice_ml.models.training import Block, Data, Learned, Plan, ServedPools, Task, TrainingError
-from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.models.training import Block, Learned, Phase, Plan, Task, TrainingError
+from lattice_ml.runtime.json import Section
 
 __all__ = ["RBMPhase", "check", "moments_of", "plan"]
 
@@ -38,28 +39,18 @@ class _Progress(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RBMPhase:
+class RBMPhase(Phase[_Progress]):
     """All steps of a training.
 
     Args:
-        task: of the training.
         moments: of the fields to train on.
         begin: the first state of the fit.
         settings: of the fit.
     """
 
-    task: Task
     moments: Moments
     begin: RBMState
     settings: RBMSettings
-
-    name = "training"
-    first = evaluations = 0
-    place: ClassVar[JsonTable] = {}
-
-    @property
-    def total(self) -> int:
-        return int(self.task.training.n_steps)
 
     def start(self, network: GaussianRBM) -> _Progress:
         kept = _schedule(self.task.training)[1]
@@ -70,12 +61,11 @@ class RBMPhase:
     def blocks(self, state: _Progress) -> Iterator[Block[_Progress]]:
         training, settings, moments = self.task.training, self.settings, self.moments
         (data,), seed = self.task.data, self.task.seed
-        pools = ServedPools(data, seed, training.pool_bytes, training.batch_size)
+        pools = data.pools(seed, training.pool_bytes, training.batch_size)
         held_out = data.held_out(512) if settings.method == "exact" else None
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        rate, decay = (jnp.asarray(x, moments.mean.dtype) for x in (training.learning_rate, np.inf))
-        if training.decay:
-            decay = jnp.asarray(training.decay, moments.mean.dtype)
+        speed = training.learning_rate, training.decay or np.inf
+        rate, decay = (jnp.asarray(x, moments.mean.dtype) for x in speed)
         ends, kept = _schedule(training)
         done = int(state.fit.step)
         for end in (step for step in ends if step > done):
@@ -113,7 +103,9 @@ def plan(task: Task) -> Plan:
     """
     moments = moments_of(task)
     settings, begin = _begin(task, moments)
-    return Plan(begin.rbm, [RBMPhase(task, moments, begin, settings)])
+    n_steps = int(task.training.n_steps)
+    phase = RBMPhase(task, "training", 0, n_steps, 0, {}, moments, begin, settings)
+    return Plan(begin.rbm, [phase])
 
 
 def moments_of(task: Task) -> Moments:
@@ -137,7 +129,7 @@ def check(task: Task) -> None:
             "an RBM learns one distribution on one lattice, but --data have several actions or "
             "shapes: train one model for each"
         )
-    action = data.sources[0].action
+    action = data.sources[0].ensemble.action
     if task.training.augment and (action is None or not action.z2):
         raise ValueError(
             "training.augment needs data with an action that the lattice's symmetries and "
@@ -193,11 +185,7 @@ def _schedule(training: RBMTrainingSection) -> tuple[list[int], list[int]]:
 
 
 def _begin(task: Task, moments: Moments) -> tuple[RBMSettings, RBMState]:
-    """Settings and first state of the fit.
-
-    Raises:
-        ValueError: data that do not vary.
-    """
+    """Settings and first state of the fit."""
     model, training, (data,) = task.model, task.training, task.data
     centre = moments.mean if model["centre"] else jnp.zeros_like(moments.mean)
     second = moments.about(centre).second
@@ -213,7 +201,7 @@ def _begin(task: Task, moments: Moments) -> tuple[RBMSettings, RBMState]:
         train_eta=model["train_eta"],
         symmetries=data.shape if training.augment else (),
     )
-    mu_range = (_MU_RANGE[0] / scale, _MU_RANGE[1] / scale)
+    mu_range = _MU_RANGE[0] / scale, _MU_RANGE[1] / scale
     n_visible, n_hidden = _sizes(model, data)
     mu_squared = jnp.asarray(_mass(model["mu_squared"], second), centre.dtype)
     if model["per_site"]:

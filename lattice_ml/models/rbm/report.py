@@ -10,12 +10,14 @@ import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.analysis.two_point import bin_numbers
+from lattice_ml.models.data import Source
 from lattice_ml.models.rbm.drawer import RBMDrawer
 from lattice_ml.models.rbm.fit import log_likelihood
 from lattice_ml.models.rbm.gaussian import GaussianRBM, gaussian_kl
 from lattice_ml.models.rbm.moments import Moments
 from lattice_ml.models.rbm.phases import moments_of
-from lattice_ml.models.training import JUDGED_SAMPLES, JUDGED_SITES, Judge, Phase, Source, Task
+from lattice_ml.models.training import Phase, Task
+from lattice_ml.models.worth import JUDGED_SAMPLES, JUDGED_SITES, judge
 from lattice_ml.runtime.json import JsonTable
 
 __all__ = ["eigenvalue_errors", "report"]
@@ -25,9 +27,7 @@ _HELD_OUT = 4096  # fields
 _likelihood, _gaussian_kl = jax.jit(log_likelihood), jax.jit(gaussian_kl)
 
 
-def report(
-    task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]], judge: Judge
-) -> JsonTable:
+def report(task: Task, network: GaussianRBM, phases: Sequence[Phase[Any]]) -> JsonTable:
     """Judge an RBM by the data, and where their action is known by its own samples."""
     rbm, moments, (data,) = network, moments_of(task), task.data
     key = jax.random.fold_in(jax.random.key(task.seed), 2**31)

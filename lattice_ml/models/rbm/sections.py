@@ -6,14 +6,7 @@ from typing import Literal
 
 from lattice_ml.runtime.arguments import Fields, parameters
 
-__all__ = [
-    "ModelSection",
-    "RBMSamplingSection",
-    "RBMTrainingSection",
-    "SamplingSection",
-    "TrainingSection",
-    "model_fields",
-]
+__all__ = ["ModelSection", "RBMSamplingSection", "RBMTrainingSection", "model_fields"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +88,6 @@ class RBMSamplingSection:
     n_steps: int = 100
     batch_size: int | Literal["auto"] = "auto"
     n_updates: int = 2
-
-
-TrainingSection: type[RBMTrainingSection] = RBMTrainingSection  # as every kind has them
-SamplingSection: type[RBMSamplingSection] = RBMSamplingSection
 
 
 def model_fields(arguments: Sequence[str]) -> Fields:

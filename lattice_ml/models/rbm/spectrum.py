@@ -15,14 +15,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.model import Model
 from lattice_ml.runtime.json import JsonTable
 
-__all__ = [
-    "data_kernel",
-    "largest_deviation",
-    "machine",
-    "of_rbm",
-    "regulated",
-    "shell_sets",
-]
+__all__ = ["data_kernel", "largest_deviation", "machine", "of_rbm", "regulated", "shell_sets"]
 
 
 def of_rbm(model: Model) -> JsonTable:

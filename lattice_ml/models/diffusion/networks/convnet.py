@@ -15,6 +15,7 @@ release either.
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,10 @@ from flax import nnx
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.networks.features import (
     activation,
+    all_features,
     contract,
-    coupling_features,
     scales,
-    time_features,
+    weights,
 )
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -69,22 +70,18 @@ class ConvNet(Denoiser):
         self.hypercubic, self.odd, self.conditional = hypercubic, odd, conditional
         self.equivariant = hypercubic and odd
         parts = ndim + 1 if hypercubic else 3**ndim
-
-        def normal(*shape: int, scale: float) -> nnx.Param[jax.Array]:
-            return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
-
+        normal = partial(weights, rngs)
         n_features = 9 + 2 * conditional
         n_gains = n_layers * channels
-        self.lift = normal(channels, 2, scale=0.7)
-        self.mix = normal(
-            n_layers, channels, parts * channels, scale=0.5 * (channels * 3**ndim) ** -0.5
-        )
-        self.out = normal(channels, scale=0.1 * channels**-0.5)
-        self.skip = normal(2, scale=0.1)
-        self.embed = normal(n_features, _HIDDEN, scale=n_features**-0.5)
-        self.embed_bias = normal(_HIDDEN, scale=0.3)
-        self.gain = normal(_HIDDEN, n_gains, scale=0.1 * _HIDDEN**-0.5)
-        self.shift = None if odd else normal(_HIDDEN, n_gains, scale=0.1 * _HIDDEN**-0.5)
+        self.lift = normal(0.7, channels, 2)
+        size = 0.5 * (channels * 3**ndim) ** -0.5
+        self.mix = normal(size, n_layers, channels, parts * channels)
+        self.out = normal(0.1 * channels**-0.5, channels)
+        self.skip = normal(0.1, 2)
+        self.embed = normal(n_features**-0.5, n_features, _HIDDEN)
+        self.embed_bias = normal(0.3, _HIDDEN)
+        self.gain = normal(0.1 * _HIDDEN**-0.5, _HIDDEN, n_gains)
+        self.shift = None if odd else normal(0.1 * _HIDDEN**-0.5, _HIDDEN, n_gains)
 
     @property
     def receptive_field(self) -> int:
@@ -92,7 +89,7 @@ class ConvNet(Denoiser):
         return int(2 ** (self.n_layers + 1) - 1)
 
     def force(self, theory: Theory, x: jax.Array, t: jax.Array) -> jax.Array:
-        self._check(theory)
+        self._check(theory.modes.shape)
         modes = theory.modes
         fluctuation, zero, scale = scales(theory, t)
         smooth = theory.propagator / (theory.propagator + theory.spread(t)) * x
@@ -101,7 +98,7 @@ class ConvNet(Denoiser):
         x_0 = x[modes.zero]
         y_0 = theory.zero_denoiser(x_0, every_t) / (zero * modes.volume**0.5)
         inputs = jnp.stack([y, jnp.broadcast_to(theory.spread(y_0), y.shape)])
-        net = self.network(inputs, self._features(theory, t).astype(x.dtype))
+        net = self.network(inputs, all_features(theory, t, self.conditional).astype(x.dtype))
         force = theory.spread(scale) * modes.forward(net)
         return force.at[modes.zero].add(theory.zero_force(x_0, every_t))
 
@@ -131,16 +128,8 @@ class ConvNet(Denoiser):
         table = (hidden @ weights.astype(hidden.dtype)).T
         return table.reshape(self.n_layers, self.channels, -1, *[1] * self.ndim)
 
-    def _features(self, theory: Theory, t: jax.Array) -> jax.Array:
-        features = time_features(theory, t)
-        if not self.conditional:
-            return features
-        couplings = jnp.broadcast_to(coupling_features(theory), (len(t), 2))
-        return jnp.concatenate([features, couplings], -1)
-
-    def _check(self, theory: Theory) -> None:
+    def _check(self, shape: tuple[int, ...]) -> None:
         """Refuse another dimension; warn of a lattice that the layers do not span."""
-        shape = theory.modes.shape
         if len(shape) != self.ndim:
             raise ValueError(
                 f"this ConvNet was built with ndim = {self.ndim}, the lattice is {shape}; "

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from lattice_ml.models.diffusion.theory import Theory
 
-__all__ = ["activation", "contract", "coupling_features", "scales", "time_features"]
+__all__ = ["activation", "all_features", "contract", "scales", "time_features", "weights"]
 
 
 def time_features(theory: Theory, t: jax.Array, smooth: float = 0.2) -> jax.Array:
@@ -17,6 +18,15 @@ def time_features(theory: Theory, t: jax.Array, smooth: float = 0.2) -> jax.Arra
     log = jnp.log(t / theory.c_min + smooth)[:, None]
     angles = 0.35 * jnp.arange(1, 5, dtype=log.dtype) * log
     return jnp.concatenate([0.2 * log, jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def all_features(theory: Theory, t: jax.Array, conditional: bool) -> jax.Array:
+    """Of time `(n, 9)`, and of the couplings where asked `(n, 11)`."""
+    features = time_features(theory, t)
+    if not conditional:
+        return features
+    couplings = jnp.broadcast_to(coupling_features(theory), (len(t), 2))
+    return jnp.concatenate([features, couplings], -1)
 
 
 def coupling_features(theory: Theory) -> jax.Array:
@@ -40,6 +50,11 @@ def scales(theory: Theory, t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     free = jnp.sqrt(jnp.sum(c * theory.fluctuating) / modes.volume)
     zero = jnp.maximum(fluctuation, jnp.sqrt(variance[modes.zero]) / 1.5)
     return fluctuation, zero, theory.force_rms * (fluctuation / free) ** 2
+
+
+def weights(rngs: nnx.Rngs, scale: float, *shape: int) -> nnx.Param[jax.Array]:
+    """Initial weights: normal numbers of this size."""
+    return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
 def activation(x: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ the nonlinearity acts site by site, its derivative is diagonal in sites and the 
     Tr[C/(C+t) dF/dx] = scale sum_{c,f} [1/V sum_p K_f H_c (C/(C+t))^2 / rms] sum_x dg_f/dy_c + ...
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,10 +24,10 @@ from flax import nnx
 from lattice_ml.models.diffusion.denoiser import Denoiser, slope_of
 from lattice_ml.models.diffusion.networks.features import (
     activation,
+    all_features,
     contract,
-    coupling_features,
     scales,
-    time_features,
+    weights,
 )
 from lattice_ml.models.diffusion.theory import Theory
 
@@ -77,24 +78,21 @@ class Shallow(Denoiser):
     ) -> None:
         n_filters = 1 + len(_MASSES)
         n_features = 9 + 2 * conditional
-
-        def weights(scale: float, *shape: int) -> nnx.Param[jax.Array]:
-            return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
-
+        normal = partial(weights, rngs)
         start = 0.3 * jax.random.normal(rngs.params(), (n_channels, n_filters), jnp.float32)
         self.conditional = conditional
         self.inner = nnx.Param(start.at[0].set(0).at[0, 0].set(1))  # H_0 begins as the identity
-        self.inner_time = weights(0.05, n_features, n_channels * n_filters)
-        self.first = weights(n_channels**-0.5, n_channels, n_hidden)
-        self.first_gain = weights(0.05, n_features, n_hidden)
-        self.second = weights(n_hidden**-0.5, n_hidden, n_hidden)
-        self.second_gain = weights(0.05, n_features, n_hidden)
-        self.third = weights(n_hidden**-0.5, n_hidden, n_outputs)
-        self.skip = weights(0.1, n_channels, n_outputs)
-        self.outer = weights(0.1, n_outputs, n_filters)
-        self.outer_time = weights(0.3, n_features, _TIME_HIDDEN)
+        self.inner_time = normal(0.05, n_features, n_channels * n_filters)
+        self.first = normal(n_channels**-0.5, n_channels, n_hidden)
+        self.first_gain = normal(0.05, n_features, n_hidden)
+        self.second = normal(n_hidden**-0.5, n_hidden, n_hidden)
+        self.second_gain = normal(0.05, n_features, n_hidden)
+        self.third = normal(n_hidden**-0.5, n_hidden, n_outputs)
+        self.skip = normal(0.1, n_channels, n_outputs)
+        self.outer = normal(0.1, n_outputs, n_filters)
+        self.outer_time = normal(0.3, n_features, _TIME_HIDDEN)
         self.outer_bias = nnx.Param(jnp.zeros(_TIME_HIDDEN, jnp.float32))
-        self.outer_mix = weights(0.02, _TIME_HIDDEN, n_outputs * n_filters)
+        self.outer_mix = normal(0.02, _TIME_HIDDEN, n_outputs * n_filters)
 
     def force(self, theory: Theory, x: jax.Array, t: jax.Array) -> jax.Array:
         terms = self._terms(theory, x, t)
@@ -111,7 +109,7 @@ class Shallow(Denoiser):
     def _terms(self, theory: Theory, x: jax.Array, t: jax.Array) -> _Terms:
         """Everything between x and the fields g_f."""
         modes, n = theory.modes, len(x)
-        features = self._features(theory, t)
+        features = all_features(theory, t, self.conditional)
         inner, outer = self._filters(theory, features)
         share = theory.propagator / (theory.propagator + theory.spread(t))
         fluctuation, zero, strength = scales(theory, t)
@@ -175,14 +173,6 @@ class Shallow(Denoiser):
             filters(self.inner[...], features @ self.inner_time[...]),
             filters(self.outer[...], hidden @ self.outer_mix[...]),
         )
-
-    def _features(self, theory: Theory, t: jax.Array) -> jax.Array:
-        """Of time, and of the couplings where asked: `(n, features)`."""
-        features = time_features(theory, t)
-        if not self.conditional:
-            return features
-        couplings = jnp.broadcast_to(coupling_features(theory), (len(t), 2))
-        return jnp.concatenate([features, couplings], axis=-1)
 
 
 def _slope(x: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from flax import nnx
 from jax import lax
 
 from lattice_ml.models.diffusion.denoiser import Denoiser
-from lattice_ml.models.diffusion.networks.features import contract, time_features
+from lattice_ml.models.diffusion.networks.features import contract, time_features, weights
 from lattice_ml.models.diffusion.theory import Theory
 
 __all__ = ["UNet"]
@@ -66,7 +66,7 @@ class UNet(Denoiser):
         self.embed = nnx.Linear(9, _FEATURES, rngs=rngs)
         self.first = _Block(ndim, 1, channels[0], rngs=rngs)
         self.down = nnx.List([_Block(ndim, above, below, rngs=rngs) for above, below in levels])
-        self.narrow = nnx.List([_mixing(below, above, rngs) for above, below in levels])
+        self.narrow = nnx.List([weights(rngs, n**-0.5, above, n) for above, n in levels])
         self.up = nnx.List([_Block(ndim, 2 * above, above, rngs=rngs) for above, _ in levels])
         self.last = Convolution(ndim, channels[0], 1, rngs=rngs)
 
@@ -146,10 +146,11 @@ class UNet(Denoiser):
                 f"build it with ndim = {len(shape)}"
             )
         divisor = 2 ** (len(self.channels) - 1)
-        if any(extent % divisor for extent in shape):
+        common = math.gcd(*shape)
+        if common % divisor:
             raise ValueError(
                 f"a UNet of {len(self.channels)} levels needs extents divisible by {divisor}, "
-                f"got {shape}; at most {_most_levels(shape)} levels fit"
+                f"got {shape}; at most {(common & -common).bit_length()} levels fit"
             )
 
 
@@ -179,7 +180,7 @@ class Convolution(nnx.Module):
         self.ndim = ndim
         shape = (3 ** (ndim - 1) * n_out, 3 * n_in)
         scale = (3**ndim * n_in) ** -0.5
-        self.weights = nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.weights = weights(rngs, scale, *shape)
         self.bias = nnx.Param(jnp.zeros((n_out, *[1] * (ndim + 1)), jnp.float32))
 
     def __call__(self, x: jax.Array, stride: int = 1) -> jax.Array:
@@ -193,18 +194,8 @@ class Convolution(nnx.Module):
         return h + self.bias.astype(h.dtype)
 
 
-def _mixing(n_in: int, n_out: int, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:
-    """A matrix between channels, `(n_out, n_in)`."""
-    return nnx.Param(n_in**-0.5 * jax.random.normal(rngs.params(), (n_out, n_in), jnp.float32))
-
-
 def _double(h: jax.Array, ndim: int) -> jax.Array:
     """Repeat every site along each axis: `(..., *L)` to `(..., *2L)`."""
     for axis in range(-ndim, 0):
         h = jnp.repeat(h, 2, axis)
     return h
-
-
-def _most_levels(shape: tuple[int, ...]) -> int:
-    common = math.gcd(*shape)
-    return (common & -common).bit_length()

@@ -12,7 +12,7 @@ from trained_rbms import FREE
 from trained_rbms import train as train_rbm
 
 from lattice_ml import cli
-from lattice_ml.jobs.training_report import verdict
+from lattice_ml.models.worth import verdict
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage.ensemble import open_ensemble
 from lattice_ml.storage.run import open_run

@@ -1,4 +1,4 @@
-"""What a trained model is worth: its own samples, the data held out, its symmetries, its cost.
+"""What a trained model is worth: by its own samples, and by the data held out.
 
 The verdict is "passed" where nothing speaks against the model.  It is useless where all samples
 together are worth next to nothing, or where its distribution misses a part of the data's; and it
@@ -9,19 +9,20 @@ are those of the integrator's steps.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from lattice_ml.actions import Action
+from lattice_ml.models.data import Source
 from lattice_ml.models.drawer import Drawer
-from lattice_ml.models.training import Phase, Source
 from lattice_ml.observables import measure_configurations
 from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import doubt, estimate, forward_ess, log_weights, missed_mode, reweight
 
-__all__ = ["UNDECIDED", "judge", "seconds", "verdict"]
+__all__ = ["JUDGED_SAMPLES", "JUDGED_SITES", "UNDECIDED", "judge", "verdict"]
 
+JUDGED_SITES = 1 << 20  # of the samples that judge a theory, in all
+JUDGED_SAMPLES = 2048  # of them at most
 UNDECIDED = "undecided: "
 
 _REFERENCE = 512  # held-out fields that the forward ESS is measured on
@@ -30,23 +31,6 @@ _LEAST_SHARE = 0.005  # ESS/n: ten of 2048
 _LARGEST_CHANGE = 0.5  # rms change of log w under step doubling
 _FAR_BELOW = 2.0  # log density per site under noise: a variance too large by a factor of 150
 _FARTHEST_IDENTITY = 1.0  # of Schwinger-Dyson from 1, of samples that have no weights
-
-
-def seconds(phases: Sequence[Phase[Any]], spent: Sequence[Sequence[float]]) -> JsonTable:
-    """Seconds of the training and of every phase, compilation apart: what `cost.json` has."""
-    entries: list[JsonTable] = [
-        {
-            "phase": phase.name,
-            "seconds": round(taken - compiling, 3),
-            "compile_seconds": round(compiling, 3),
-        }
-        for phase, (taken, compiling) in zip(phases, spent, strict=True)
-    ]
-    totals = {
-        name: round(sum(entry[name] for entry in entries), 3)
-        for name in ("seconds", "compile_seconds")
-    }
-    return totals | {"phases": entries}
 
 
 def verdict(theories: Sequence[JsonTable]) -> str:
@@ -62,13 +46,22 @@ def verdict(theories: Sequence[JsonTable]) -> str:
 
 def _against(entry: JsonTable) -> Iterator[str]:
     """What makes a model useless for one of its theories."""
-    if reason := _worse_than_noise(entry):
-        yield reason
+    noise = entry.get("log_likelihood_of_noise")
+    if noise is not None and not (
+        entry["log_likelihood"] > noise - _FAR_BELOW * math.prod(entry["shape"])
+    ):
+        yield (
+            f"useless: the mean log density of the data is {entry['log_likelihood']:.6g}, and "
+            f"{noise:.6g} under noise of their variance; look at model.mu_squared, or train it "
+            f"further"
+        )
     n, identity = entry.get("n_samples"), entry.get("schwinger_dyson")
     if bad := entry.get("n_not_finite"):
         yield f"useless: {bad} of {n} samples have an action or a density that is not finite"
     if "ess" not in entry:
-        if identity and _far(identity["value"], identity["error"]):
+        if identity and not (
+            abs(identity["value"] - 1) - 4.5 * identity["error"] <= _FARTHEST_IDENTITY
+        ):
             yield (
                 f"useless: Schwinger-Dyson of its samples is {identity['value']:.4g} +- "
                 f"{identity['error']:.2g} where 1 is right, and they have no weights; train it "
@@ -107,21 +100,6 @@ def _open(entry: JsonTable) -> Iterator[str]:
             f"allowed is {_LARGEST_CHANGE}: ESS, k and log Z are those of the steps and not of the "
             f"model; train it further, or sample with more steps"
         )
-
-
-def _worse_than_noise(entry: JsonTable) -> str | None:
-    """Say that a model knows less of the data than their variance, or return None."""
-    noise = entry.get("log_likelihood_of_noise")
-    if noise is None or entry["log_likelihood"] > noise - _FAR_BELOW * math.prod(entry["shape"]):
-        return None
-    return (
-        f"useless: the mean log density of the data is {entry['log_likelihood']:.6g}, and "
-        f"{noise:.6g} under noise of their variance; look at model.mu_squared, or train it further"
-    )
-
-
-def _far(value: float, error: float) -> bool:
-    return not abs(value - 1) - 4.5 * error <= _FARTHEST_IDENTITY
 
 
 def judge(drawer: Drawer, action: Action, source: Source | None, n_samples: int) -> JsonTable:
