@@ -13,6 +13,7 @@ from theories import CRITICAL, critical_theory, free_theory
 from trained_models import make_ensemble
 
 from lattice_ml import HMC, Lattice, run
+from lattice_ml.actions import FreeField
 from lattice_ml.analysis.probes import plane_waves
 from lattice_ml.analysis.spectrum import per_shell
 from lattice_ml.commands import spectrum as command
@@ -201,7 +202,7 @@ def test_weights_of_an_ensemble_are_used():
         shape=(4, 4),
         n_chains=100,
         n_configs=n // 100,
-        action=SimpleNamespace(couplings=lambda: (1.0, 2.6, 0.0)),
+        action=FreeField(1.2, 2),
         config={"action": {"kind": "FreeField", "mass_squared": 1.2}},
         log_weight=(-0.1 * np.sum(modes**2, axis=1)).reshape(n // 100, 100).T,
         blocks=lambda: [(0, fields)],
