@@ -31,7 +31,7 @@ from lattice_ml.statistics import doubt_of
 from lattice_ml.storage import model as model_files
 from lattice_ml.storage.ensemble import open_ensemble
 
-__all__ = ["of_ensemble", "spectrum"]
+__all__ = ["of_ensemble", "spectrum", "write"]
 
 _TABLE = "spectrum.json"
 _FIGURES = ["kernel", "ranks", "training", "singular_values", "zero_field", "regression", "noise"]
@@ -72,9 +72,8 @@ def spectrum(
             a result.
         ValueError: settings that make no sense.
     """
-    file = Path(out) / _TABLE
-    check_json(file, _SHAPE, new_folder=True)
-    check_page(file.with_name("index.html"), "spectrum", _FIGURES)
+    check_json(Path(out) / _TABLE, _SHAPE, new_folder=True)
+    check_page(Path(out) / "index.html", "spectrum", _FIGURES)
     if noise is not None and not (noise and min(noise) > 0 and np.all(np.isfinite(noise))):
         raise ValueError(f"noise must be positive variances in units of C_min, got {tuple(noise)}")
     if n_fields is not None and n_fields < 2:
@@ -87,9 +86,14 @@ def spectrum(
         found = of_ensemble(open_ensemble(path, verify=verify), weights=weights)
     else:
         raise ValueError(f"only a diffusion model is probed at given fields, {directory} is none")
-    table = plain_table({"source": str(directory)} | found)  # null for NaN and infinity
+    return write({"source": str(directory)} | found, out)
+
+
+def write(found: JsonTable, out: str | os.PathLike[str]) -> JsonTable:
+    """Write what was found; return it as JSON values, null in the place of NaN and infinity."""
+    table = plain_table(found)
     make_folder(Path(out))
-    write_json(file, table, _SHAPE)
+    write_json(Path(out) / _TABLE, table, _SHAPE)
     spectrum_figures.write(table, out)
     return table
 
