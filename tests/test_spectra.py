@@ -13,8 +13,6 @@ from theories import CRITICAL, critical_theory, free_theory
 from trained_models import make_ensemble
 
 from lattice_ml import HMC, FreeField, Lattice, run
-from lattice_ml import HMC, Lattice, run
-from lattice_ml.actions import FreeField
 from lattice_ml.analysis.probes import plane_waves
 from lattice_ml.analysis.spectrum import per_shell
 from lattice_ml.commands import spectrum as command
