@@ -51,7 +51,6 @@ KERNEL = (
 
 
 def test_every_plan_can_be_read_in_every_size_and_is_listed(capsys):
-    assert {plans.load(path.stem, "toy").benchmark for path in PLANS} == set(plans.BENCHMARKS)
     status, out, _ = bench(capsys)
     assert status == 0
     for path in PLANS:

@@ -26,17 +26,9 @@ from lattice_ml.runtime.values import ConfigError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["BENCHMARKS", "SIZES", "Plan", "available", "load"]
+__all__ = ["SIZES", "Plan", "available", "load"]
 
 SIZES = ("toy", "small", "full")
-BENCHMARKS = (
-    "sampler_league",
-    "critical_slowing_down",
-    "kernel",
-    "phase_classification",
-    "paper_2309_17082",
-    "paper_2309_15002",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +49,7 @@ class Plan:
 
 def available() -> dict[str, str]:
     """Name and title of every plan that comes with the package."""
-    files = sorted(_folder().glob("*.toml"))
-    return {file.stem: str(read_toml(file, "the benchmark").get("title", "")) for file in files}
+    return {file.stem: str(read_toml(file, "the benchmark").get("title", "")) for file in _plans()}
 
 
 def load(name: str, size: str) -> Plan:
@@ -76,8 +67,9 @@ def load(name: str, size: str) -> Plan:
         raise ConfigError(unknown("benchmark", name, available()))
     table = read_toml(file, "the benchmark")
     benchmark = str(table.pop("benchmark", ""))
-    if benchmark not in BENCHMARKS:
-        raise ConfigError(unknown(f"benchmark in {file}", benchmark or "none", BENCHMARKS))
+    ours = {str(read_toml(plan, "the benchmark")["benchmark"]) for plan in _plans()}
+    if benchmark not in ours:
+        raise ConfigError(unknown(f"benchmark in {file}", benchmark or "none", sorted(ours)))
     title = str(table.pop("title", ""))
     kind = _module(benchmark).Settings
     sizes = {size: table.pop(size, {}) for size in SIZES}
@@ -95,6 +87,11 @@ def load(name: str, size: str) -> Plan:
 
 def _module(benchmark: str) -> ModuleType:
     return importlib.import_module(f"lattice_ml.benches.{benchmark}")
+
+
+def _plans() -> list[Path]:
+    """Those that come with the package; what they run is known to it."""
+    return sorted(_folder().glob("*.toml"))
 
 
 def _folder() -> Path:
