@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import relaxation_figures
 from flax import nnx
 
 from lattice_ml import Langevin, Lattice, generate, measure, run, train
@@ -20,7 +21,6 @@ from lattice_ml.jobs import config
 from lattice_ml.models.diffusion.denoiser import Zero
 from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.reverse import frame_steps, path_grid, path_weights
-from lattice_ml.report import relaxation as relaxation_figures
 from lattice_ml.report.page import Table
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.statistics import jackknife

@@ -28,13 +28,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import relaxation_figures
 from stochastic_field import Part, Size, field, worst
 
 from lattice_ml import FreeField, Langevin, Lattice, Phi4, run
 from lattice_ml.analysis.dynamics import fokker_planck, relaxation
 from lattice_ml.analysis.dynamics.finite_step import SCHEMES
 from lattice_ml.analysis.dynamics.relaxation import Curve
-from lattice_ml.report import relaxation as relaxation_figures
 from lattice_ml.report.page import Table, write_page
 
 BOUND = 4.5
