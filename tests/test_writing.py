@@ -243,5 +243,5 @@ def test_no_module_opens_a_file_for_writing_by_itself():
         'exchange.py: with path.open("wb") as file:',  # the temporary one of `write_once`
         'mnist.py: np.save(folder / "coarse.npy", blocks.mean(axis=(2, 4)))',  # a folder of its own
         'results.py: with open(descriptor, "wb") as file:',
-        "sample.py: np.save(file, frames[:, :n_samples])",
+        "sample.py: np.save(file, film.frames[:, :n_samples])",
     ]
