@@ -160,6 +160,12 @@ def test_the_number_of_chains_is_invisible_to_each_chain(whole, n_chains):
     assert_equal_but_for_rounding(histories(few), of_first)
 
 
+def test_a_warm_up_with_nothing_to_tune_is_the_beginning_of_the_chain(whole):
+    later = blocks(n_thermalise=4, n_configs=8)
+    assert np.concatenate([part.trajectory for part in later]).tolist() == list(range(5, 13))
+    assert np.array_equal(fields(later), fields(whole)[4:])
+
+
 def test_thinning_keeps_every_third_configuration(whole):
     thinned = blocks(thin=3, n_configs=4)
     assert np.array_equal(fields(thinned), fields(whole)[2::3])

@@ -85,6 +85,8 @@ def test_the_average_of_the_weights_lags_behind_them(theories, pool):
         for tree in (nnx.state(start), state.average, state.weights)
     )
     assert 0 < np.linalg.norm(average - first) < np.linalg.norm(last - first)
+    kept = jax.tree.leaves(nnx.state(fitting.averaged(start, state)))[0]
+    assert np.array_equal(kept, average), "the model keeps the average"
 
 
 def test_the_importance_of_noise_levels_leaves_the_loss_unbiased(theories, pool):
