@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from lattice_ml.samplers.langevin import Langevin as Langevin
     from lattice_ml.samplers.mala import MALA as MALA
     from lattice_ml.samplers.replica import ReplicaExchange as ReplicaExchange
+    from lattice_ml.samplers.sampler import Sampler as Sampler
     from lattice_ml.statistics import Estimate as Estimate
     from lattice_ml.statistics import estimate as estimate
     from lattice_ml.storage.ensemble import EnsembleOnDisk as EnsembleOnDisk
@@ -85,6 +86,7 @@ _NAMES = {  # of each module
     "samplers.cluster": "Wolff SwendsenWang",
     "samplers.replica": "ReplicaExchange",
     "samplers.cycle": "Cycle",
+    "samplers.sampler": "Sampler",
     # chains in memory
     "chains.run": "run tune Chains",
     "chains.settings": "ChainSettings",
