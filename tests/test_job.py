@@ -198,3 +198,13 @@ def test_a_run_begun_one_way_goes_on_the_other_and_is_the_same_to_the_byte(tmp_p
     assert open_ensemble(tmp_path / "words").action == KAPPA
     with pytest.raises(StorageError, match="action"):
         generate(Job(SQUARE, HMC(Phi4(0.5, 0.8, 0.1)), SHORT), tmp_path / "words")
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path):
+    phi4, chain = action("kappa", 2, kappa=0.2, lam=0.02), ChainSettings(2, 0, 3)
+    sampler = HMC(phi4, step_size=np.float32(0.25), n_steps=np.int64(3))
+    made = generate(Job(Lattice((4, 4)), sampler, chain), tmp_path / "numpy")
+    plain = HMC(phi4, step_size=0.25, n_steps=3)
+    same = generate(Job(Lattice((4, 4)), plain, chain), tmp_path / "plain")
+    assert made.config == same.config and made.tuned == same.tuned
+    assert np.array_equal(made.cfgs[:], same.cfgs[:])

@@ -182,7 +182,7 @@ def unit_work(model, folder, correct):
     """What a unit of `sample`'s costs by its own measure."""
     words = [*as_arguments(model.defaults), "--sampling.batch-size", str(UNIT)]
     job = config.parse_sampling([*words, "--sampling.n-steps", "2"])
-    return sampling._prepare(job, model, 1, correct).work
+    return sampling._prepare(job, model, correct).work
 
 
 def test_a_complete_run_is_left_alone(model, tmp_path):
@@ -257,7 +257,9 @@ def test_the_summary_warns_of_too_few_steps(model, tmp_path):
 
 
 REFUSED = [
-    ({"n_samples": 0}, r"n_samples must be at least 1, got 0"),
+    ({"n_samples": 0}, r"n_samples must be a whole number of at least 1, got 0"),
+    ({"n_samples": 64.0}, r"n_samples must be a whole number of at least 1, got 64\.0"),
+    ({"n_samples": True}, r"n_samples must be a whole number of at least 1, got True"),
     ({"correct": "exact"}, r"correct must be one of none, .*hmc, got 'exact'"),
     (
         {"correct": "reweight", "sampling_method": "sde"},

@@ -67,7 +67,11 @@ def sample(
         Interrupted: SIGINT, SIGTERM or the time limit; call again to go on.
         OSError: the file system refuses.
     """
-    units = _prepare(job, model, n_samples, correct)
+    whole = isinstance(n_samples, int | np.integer) and not isinstance(n_samples, bool)
+    if not whole or n_samples < 1:
+        raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}")
+    n_samples = int(n_samples)
+    units = _prepare(job, model, correct)
     config = _config(job, model, units, n_samples)
     made_by = provenance("sample") | _labels(job, model, units)
     run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
@@ -144,10 +148,8 @@ def summary(ensemble: EnsembleOnDisk) -> list[str]:
     return lines
 
 
-def _prepare(job: SamplingJob, model: Model, n_samples: int, correct: str) -> Units:
+def _prepare(job: SamplingJob, model: Model, correct: str) -> Units:
     """Check what is asked for, and fill in what is left to be chosen."""
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if correct not in CORRECTIONS:
         raise ValueError(f"correct must be one of {', '.join(CORRECTIONS)}, got {correct!r}")
     asked = job.lattice.shape, job.action, job.sampling

@@ -63,7 +63,7 @@ class Watch:
 @contextmanager
 def watching(time_limit: float | None) -> Iterator[Watch]:
     """Collect SIGINT and SIGTERM, so that a block is finished and committed; a second one kills."""
-    watch = Watch(time.monotonic() + time_limit if time_limit else float("inf"))
+    watch = Watch(float("inf") if time_limit is None else time.monotonic() + time_limit)
 
     def note(signum: int, frame: FrameType | None) -> None:
         watch.caught.append(signum)
