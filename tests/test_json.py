@@ -40,4 +40,4 @@ def test_what_json_has_no_place_for_is_named():
         plain({"a": [{1}]})
     with pytest.raises(TypeError, match=r"config: got .*; allowed are finite numbers, strings"):
         copied("config", {"a": float("nan")})
-    assert copied("config", {"a": (1, 2)}) == {"a": [1, 2]}
+    assert copied("config", {"a": (1, 2), "b": np.float32(0.5)}) == {"a": [1, 2], "b": 0.5}

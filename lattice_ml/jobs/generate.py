@@ -97,7 +97,7 @@ def generate(
         )
         for part in parts:
             if not run.n_done:
-                run.record(**{name: np.asarray(x).tolist() for name, x in part.tuned.items()})
+                run.record(**part.tuned)
             own = slice(part.chains.start, part.chains.stop)
             history = {name: values[:, own] for name, values in part.history.items()}
             run.append(part.trajectory, part.cfgs, history, part.state, chains=part.chains)

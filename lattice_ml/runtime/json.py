@@ -66,16 +66,27 @@ def flattened(table: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def copied(what: str, values: Section) -> JsonTable:
-    """A copy that is what will be read back: tuples become lists.
+    """A copy that is what will be read back: tuples and arrays become lists.
 
     Raises:
         TypeError: saying what the values are and what is allowed.
     """
     try:
-        copy: JsonTable = json.loads(json.dumps(values, allow_nan=False))
+        copy: JsonTable = json.loads(json.dumps(values, allow_nan=False, default=_listed))
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{what}: got {error}; allowed are finite numbers, strings, booleans, None, and "
             f"lists and tables of them"
         ) from error
     return copy
+
+
+def _listed(value: object) -> object:
+    """What JSON itself has no place for.
+
+    Raises:
+        TypeError: it is no array or number of NumPy or JAX either.
+    """
+    if isinstance(value, _Listed):
+        return value.tolist()
+    raise TypeError(f"an object of type {type(value).__name__}")

@@ -93,11 +93,8 @@ class DiffusionDrawer(Drawer):
         devices, drawing = np.array(jax.devices()), self.drawing
         mesh = Mesh(devices, ("samples",))
         graph, state = nnx.split(self.network)
-        room, n_steps = (
-            self.most,
-            drawing.n_steps,
-        )  # per device: the program knows no number of them
-        if drawing.density:  # nor how many steps a flow takes
+        room, n_steps = self.most, drawing.n_steps  # room per device: any number share a program
+        if drawing.density:  # and so do any numbers of steps of a flow
             drawing = replace(drawing, n_steps=0)
         statics = {"graph": graph, "drawing": drawing, "mesh": mesh}
         parts = []
