@@ -212,7 +212,7 @@ def measure(name: str, row: Row, seed: int, folder: Path, toy: bool) -> list[dic
 
 def doubling(model: object, job: object, shape: tuple[int, ...]) -> np.ndarray:
     """Change of log w of 256 samples under step doubling."""
-    from lattice_ml.models.diffusion.transfer import theory_at
+    from lattice_ml.models.transfer import theory_at
 
     theory = theory_at(model.theories, job.action, shape).astype("float32")
     key = jax.random.key(99)

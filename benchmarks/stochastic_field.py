@@ -19,8 +19,8 @@ from lattice_ml.analysis.dynamics.relaxation import Curve, Equilibrium, Relaxati
 from lattice_ml.analysis.two_point import two_point
 from lattice_ml.jobs import config
 from lattice_ml.models.diffusion.denoiser import Zero
-from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.reverse import frame_steps, path_grid, path_weights
+from lattice_ml.models.measured import measure_theory
 from lattice_ml.report.page import Table
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.statistics import jackknife

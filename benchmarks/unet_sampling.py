@@ -130,8 +130,8 @@ def run(kappa: float, size: Size) -> tuple[list[Row], dict[str, float]]:
     import jax.numpy as jnp
     from flax import nnx
 
-    from lattice_ml.models.diffusion.measured import measure_theory
     from lattice_ml.models.diffusion.networks.unet import UNet
+    from lattice_ml.models.measured import measure_theory
 
     jax.config.update("jax_enable_x64", True)
     times = [time.process_time()]

@@ -12,7 +12,7 @@ from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.denoiser import Zero
 from lattice_ml.models.diffusion.equivariance import violations
 from lattice_ml.models.diffusion.networks.convnet import ConvNet
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 

@@ -9,7 +9,7 @@ import pytest
 from theories import CRITICAL, critical_theory, free_theory, to_modes, to_sites, two_well_fields
 
 from lattice_ml.models.diffusion.denoiser import Denoiser, Zero, action_target
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 

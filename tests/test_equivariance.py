@@ -8,7 +8,7 @@ import pytest
 from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.denoiser import Denoiser, Zero
 from lattice_ml.models.diffusion.equivariance import symmetries, violations
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 

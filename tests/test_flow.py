@@ -13,9 +13,9 @@ from theories import critical_theory, free_theory
 from lattice_ml import HMC, Lattice, action, run
 from lattice_ml.models.diffusion.denoiser import Zero
 from lattice_ml.models.diffusion.flow import SCHEMES, Flow, draw_prior
-from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks.shallow import Shallow
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.measured import measure_theory
+from lattice_ml.models.theory import Theory
 from lattice_ml.statistics import log_mean
 
 pytestmark = pytest.mark.unoptimised

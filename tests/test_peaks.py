@@ -32,7 +32,7 @@ from lattice_ml import (
 from lattice_ml.actions import Phi4
 from lattice_ml.comparison import sides
 from lattice_ml.jobs.training_data import open_data
-from lattice_ml.models.diffusion.measured import measure_theory
+from lattice_ml.models.measured import measure_theory
 from lattice_ml.observables import measure_configurations
 from lattice_ml.storage import files
 from lattice_ml.storage.ensemble import EnsembleOnDisk

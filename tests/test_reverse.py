@@ -14,7 +14,7 @@ from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion import reverse
 from lattice_ml.models.diffusion.denoiser import Denoiser, Zero
 from lattice_ml.models.diffusion.noise import VarianceExploding, VariancePreserving
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 MASS_SQUARED = 0.5
 C = 1 / (MASS_SQUARED + Modes((4, 4)).p_hat_squared.ravel())  # variance of each mode

@@ -7,8 +7,8 @@ from flax import nnx
 from theories import CRITICAL, critical_theory, to_modes, two_well_fields
 
 from lattice_ml.models.diffusion.denoiser import Denoiser
-from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks.shallow import Shallow
+from lattice_ml.models.measured import measure_theory
 
 pytestmark = pytest.mark.unoptimised
 

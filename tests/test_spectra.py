@@ -18,9 +18,9 @@ from lattice_ml.analysis.spectrum import per_shell
 from lattice_ml.commands import spectrum as command
 from lattice_ml.jobs import spectrum
 from lattice_ml.models.diffusion import fitting
-from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import Shallow, UNet, Zero
 from lattice_ml.models.diffusion.spectrum import of_diffusion, score_of
+from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.model import Probing
 from lattice_ml.models.rbm import GaussianRBM
 from lattice_ml.models.rbm.moments import Moments

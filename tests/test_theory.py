@@ -10,8 +10,8 @@ from theories import CRITICAL, critical_theory, free_theory, to_modes, to_sites,
 
 from lattice_ml.actions import FreeField
 from lattice_ml.fields.modes import Modes
-from lattice_ml.models.diffusion.measured import fit_mixture, measure_theory
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.measured import fit_mixture, measure_theory
+from lattice_ml.models.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 

@@ -8,7 +8,7 @@ import pytest
 from theories import critical_theory, free_theory
 
 from lattice_ml.actions import FreeField, Phi4
-from lattice_ml.models.diffusion.transfer import theory_at
+from lattice_ml.models.transfer import theory_at
 
 MASSES = (0.3, 0.5, 0.8, 1.2)
 

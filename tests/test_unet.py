@@ -14,7 +14,7 @@ from lattice_ml.fields.modes import Modes
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.equivariance import violations
 from lattice_ml.models.diffusion.networks.unet import Convolution, UNet
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 pytestmark = pytest.mark.unoptimised
 KEY = jax.random.key(8)

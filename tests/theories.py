@@ -6,8 +6,8 @@ import numpy as np
 
 from lattice_ml.actions import FreeField, Phi4
 from lattice_ml.fields.modes import Modes
-from lattice_ml.models.diffusion.measured import measure_theory
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.measured import measure_theory
+from lattice_ml.models.theory import Theory
 
 CRITICAL = Phi4(h=2 * 0.2705, a=1 - 2 * 0.022, b=0.022)
 

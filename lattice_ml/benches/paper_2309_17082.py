@@ -28,9 +28,9 @@ from lattice_ml.benches.style import BLUE, ORANGE, Drawn, empty, in_errors
 from lattice_ml.benches.timing import compiled_apart
 from lattice_ml.chains import run as chain
 from lattice_ml.fields.lattice import Lattice
-from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks.unet import UNet
 from lattice_ml.models.diffusion.noise import VarianceExploding
+from lattice_ml.models.measured import measure_theory
 from lattice_ml.observables import DERIVED, measure_configurations
 from lattice_ml.report.page import style
 from lattice_ml.samplers.hmc import HMC

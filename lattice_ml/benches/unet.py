@@ -21,7 +21,7 @@ from lattice_ml.models.diffusion.denoiser import Weights
 from lattice_ml.models.diffusion.networks.unet import UNet
 from lattice_ml.models.diffusion.noise import VarianceExploding
 from lattice_ml.models.diffusion.reverse import draw_noise, euler_maruyama, uniform_grid
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = ["Effort", "noise_schedule", "sample", "train"]
 

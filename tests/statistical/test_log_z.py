@@ -12,8 +12,8 @@ from references import CASES
 from lattice_ml import HMC, Lattice, action, run
 from lattice_ml.models.diffusion import fitting
 from lattice_ml.models.diffusion.flow import Flow, draw_prior
-from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import Shallow
+from lattice_ml.models.measured import measure_theory
 from lattice_ml.statistics import reweight
 
 DENOISE = fitting.Settings(total=300)

@@ -20,8 +20,8 @@ from lattice_ml.models.diffusion import networks
 from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.flow import Flow
-from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.drawer import Drawer, Drawn, Film
+from lattice_ml.models.theory import Theory
 from lattice_ml.observables import measure_configurations
 
 __all__ = ["DiffusionDrawer"]

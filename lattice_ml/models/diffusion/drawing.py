@@ -20,8 +20,8 @@ from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.flow import Flow, draw_prior
 from lattice_ml.models.diffusion.noise import KINDS, Schedule
 from lattice_ml.models.diffusion.sections import SamplingSection
-from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.drawer import Drawn
+from lattice_ml.models.theory import Theory
 
 __all__ = ["METHODS", "Drawing", "flow_steps"]
 

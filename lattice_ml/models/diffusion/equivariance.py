@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = ["violations"]
 

@@ -25,7 +25,7 @@ from jax import lax
 from lattice_ml.models.augmentation import transform
 from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.flow import Flow
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = [
     *("Settings", "TrainState", "averaged", "denoise", "fine_tune", "stack"),

@@ -21,7 +21,7 @@ from jax import lax
 
 from lattice_ml.fields.layout import widest
 from lattice_ml.models.diffusion.denoiser import Denoiser
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = ["SCHEMES", "Flow"]
 

@@ -13,15 +13,15 @@ from lattice_ml.models.diffusion import phases, report
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
-from lattice_ml.models.diffusion.measured import measure_theory
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import SamplingSection
 from lattice_ml.models.diffusion.spectrum import of_diffusion
-from lattice_ml.models.diffusion.theory import Theory
-from lattice_ml.models.diffusion.transfer import theory_at
 from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
+from lattice_ml.models.theory import Theory
 from lattice_ml.models.training import Task, WeightsError
+from lattice_ml.models.transfer import theory_at
 from lattice_ml.runtime.json import JsonTable, Section
 
 __all__ = ["MODEL", "DiffusionModel"]

@@ -23,7 +23,7 @@ from lattice_ml.models.diffusion.fitting import Settings, TrainState
 from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import TrainingSection
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 from lattice_ml.models.training import Block, Learned, Phase, Plan, Task, TrainingError
 
 __all__ = ["DiffusionPhase", "check", "plan"]

@@ -33,7 +33,7 @@ from jax.typing import DTypeLike
 from lattice_ml.fields.layout import widest
 from lattice_ml.models.diffusion.denoiser import Denoiser, Zero
 from lattice_ml.models.diffusion.noise import Schedule
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = [
     *("Path", "draw_noise", "euler_maruyama", "frame_steps", "heun", "path_grid", "path_weights"),

@@ -35,8 +35,8 @@ from lattice_ml.fields.lattice import Lattice, group_means
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
-from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.model import Model, Probing
+from lattice_ml.models.theory import Theory
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.statistics import doubt_of, weights_of

@@ -29,7 +29,7 @@ from lattice_ml.models.diffusion.networks.features import (
     scales,
     weights,
 )
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = ["ConvNet", "neighbourhood"]
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = ["activation", "all_features", "contract", "scales", "time_features", "weights"]
 

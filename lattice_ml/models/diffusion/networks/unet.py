@@ -26,7 +26,7 @@ from jax import lax
 
 from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.networks.features import contract, time_features, weights
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.theory import Theory
 
 __all__ = ["UNet"]
 

@@ -16,9 +16,9 @@ import numpy as np
 from lattice_ml.actions import Action, quartic
 from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
-from lattice_ml.models.diffusion.measured import fit_mixture
-from lattice_ml.models.diffusion.theory import Theory
+from lattice_ml.models.measured import fit_mixture
 from lattice_ml.models.model import host
+from lattice_ml.models.theory import Theory
 
 __all__ = ["theory_at"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from lattice_ml.actions import Action, quartic
 from lattice_ml.fields.lattice import group_means
 from lattice_ml.fields.modes import Modes
-from lattice_ml.models.diffusion.theory import Theory
 from lattice_ml.models.model import host
+from lattice_ml.models.theory import Theory
 
 __all__ = ["fit_mixture", "measure_theory"]
 
