@@ -93,19 +93,23 @@ class Modes:
         return x
 
 
-def fourier_basis(extent: int) -> np.ndarray:
-    """Orthonormal real Fourier modes of one axis: rows `(L, L)` in float64.
+def fourier_basis(extent: int, shift: float = 0.0) -> np.ndarray:
+    """Orthonormal real Fourier modes of one axis, at sites x + shift: rows `(L, L)` in float64.
 
     They are the constant, sqrt(2/L) cos(p x) and sqrt(2/L) sin(p x) for p = 2 pi k/L with
     0 < k < L/2, and for even L the alternating field, in the order of `wave_numbers`.
+
+    Args:
+        extent: L.
+        shift: 0, or 1/2 for the sites between.
     """
-    x = np.arange(extent)
+    x = np.arange(extent) + shift
     rows = [np.full(extent, np.sqrt(1 / extent))]
     for k in range(1, (extent + 1) // 2):
         angle = 2 * np.pi * k * x / extent
         rows += [np.sqrt(2 / extent) * np.cos(angle), np.sqrt(2 / extent) * np.sin(angle)]
     if extent % 2 == 0:
-        rows.append(np.sqrt(1 / extent) * (-1.0) ** x)
+        rows.append(np.sqrt(1 / extent) * (-1.0) ** np.arange(extent))
     return np.array(rows)
 
 

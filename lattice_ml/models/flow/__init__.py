@@ -1,0 +1,1 @@
+"""A multiscale flow with an exact density."""

@@ -1,0 +1,120 @@
+r"""Couplings: some grids are mapped site by site, given those that are not.
+
+    x' = c h + e^s bend(x - c h) + g,
+
+where h is the mean over the nearest frozen sites and g, s and the shape of the bend are a
+network's of what the frozen ones say: h, the mean of h around, a nonlinear neighbours' mean, and
+the mean of all.  Grids take turns; the log determinant is a sum over sites.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lattice_ml._pytree import pytree
+from lattice_ml.models.flow.grids import Grids, neighbours, shifted
+from lattice_ml.models.flow.pointwise import Network, bend, network, solve_bend, squash
+from lattice_ml.models.flow.sums import site_sum
+from lattice_ml.models.model import host
+
+__all__ = ["Coupling", "couple", "uncouple"]
+
+_PULL = 0.8  # c
+_INPUTS = 5
+
+
+@pytree
+class Coupling:
+    """Weights of couplings, one after another: `(n, ...)` each.
+
+    Args:
+        inner, outer: `(n,)`, scales of fields under a nonlinear neighbours' mean, and of h.
+        network: of g and the skew; of s and how much the bend flattens.
+    """
+
+    inner: jax.Array
+    outer: jax.Array
+    network: Network
+
+    @classmethod
+    def start(cls, random: np.random.Generator, n: int, hidden: int) -> "Coupling":
+        """Couplings that change nothing."""
+        found = Network.start(random, _INPUTS, hidden, n_odd=2, n_even=2, several=(n,))
+        return cls(host(np.ones(n)), host(np.full(n, 0.5)), found)
+
+
+def couple(weights: Coupling, grids: Grids, fields: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Map grids in turn.
+
+    Args:
+        weights: of the couplings; there may be none.
+        grids: which, and whose turn it is; after the last turn comes the first.
+        fields: of the known and the new grids, `(grids, *n, samples)`.
+
+    Returns:
+        The fields, and the log of the Jacobian, `(samples,)`.
+    """
+    return _run(weights, grids, fields, inverse=False)
+
+
+def uncouple(weights: Coupling, grids: Grids, fields: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inverse of `couple`, and the log of the Jacobian of `couple`."""
+    return _run(weights, grids, fields, inverse=True)
+
+
+def _run(
+    weights: Coupling, grids: Grids, fields: jax.Array, *, inverse: bool
+) -> tuple[jax.Array, jax.Array]:
+    steps = [partial(_step, grids=grids, turn=turn, inverse=inverse) for turn in grids.turns]
+
+    def body(
+        state: tuple[jax.Array, jax.Array], item: tuple[jax.Array, Coupling]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        number, mine = item
+        fields, log_jacobian = state
+        fields, more = lax.switch(number % len(steps), steps, mine, fields)
+        return (fields, log_jacobian + more), None
+
+    start = fields, site_sum(0 * fields[0])
+    numbers = jnp.arange(len(weights.inner))
+    # a loop of one trip would be inlined, and what it computes be computed again by every reader
+    (fields, log_jacobian), _ = lax.scan(body, start, (numbers, weights), reverse=inverse)
+    return fields, log_jacobian
+
+
+def _step(
+    weights: Coupling,
+    fields: jax.Array,
+    *,
+    grids: Grids,
+    turn: tuple[int, ...],
+    inverse: bool,
+) -> tuple[jax.Array, jax.Array]:
+    offsets = grids.known + grids.new
+    frozen = [i for i in range(len(offsets)) if i not in turn]
+    known, mapped = tuple(offsets[i] for i in frozen), [offsets[i] for i in turn]
+    whole = list(fields)
+    fields, x = jnp.stack([whole[i] for i in frozen]), jnp.stack([whole[i] for i in turn])
+
+    def near(values: jax.Array) -> jax.Array:
+        return neighbours(values, known, mapped)
+
+    h = near(fields)
+    axes = range(1, h.ndim - 1)
+    around = [shifted(h, axis, step) for axis in axes for step in (1, -1)]
+    ring = sum(around[1:], around[0]) / len(around)
+    mean = jnp.broadcast_to(jnp.mean(fields, axis=tuple(range(fields.ndim - 1))), h.shape)
+    odd = [h, ring, near(squash(weights.inner * fields)), squash(weights.outer * h), mean]
+    (g, skew), (s, flatten) = network(weights.network, odd, near(fields * fields))
+    if inverse:
+        x = solve_bend((x - _PULL * h - g) * jnp.exp(-s), skew, flatten)
+        slope, found = bend(x, skew, flatten)[1], x + _PULL * h
+    else:
+        bent, slope = bend(x - _PULL * h, skew, flatten)
+        found = _PULL * h + jnp.exp(s) * bent + g
+    for i, grid in zip(turn, found, strict=True):
+        whole[i] = grid
+    return jnp.stack(whole), site_sum(s + jnp.log(slope))
