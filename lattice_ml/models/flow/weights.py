@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from lattice_ml.models.flow.base import Base
@@ -17,22 +18,21 @@ __all__ = ["Sizes", "grown", "initial_weights"]
 class Sizes(NamedTuple):
     """How large the networks are, and how many couplings there are.
 
+    Numbers of levels begin with the finest; the last is for all that are coarser, which cost little.
+
     Args:
-        hidden: units where grids are filled in, from the finest level on; the last is for all
-            that are coarser.
-        channels: filtered fields that such a network sees, the mean one of them.
-        couplings: of even and odd grids on all levels but the finest.
-        fine_couplings: of the even grids on the finest.
-        base_couplings: of the coarsest lattice.
-        coupling_hidden, base_hidden: units of their networks.
+        channels: filtered fields that a network sees where grids are filled in, the mean one of them.
+        hidden: units of these networks.
+        couplings: after every step of a level.
+        coupling_hidden: units of their networks.
+        base_couplings, base_hidden: of the coarsest lattice.
     """
 
-    hidden: tuple[int, ...] = (8, 16)
     channels: int = 2
-    couplings: int = 4
-    fine_couplings: int = 2
+    hidden: tuple[int, ...] = (8, 16, 24)
+    couplings: tuple[int, ...] = (2, 4, 8)
+    coupling_hidden: tuple[int, ...] = (8, 8, 16)
     base_couplings: int = 8
-    coupling_hidden: int = 8
     base_hidden: int = 12
 
 
@@ -43,24 +43,36 @@ def initial_weights(random: np.random.Generator, ndim: int, n_levels: int, sizes
 
 
 def grown(weights: Weights, initial: Weights) -> Weights:
-    """Weights for more levels: a new coarse one begins as the one below it.
+    """Weights for as many levels as `initial` has: a new coarse one begins as the one below it.
 
     Args:
-        weights: of fewer levels, or as many.
-        initial: of `initial_weights`: what the first level that is not the finest begins as.
+        weights: of another number of levels.
+        initial: of `initial_weights`: its random units are added where a level has more of them.
     """
     levels = list(weights.levels)
-    while len(levels) < len(initial.levels):
-        levels.append(levels[-1] if len(levels) > 1 else initial.levels[len(levels)])
+    for level in initial.levels[len(levels) :]:
+        below = levels[-1]
+        complete = len(below) == len(level)  # the finest has a step less
+        levels.append(jax.tree.map(_widened, below, level) if complete else level)
     return replace(weights, levels=tuple(levels[: len(initial.levels)]))
 
 
+def _widened(weights: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """Weights beside the units and couplings that a larger level has beyond them."""
+    whole = np.array(initial)
+    whole[tuple(map(slice, np.shape(weights)))] = weights
+    return whole
+
+
 def _level(random: np.random.Generator, ndim: int, number: int, sizes: Sizes) -> tuple[Step, ...]:
-    hidden = sizes.hidden[min(number, len(sizes.hidden) - 1)]
-    found = []
-    each = steps(ndim, finest=not number)
-    for i, grids in enumerate(each):
-        refined = sizes.fine_couplings if not number else sizes.couplings * (i == len(each) - 1)
-        filling = Filling.start(random, grids, hidden, sizes.channels)
-        found.append(Step(filling, Coupling.start(random, refined, sizes.coupling_hidden)))
-    return tuple(found)
+    hidden, n, units = (
+        numbers[min(number, len(numbers) - 1)]
+        for numbers in (sizes.hidden, sizes.couplings, sizes.coupling_hidden)
+    )
+    return tuple(
+        Step(
+            Filling.start(random, grids, hidden, sizes.channels),
+            Coupling.start(random, n, units),
+        )
+        for grids in steps(ndim, finest=not number)
+    )
