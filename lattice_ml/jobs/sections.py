@@ -56,9 +56,11 @@ _FIXED = {"lattice": LatticeSection, "chain": ChainSettings, "output": OutputSet
 
 _LEAST = {  # value: keys for which it is the smallest
     0: "seed chain.n_thermalise training.n_steps training.fine_tune_steps training.decay "
-    "training.checkpoint_every training.snapshots sampling.n_probes sampling.snapshots",
+    "training.checkpoint_every training.snapshots training.kl_steps model.couplings "
+    "model.base_couplings model.degree sampling.n_probes sampling.snapshots",
     1: "chain.n_chains chain.n_configs chain.thin training.batch_size training.flow_steps "
-    "training.pool_bytes training.n_gibbs model.n_hidden sampling.n_steps sampling.batch_size "
+    "training.pool_bytes training.n_gibbs training.n_samples model.n_hidden model.channels "
+    "model.hidden model.coupling_hidden model.base_hidden sampling.n_steps sampling.batch_size "
     "sampling.n_updates",
     2: "training.fine_tune_batch",
 }
@@ -68,6 +70,7 @@ _BETWEEN = {  # key: low <= value < high
     "training.fine_tune_learning_rate": (0, math.inf),
     "training.clip": (0, math.inf),
     "training.ema": (0, 1),
+    "training.memory": (0, 1),
     "training.validation": (0, 1),
     "model.initial": (0, 1),
 }

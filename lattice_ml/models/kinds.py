@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lattice_ml.models.diffusion import sections as diffusion
+from lattice_ml.models.flow import sections as flow
 from lattice_ml.models.model import Model
 from lattice_ml.models.rbm import sections as rbm
 from lattice_ml.runtime.arguments import Fields, chosen
@@ -45,6 +46,7 @@ KINDS: dict[str, Kind] = {
     "Diffusion": Kind(
         "diffusion", diffusion.TrainingSection, diffusion.SamplingSection, diffusion.model_fields
     ),
+    "Flow": Kind("flow", flow.FlowTrainingSection, flow.FlowSamplingSection, flow.model_fields),
     "GaussianRBM": Kind("rbm", rbm.RBMTrainingSection, rbm.RBMSamplingSection, rbm.model_fields),
 }
 

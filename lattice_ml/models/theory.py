@@ -15,6 +15,8 @@ x_0 = sqrt(V) M, is no Gaussian near or below criticality: its distribution is a
 of Gaussians, w_i at +-mu_i with variances s2_i, whose denoiser is known in closed form.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ from lattice_ml.actions import quadratic_form
 from lattice_ml.fields.layout import widest
 from lattice_ml.fields.modes import Modes
 from lattice_ml.fields.types import Scalar
+from lattice_ml.models.model import host
 
 __all__ = ["Theory"]
 
@@ -51,6 +54,24 @@ class Theory:
     force_rms: Scalar
     quantiles: jax.Array
     modes: Modes = static()
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> "Theory":
+        """The theory of a lattice that `numbers` took apart.
+
+        Raises:
+            TypeError: arrays that are none, or of another lattice.
+        """
+        modes = Modes(shape)
+        lattice = tuple(shape[axis] for axis in modes.order)
+        if (found := np.shape(arrays.get("propagator", 0.0))) != lattice:
+            raise TypeError(f"of {lattice}, but of {found}")
+        return cls(**{name: host(values) for name, values in arrays.items()}, modes=modes)
+
+    @property
+    def numbers(self) -> dict[str, np.ndarray]:
+        """All arrays, by name."""
+        return {name: value for name, value in vars(self).items() if name != "modes"}
 
     def astype(self, dtype: jax.typing.DTypeLike) -> "Theory":
         """All numbers in another precision."""

@@ -1,7 +1,4 @@
-"""Draws samples of a diffusion model: batches as `drawing` says, spread over the devices.
-
-The random numbers of a batch depend on the key and the number of the batch alone.
-"""
+"""Draws samples of a diffusion model: batches as `drawing` says, spread over the devices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 
 from lattice_ml.actions import Action
 from lattice_ml.fields.types import Floats
@@ -21,6 +17,7 @@ from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.flow import Flow
 from lattice_ml.models.drawer import Drawer, Drawn, Film
+from lattice_ml.models.spread import spread
 from lattice_ml.models.theory import Theory
 from lattice_ml.observables import measure_configurations
 
@@ -90,23 +87,12 @@ class DiffusionDrawer(Drawer):
 
     def draw(self, first: int, count: int) -> Drawn[np.ndarray]:
         """Spread over all devices."""
-        devices, drawing = np.array(jax.devices()), self.drawing
-        mesh = Mesh(devices, ("samples",))
-        graph, state = nnx.split(self.network)
-        room, n_steps = self.most, drawing.n_steps  # room per device: any number share a program
-        if drawing.density:  # and so do any numbers of steps of a flow
+        drawing, n_steps = self.drawing, self.drawing.n_steps
+        if drawing.density:  # any numbers of steps of a flow share a program
             drawing = replace(drawing, n_steps=0)
-        statics = {"graph": graph, "drawing": drawing, "mesh": mesh}
-        parts = []
-        for start in range(first, first + count, room * len(devices)):
-            left = min(first + count - start, room * len(devices))
-            share = -(-left // len(devices))
-            numbers = np.zeros((len(devices), room), np.uint32)
-            numbers[:, :share] = start + np.arange(len(devices) * share).reshape(-1, share)
-            given = self.theory, self.key, numbers.ravel(), share, n_steps
-            drawn = _draw(state, *given, **statics)
-            parts.append(jax.tree.map(partial(_gather, room=room, share=share, n=left), drawn))
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        graph, state = nnx.split(self.network)
+        given = state, self.theory, jnp.asarray(n_steps)
+        return spread(_Batch(graph, drawing), given, self.key, first, count, self.most)
 
     def log_prob(self, fields: np.ndarray) -> Floats:
         size = self.batch_size
@@ -142,57 +128,18 @@ class DiffusionDrawer(Drawer):
         return Film(frames, drawing.noise_variances(theory, n_frames))
 
 
-def _gather(x: jax.Array, *, room: int, share: int, n: int) -> np.ndarray:
-    """The first `n` batches of all devices: `(n * batch_size, ...)`."""
-    by_device = np.asarray(x).reshape(-1, room, *x.shape[1:])
-    batches = by_device[:, :share].reshape(-1, *x.shape[1:])[:n]
-    return batches.reshape(-1, *x.shape[2:])
+@dataclass(frozen=True)
+class _Batch:
+    """Draws a batch; static under jit."""
 
+    graph: nnx.GraphDef[Denoiser]
+    drawing: Drawing
 
-@partial(jax.jit, static_argnames=("graph", "drawing", "mesh"))
-def _draw(
-    state: Weights,
-    theory: Theory,
-    key: jax.Array,
-    numbers: jax.Array,
-    n: jax.Array,
-    n_steps: jax.Array,
-    *,
-    graph: nnx.GraphDef[Denoiser],
-    drawing: Drawing,
-    mesh: Mesh,
-) -> Drawn[jax.Array]:
-    """The first `n` batches of every device's share of `numbers`, `(batches, batch_size, ...)`."""
-
-    def share(
-        state: Weights,
-        theory: Theory,
-        key: jax.Array,
-        numbers: jax.Array,
-        n: jax.Array,
-        n_steps: jax.Array,
+    def __call__(
+        self, given: tuple[Weights, Theory, jax.Array], key: jax.Array
     ) -> Drawn[jax.Array]:
-        def batch(number: jax.Array) -> Drawn[jax.Array]:
-            own = jax.random.fold_in(key, number)
-            return drawing.batch(nnx.merge(graph, state), theory, own, n_steps)
-
-        one = jax.eval_shape(batch, numbers[0])
-        room = jax.tree.map(lambda x: jnp.zeros((len(numbers), *x.shape), x.dtype), one)
-
-        def fill(i: jax.Array, drawn: Drawn[jax.Array]) -> Drawn[jax.Array]:
-            new = batch(numbers[i])
-            return jax.tree.map(lambda whole, part: whole.at[i].set(part), drawn, new)
-
-        return lax.fori_loop(0, n, fill, room)
-
-    spread, whole = PartitionSpec("samples"), PartitionSpec()
-    return jax.shard_map(
-        share,
-        mesh=mesh,
-        in_specs=(whole, whole, whole, spread, whole, whole),
-        out_specs=spread,
-        check_vma=False,
-    )(state, theory, key, numbers, n, n_steps)
+        state, theory, n_steps = given
+        return self.drawing.batch(nnx.merge(self.graph, state), theory, key, n_steps)
 
 
 @partial(jax.jit, static_argnames=("graph", "flow"))

@@ -7,7 +7,6 @@ import numpy as np
 from flax import nnx
 
 from lattice_ml.actions import Action
-from lattice_ml.fields.modes import Modes
 from lattice_ml.models.data import Data
 from lattice_ml.models.diffusion import phases, report
 from lattice_ml.models.diffusion.denoiser import Denoiser
@@ -18,7 +17,7 @@ from lattice_ml.models.diffusion.sections import SamplingSection
 from lattice_ml.models.diffusion.spectrum import of_diffusion
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.measured import measure_theory
-from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
+from lattice_ml.models.model import Arrays, Model, Probing, Stage
 from lattice_ml.models.theory import Theory
 from lattice_ml.models.training import Task, WeightsError
 from lattice_ml.models.transfer import theory_at
@@ -71,15 +70,11 @@ class DiffusionModel(Model):
 
     @staticmethod
     def theory(shape: tuple[int, ...], arrays: Arrays) -> Theory:
-        modes = Modes(shape)
-        lattice = tuple(shape[axis] for axis in modes.order)
-        if (found := np.shape(arrays.get("propagator", 0.0))) != lattice:
-            raise TypeError(f"of {lattice}, but of {found}")
-        return Theory(**{name: host(values) for name, values in arrays.items()}, modes=modes)
+        return Theory.of(shape, arrays)
 
     @staticmethod
     def arrays(theory: Theory) -> Arrays:
-        return {name: value for name, value in vars(theory).items() if name != "modes"}
+        return theory.numbers
 
     @staticmethod
     def build(section: Section, ndim: int, weights: Arrays) -> Denoiser:

@@ -5,16 +5,16 @@ The keys of `[model]` are what all take and what the constructor of the network 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from lattice_ml.models.stages import PerStage
 from lattice_ml.runtime.arguments import Fields, chosen, parameters
-from lattice_ml.runtime.values import ConfigError
 
 __all__ = ["SamplingSection", "TrainingSection", "model_fields"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSection:
+class TrainingSection(PerStage):
     """How a model is trained; a key with several values has one per stage (lattice size).
 
     Args:
@@ -48,24 +48,6 @@ class TrainingSection:
     flow_steps: tuple[int, ...] | Literal["auto"] = "auto"
     checkpoint_every: float = 30.0
     pool_bytes: int = 1 << 28
-
-    def of_stage(self, index: int, n_stages: int) -> dict[str, Any]:
-        """The numbers of one stage, where a key holds one value or one per stage.
-
-        Raises:
-            ConfigError: another number of values.
-        """
-        numbers: dict[str, Any] = {}
-        for key, value in vars(self).items():
-            numbers[key] = value
-            if isinstance(value, tuple):
-                if len(value) not in (1, n_stages):
-                    raise ConfigError(
-                        f"training.{key} must be one value or one per stage, got {len(value)} "
-                        f"values for {n_stages} lattice shapes"
-                    )
-                numbers[key] = value[index if len(value) > 1 else 0]
-        return numbers
 
 
 @dataclasses.dataclass(frozen=True)

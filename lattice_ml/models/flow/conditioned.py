@@ -5,6 +5,7 @@ training are scaled to +-1, and every weight is a sum of monomials in them; one 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +33,25 @@ class Flow:
     centre: jax.Array
     span: jax.Array
 
+    def like(self, weights: Weights) -> "Flow":
+        """A flow with these weights at all couplings."""
+        terms = len(self.powers)
+
+        def constant(leaf: np.ndarray) -> np.ndarray:
+            whole = np.zeros((terms, *np.shape(leaf)), np.float32)
+            whole[0] = leaf
+            return whole
+
+        return replace(self, weights=jax.tree.map(constant, weights))
+
+    def terms(self, tables: Tables) -> jax.Array:
+        """The monomials at the couplings of a theory, `(terms,)`."""
+        couplings = (jnp.stack([tables.h / 2, tables.b]) - self.centre) / self.span
+        return jnp.prod(couplings**self.powers, axis=-1)
+
     def at(self, tables: Tables) -> Weights:
         """The weights at the couplings of a theory."""
-        couplings = (jnp.stack([tables.h / 2, tables.b]) - self.centre) / self.span
-        terms = jnp.prod(couplings**self.powers, axis=-1)
+        terms = self.terms(tables)
         found: Weights = jax.tree.map(
             lambda leaf: jnp.tensordot(terms.astype(leaf.dtype), leaf, 1), self.weights
         )
@@ -58,12 +74,10 @@ def conditioned(weights: Weights, theories: Sequence[Tables], degree: int) -> Fl
         (i, j) for i in range(highest[0] + 1) for j in range(highest[1] + 1) if i + j <= degree
     ]
     powers.sort(key=sum)
-    zeros = jax.tree.map(lambda leaf: np.zeros((len(powers), *np.shape(leaf))), weights)
-    first = jax.tree.map(lambda leaf: np.asarray(leaf)[None], weights)
-    stacked: Weights = jax.tree.map(lambda z, f: np.concatenate([f, z[1:]]), zeros, first)
-    return Flow(
-        weights=stacked,
+    flow = Flow(
+        weights=weights,
         powers=host(np.array(powers, np.float64)),
         centre=host(np.where(varies, (low + high) / 2, couplings[0])),
         span=host(np.where(varies, (high - low) / 2, 1.0)),
     )
+    return flow.like(weights)

@@ -17,6 +17,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.types import Scalar
@@ -71,6 +72,10 @@ class Tables:
         """All numbers in another precision."""
         found: Tables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
         return found
+
+    @property
+    def dtype(self) -> np.dtype:
+        return jnp.asarray(self.base.propagator).dtype
 
     @property
     def base_extents(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from lattice_ml.models.flow.heat_bath import fit_heat_bath
 from lattice_ml.models.flow.multiscale import Tables
 from lattice_ml.models.theory import Theory
 
-__all__ = ["check_shape", "coarsest", "make_tables"]
+__all__ = ["check_couplings", "check_shape", "coarsest", "make_tables"]
 
 _SMALLEST = 4  # extents down to which a lattice is coarsened
 
@@ -30,6 +30,19 @@ def check_shape(shape: Sequence[int]) -> None:
         raise ValueError(
             f"a flow model lives on lattices of 1 to 3 dimensions with even extents, got "
             f"lattice.shape = {list(shape)}"
+        )
+
+
+def check_couplings(h: float) -> None:
+    """Refuse neighbours that do not align.
+
+    Raises:
+        ValueError: h < 0.
+    """
+    if h < 0:
+        raise ValueError(
+            f"a flow model needs neighbours that align, h >= 0, got h = {h:.6g}: on even lattices "
+            "that is the theory of -h with the signs of all odd sites turned"
         )
 
 
@@ -50,11 +63,7 @@ def make_tables(theory: Theory) -> Tables:
     """
     shape, ndim = theory.modes.shape, theory.modes.ndim
     h, a, b = float(theory.h), float(theory.a), float(theory.b)
-    if h < 0:
-        raise ValueError(
-            f"a flow model needs neighbours that align, h >= 0, got h = {h:.6g}: on even lattices "
-            "that is the theory of -h with the signs of all odd sites turned"
-        )
+    check_couplings(h)
     unit = math.sqrt(hopping_scale(a, b))
     h, a, b = h * unit**2, a * unit**2, b * unit**4
     propagator = _fourier_order(theory) / unit**2

@@ -18,10 +18,10 @@ __all__ = ["Sizes", "grown", "initial_weights"]
 class Sizes(NamedTuple):
     """How large the networks are, and how many couplings there are.
 
-    Numbers of levels begin with the finest; the last is for all that are coarser, which cost little.
+    Numbers of levels begin with the finest; the last is for all coarser ones, which cost little.
 
     Args:
-        channels: filtered fields that a network sees where grids are filled in, the mean one of them.
+        channels: filtered fields that a network sees where grids are filled in, with the mean.
         hidden: units of these networks.
         couplings: after every step of a level.
         coupling_hidden: units of their networks.

@@ -1,0 +1,270 @@
+r"""Gauss-Newton steps on log w of the flow's own samples.
+
+With r = log w of samples and J its derivatives in the weights at fixed noise, both centred, the
+variance of log w falls fastest along
+
+    theta <- theta - (J^t J + damping)^-1 J^t r,
+
+and the reverse Kullback-Leibler divergence, -<log w> up to a constant, with -<J> in the place of
+J^t r; it is convex where the variance has lost a part of the distribution, and comes first.  J^t J
+and J^t (r - J theta) are averaged over the steps, older ones with less weight.  The damping is that
+of a few which does best on fresh samples, or the step is not taken.
+
+Samples come in chunks, each of one theory, and every chunk's numbers depend on the key, the step
+and the number of the chunk alone.  Chunks are spread over the devices and summed in their order.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from lattice_ml.fields import randomness
+from lattice_ml.fields.types import Floats
+from lattice_ml.models.flow.conditioned import Flow
+from lattice_ml.models.flow.multiscale import Tables, Weights, log_weight
+from lattice_ml.statistics import kish
+
+__all__ = ["CHUNK", "Fit", "Found", "Settings", "fitted", "start", "step"]
+
+CHUNK = 256  # samples
+_OUTLIER = 3.0  # standard deviations beyond which a residual counts less
+_HEAVY = 2.0  # the same of log w, where a step is judged
+_DAMPING, _ALLOWED = 0.1, (1e-5, 1.0)  # of the first step; least and most
+_FACTORS, _LENGTHS = (1.0, 0.1, 10.0), (1.0, 0.4)  # that are tried
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How steps are taken.
+
+    Args:
+        by_kl: minimise the reverse Kullback-Leibler divergence instead of the variance.
+        n_samples: per step, in whole chunks.
+        memory: of the averages.
+    """
+
+    by_kl: bool
+    n_samples: int
+    memory: float
+
+    def chunks(self, n_theories: int) -> int:
+        """How many: the same number for each theory."""
+        return n_theories * max(1, round(self.n_samples / (CHUNK * n_theories)))
+
+
+class Fit(NamedTuple):
+    """The state of a fit; arrays only."""
+
+    weights: np.ndarray  # all, in a row, float32
+    normal: np.ndarray  # of J^t J, `(weights, weights)` in float32
+    slope: np.ndarray  # of J^t (r - J theta)
+    worth: np.ndarray  # how many steps both are
+    damping: np.ndarray
+    done: np.ndarray  # steps taken
+
+
+class Found(NamedTuple):
+    """What a step saw."""
+
+    loss: float  # on fresh samples, after it
+    variance: float  # of log w before it
+    ess: float  # of its samples, a share
+
+
+def start(flow: Flow) -> Fit:
+    """Begin with the weights of a flow."""
+    weights = _flat(flow).ravel().astype(np.float32)
+    n = len(weights)
+    zero = np.zeros(n), np.zeros(()), np.full((), _DAMPING), np.zeros((), np.int64)
+    return Fit(weights, np.zeros((n, n), np.float32), *zero)
+
+
+def fitted(flow: Flow, fit: Fit) -> Flow:
+    """The flow with the weights of a fit."""
+    return _with(flow, fit.weights)
+
+
+def step(
+    flow: Flow, theories: Sequence[Tables], fit: Fit, key: jax.Array, settings: Settings
+) -> tuple[Fit, Found]:
+    """Take a step.
+
+    Args:
+        flow: what is fitted; its weights are those of the fit.
+        theories: of the stage, in float32.
+        fit: where to go on.
+        key: of the phase.
+        settings: of the phase.
+    """
+    drawing, judging = jax.random.split(jax.random.fold_in(key, int(fit.done)))
+    normal, slope, log_w = _equations(fitted(flow, fit), theories, drawing, settings)
+    at, memory = fit.weights.astype(np.float64), settings.memory
+    slope = memory * fit.slope + slope - normal @ at
+    normal = memory * fit.normal + normal
+    worth = memory * fit.worth + 1
+    known = normal / worth
+    downhill = slope / worth + known @ at
+
+    def cost(weights: np.ndarray) -> float:
+        found = _cost(_with(flow, weights), theories, judging, settings)
+        return found if np.isfinite(found) else np.inf
+
+    best = cost(fit.weights), fit.weights, fit.damping * max(_FACTORS)
+    for factor in _FACTORS:
+        damping = np.clip(fit.damping * factor, *_ALLOWED)
+        change = _solve(known, damping, downhill)
+        for length in _LENGTHS:
+            trial = (at - length * change).astype(np.float32)
+            best = min(best, (cost(trial), trial, damping), key=lambda found: found[0])
+    loss, weights, damping = best
+    kept = normal.astype(np.float32), slope, np.asarray(worth)
+    state = Fit(weights, *kept, np.clip(damping, *_ALLOWED), fit.done + 1)
+    return state, _found(loss, log_w)
+
+
+def _equations(
+    flow: Flow, theories: Sequence[Tables], key: jax.Array, settings: Settings
+) -> tuple[Floats, Floats, list[Floats]]:
+    """J^t J and the downhill slope, averaged over the chunks, and log w of each theory."""
+    n_theories, n_chunks = len(theories), settings.chunks(len(theories))
+    terms, each = _flat(flow).shape
+    normals, slopes = np.zeros((n_theories, each, each)), np.zeros((n_theories, each))
+    log_w: list[list[np.ndarray]] = [[] for _ in theories]
+    program = partial(_derivatives, by_kl=settings.by_kl)
+    for i, (normal, slope, logs) in _chunks(program, flow, theories, key, n_chunks):
+        normals[i] += normal / n_chunks
+        slopes[i] += slope / n_chunks
+        log_w[i].append(logs)
+    # a derivative in all weights is that at the couplings times each monomial
+    whole, downhill = np.zeros((terms * each,) * 2), np.zeros(terms * each)
+    for tables, normal, slope in zip(theories, normals, slopes, strict=True):
+        term = np.asarray(flow.terms(tables), np.float64)
+        whole += np.kron(np.outer(term, term), normal)
+        downhill += np.kron(term, slope)
+    return whole, downhill, [np.concatenate(logs).astype(np.float64) for logs in log_w]
+
+
+def _cost(flow: Flow, theories: Sequence[Tables], key: jax.Array, settings: Settings) -> float:
+    """What is minimised, on half as many samples; the variance grows linearly in the tails."""
+    n_chunks = max(len(theories), settings.chunks(len(theories)) // 2)
+    log_w: list[list[np.ndarray]] = [[] for _ in theories]
+    for i, logs in _chunks(_log_weights, flow, theories, key, n_chunks):
+        log_w[i].append(logs)
+    costs = []
+    for logs in log_w:
+        x = np.concatenate(logs).astype(np.float64)
+        apart = (x - np.median(x)) / _HEAVY
+        heavy = 2 * _HEAVY**2 * np.mean(np.sqrt(1 + apart**2) - 1)
+        costs.append(-x.mean() if settings.by_kl else heavy)
+    return float(np.mean(costs))
+
+
+def _chunks(
+    program: Callable[..., Result],
+    flow: Flow,
+    theories: Sequence[Tables],
+    key: jax.Array,
+    n_chunks: int,
+) -> Iterator[tuple[int, Result]]:
+    """Run a program on every chunk; chunk i is of theory i modulo their number."""
+    devices = np.array(jax.devices())
+    mesh = Mesh(devices, ("chunks",))
+    given = [(flow.at(tables), tables) for tables in theories]
+    for first in range(0, n_chunks, len(devices)):
+        numbers = np.arange(first, first + len(devices), dtype=np.uint32)
+        mine = [given[number % len(theories)] for number in numbers]
+        weights, tables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mine)
+        found = jax.tree.map(np.asarray, program(weights, tables, key, numbers, mesh=mesh))
+        for place in range(min(len(devices), n_chunks - first)):
+            yield (first + place) % len(theories), jax.tree.map(itemgetter(place), found)
+
+
+@partial(jax.jit, static_argnames=("mesh", "by_kl"))
+def _derivatives(
+    weights: Weights, tables: Tables, key: jax.Array, numbers: jax.Array, *, mesh: Mesh, by_kl: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """J^t J, the downhill slope and log w of a chunk on every device."""
+
+    def chunk(
+        weights: Weights, tables: Tables, noise: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def one(weights: Weights, noise: jax.Array) -> jax.Array:
+            return log_weight(weights, tables, noise[:, None])[0]
+
+        log_w, rows = jax.vmap(jax.value_and_grad(one), (None, -1))(weights, noise)
+        rows = jnp.concatenate([r.reshape(CHUNK, -1) for r in jax.tree.leaves(rows)], axis=1)
+        mean = jnp.mean(rows, axis=0)
+        rows = rows - mean
+        apart = (log_w - jnp.median(log_w)) / (_OUTLIER * jnp.std(log_w))
+        residual = ((log_w - jnp.mean(log_w)) / jnp.sqrt(1 + apart**2)).astype(rows.dtype)
+        slope = -mean if by_kl else residual @ rows / CHUNK
+        return rows.T @ rows / CHUNK, slope, log_w
+
+    return _on_devices(chunk, mesh)(weights, tables, key, numbers)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _log_weights(
+    weights: Weights, tables: Tables, key: jax.Array, numbers: jax.Array, *, mesh: Mesh
+) -> jax.Array:
+    """Log w of a chunk on every device, `(devices, CHUNK)`."""
+    return _on_devices(log_weight, mesh)(weights, tables, key, numbers)
+
+
+def _on_devices(
+    chunk: Callable[[Weights, Tables, jax.Array], Result], mesh: Mesh
+) -> Callable[[Weights, Tables, jax.Array, jax.Array], Result]:
+    """Each device's chunk, from its own part of all arguments but the key."""
+
+    def share(weights: Weights, tables: Tables, key: jax.Array, numbers: jax.Array) -> Result:
+        mine, theory = jax.tree.map(itemgetter(0), (weights, tables))
+        keys = randomness.chain_keys(jax.random.fold_in(key, numbers[0]), CHUNK)
+        noise = randomness.normals(keys, jnp.uint32(0), math.prod(theory.shape) // 2)
+        found: Result = jax.tree.map(lambda x: x[None], chunk(mine, theory, noise))
+        return found
+
+    spread, whole = PartitionSpec("chunks"), PartitionSpec()
+    in_specs = (spread, spread, whole, spread)
+    return jax.shard_map(share, mesh=mesh, in_specs=in_specs, out_specs=spread, check_vma=False)
+
+
+def _found(loss: float, log_w: Sequence[Floats]) -> Found:
+    return Found(
+        loss=float(loss),
+        variance=float(np.mean([np.var(x) for x in log_w])),
+        ess=float(np.mean([kish(x) / len(x) for x in log_w])),
+    )
+
+
+def _solve(normal: Floats, damping: Floats, slope: Floats) -> Floats:
+    from scipy.linalg import cho_factor, cho_solve
+
+    size = np.diag(normal)
+    factor = cho_factor(normal + np.diag(damping * (size + 1)), overwrite_a=True)
+    found: Floats = cho_solve(factor, slope)
+    return found
+
+
+def _flat(flow: Flow) -> np.ndarray:
+    """All weights, `(terms, weights)`."""
+    leaves = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(flow.weights)]
+    return np.concatenate(leaves, axis=1)
+
+
+def _with(flow: Flow, weights: np.ndarray) -> Flow:
+    """The flow with other weights, in a row."""
+    leaves, structure = jax.tree.flatten(flow.weights)
+    ends = np.cumsum([np.size(leaf[0]) for leaf in leaves])
+    parts = np.split(weights.reshape(len(flow.powers), -1), ends[:-1], axis=1)
+    new = [part.reshape(np.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
+    return replace(flow, weights=jax.tree.unflatten(structure, new))
