@@ -9,6 +9,11 @@ The odd sites can be integrated out as well: log of the integral over x is fitte
 f, and a training that needs the weights of even sites alone never draws the odd ones.
 """
 
+import itertools
+import math
+from operator import itemgetter
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +25,16 @@ from lattice_ml.models.model import host
 
 __all__ = ["HeatBath", "draw_sites", "fit_heat_bath", "log_partition", "solve_sites"]
 
-_NORMAL_POWERS, _FIELD_POWERS = 7, 13
-_PARTITION_POWERS = 14
+_FIELD_POWERS, _PARTITION_POWERS = 13, 14
 _NORMALS = 5.8  # beyond which float32 normals do not reach
-_BENDS = (1.5, 2.5, 4.0, 8.0, 1e3)  # where the map of normals may turn over to a root
-_NEWTON_STEPS = 10
-_LARGEST_ERROR = 0.01  # variance of log w of a site
+# Powers of the normal, and how much the far ends count: more of both where sites are far from
+# Gaussian, so that the map stays monotone.
+_TRIALS = ((7, 1e-4), (11, 1e-3), (11, 1e-2), (11, 0.1))
+_SCALES = (0.25, 0.5)  # of the bounded function of the field, in units of the largest
+_BENDS = (1.5, 2.5, 4.0, 8.0)  # where the map of normals turns over to a root
+_TIE = 0.1
+_NEWTON_STEPS = 8
+_SMALL_ERROR, _LARGEST_ERROR = 3e-6, 0.01  # variance of log w of a site
 
 
 @pytree
@@ -57,39 +66,83 @@ def fit_heat_bath(a: float, b: float, strength: float, rms: float) -> HeatBath:
     Raises:
         ValueError: no smooth map has the distribution of a site: it has two narrow wells.
     """
-    field_rms = strength * rms + 1e-3
-    reach = strength * _reach(a, b, field_rms) + 1e-2
-    fields, normals = np.linspace(-reach, reach, 121), np.linspace(-_NORMALS, _NORMALS, 81)
-    values, log_integral = _quantiles(a, b, fields, normals)
-    scale = reach / 4
-    t = fields / np.sqrt(fields**2 + scale**2)
-    i, j = np.array(
-        [(i, j) for i in range(_FIELD_POWERS + 1) for j in range(_NORMAL_POWERS + 1) if (i + j) % 2]
-    ).T
-    likely = np.exp(-0.5 * (fields / field_rms) ** 2 / 2)
-    gaussian = np.exp(-(normals**2) / 4.4)
-    weight = ((likely[:, None] + 3e-3) * (gaussian + 1e-3)).ravel()
-    partition = _fit_partition(fields, t, log_integral, likely)
-    best: tuple[float, HeatBath | None] = _LARGEST_ERROR, None
-    for bend in _BENDS:
-        s = normals / (1 + (normals / bend) ** 2) ** 0.25
-        rows = t[:, None, None] ** i * s[:, None] ** j
-        table = np.zeros((_FIELD_POWERS + 1, _NORMAL_POWERS + 1))
-        table[i, j] = _fit(rows.reshape(-1, len(i)), values.ravel(), weight)
-        bath = HeatBath(host(table), bend, host(partition), scale)
-        x, slope = map(np.asarray, draw_sites(bath, host(fields[:, None]), host(normals)))
-        if np.all(slope > 0):
-            log_q = -0.5 * normals**2 - 0.5 * np.log(2 * np.pi) - np.log(slope)
-            log_p = -a * x**2 - b * x**4 + fields[:, None] * x - log_integral[:, None]
-            share = likely[:, None] * np.exp(-(normals**2) / 2)
-            error = float(np.sum(share * (log_p - log_q) ** 2) / share.sum())
-            best = min(best, (error, bath), key=lambda pair: pair[0])
-    if best[1] is None:
+    aim = _Aim.of(a, b, strength, rms)
+    found: list[tuple[float, HeatBath]] = []
+    for n_powers, far in _TRIALS:
+        for scale, bend in itertools.product(_SCALES, _BENDS):
+            bath = aim.fit(n_powers, far, scale, bend)
+            if (error := aim.error(bath)) < _LARGEST_ERROR:
+                found.append((error, bath))
+        if found and min(found, key=itemgetter(0))[0] < _SMALL_ERROR:
+            break
+    if not found:
         raise ValueError(
             f"a flow model cannot draw single sites of exp({-a:.4g} x^2 - {b:.4g} x^4) given "
             "their neighbours: they have two wells too narrow for a smooth map"
         )
-    return best[1]
+    return min(found, key=itemgetter(0))[1]
+
+
+class _Aim(NamedTuple):
+    """What is fitted, on a grid of fields and normals."""
+
+    a: float
+    b: float
+    fields: Floats  # (fields,)
+    normals: Floats
+    values: Floats  # x at the normals' quantiles, (fields, normals)
+    log_integral: Floats  # of exp(-a x^2 - b x^4 + f x), (fields,)
+    likely: Floats  # how much a field counts
+
+    @classmethod
+    def of(cls, a: float, b: float, strength: float, rms: float) -> "_Aim":
+        field_rms = strength * rms + 1e-3
+        reach = strength * _reach(a, b, field_rms) + 1e-2
+        fields, normals = np.linspace(-reach, reach, 121), np.linspace(-_NORMALS, _NORMALS, 81)
+        likely = 1 / (1 + (fields / (1.2 * field_rms)) ** 8)
+        return cls(a, b, fields, normals, *_quantiles(a, b, fields, normals), likely)
+
+    def log_p(self, x: Floats) -> Floats:
+        """Log density of sites `(fields, normals)`."""
+        site = -self.a * x**2 - self.b * x**4 + self.fields[:, None] * x
+        return site - self.log_integral[:, None]
+
+    def fit(self, n_powers: int, far: float, scale: float, bend: float) -> HeatBath:
+        """Least squares of what a change of the map changes in log w, to first order."""
+        i, j = np.array(
+            [(i, j) for i in range(_FIELD_POWERS + 1) for j in range(n_powers + 1) if (i + j) % 2]
+        ).T
+        x, z, width = self.values, self.normals, scale * self.fields.max()
+        slope = np.exp(_log_normal(z) - self.log_p(x))
+        score = -2 * self.a * x - 4 * self.b * x**3 + self.fields[:, None]
+        t = self.fields / np.sqrt(self.fields**2 + width**2)
+        r = 1 / np.sqrt(1 + (z / bend) ** 2)
+        s, change = z * np.sqrt(r), np.sqrt(r) * (1 - 0.5 * (z / bend) ** 2 * r**2)
+        by_field = t[:, None, None] ** i
+        rows = by_field * s[:, None] ** j
+        slopes = by_field * j * s[:, None] ** np.maximum(j - 1, 0) * change[:, None]
+        log_w = score[..., None] * rows + slopes / slope[..., None]
+        tied = _TIE * rows / slope[..., None]  # the map itself, so that it is that of the quantiles
+        weight = (self.likely[:, None] + far) * (np.exp(-(z**2) / 2.5) + far)
+        table = np.zeros((_FIELD_POWERS + 1, n_powers + 1))
+        table[i, j] = _fit(
+            np.concatenate([log_w, tied]).reshape(-1, len(i)),
+            np.concatenate([score * x + 1.0, _TIE * x / slope]).ravel(),
+            np.concatenate([weight, weight]).ravel(),
+        )
+        powers = (t**2)[:, None] ** np.arange(_PARTITION_POWERS) * self.fields[:, None] ** 2
+        series = np.concatenate([powers, np.ones((len(t), 1))], axis=1)
+        partition = _fit(series, self.log_integral, self.likely + 1e-4)
+        return HeatBath(host(table), bend, host(partition), float(width))
+
+    def error(self, bath: HeatBath) -> float:
+        """Variance of log w that a fit adds per site; infinite where it is not monotone."""
+        x, slope = map(np.asarray, draw_sites(bath, host(self.fields[:, None]), host(self.normals)))
+        if not np.all(slope[self.likely > 1e-4] > 0):
+            return math.inf
+        log_q = _log_normal(self.normals) - np.log(np.maximum(slope, 1e-30))
+        share = self.likely[:, None] * np.exp(_log_normal(self.normals))
+        return float(np.sum(share * (self.log_p(x) - log_q) ** 2) / share.sum())
 
 
 def draw_sites(bath: HeatBath, field: jax.Array, normal: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -100,7 +153,7 @@ def draw_sites(bath: HeatBath, field: jax.Array, normal: jax.Array) -> tuple[jax
     root = jnp.sqrt(r)
     s, change = normal * root, root * (1 - 0.5 * z2 * r * r)
     value, slope = jnp.zeros_like(t), jnp.zeros_like(t)
-    for j in range(_NORMAL_POWERS, -1, -1):
+    for j in range(bath.table.shape[1] - 1, -1, -1):
         odd = 1 - j % 2  # of the power of t
         inner = jnp.zeros_like(t)
         for i in range(_FIELD_POWERS - 1 + odd, -1, -2):
@@ -118,7 +171,7 @@ def solve_sites(bath: HeatBath, field: jax.Array, x: jax.Array) -> tuple[jax.Arr
         value, slope = draw_sites(bath, field, z)
         low, high = jnp.where(value < x, z, low), jnp.where(value < x, high, z)
         z = z - (value - x) / slope
-        return jnp.where((z > low) & (z < high), z, (low + high) / 2), low, high
+        return jnp.where((z >= low) & (z <= high), z, (low + high) / 2), low, high
 
     value, slope = draw_sites(bath, field, jnp.zeros_like(x))
     guess = jnp.clip((x - value) / slope, -3, 3)
@@ -143,11 +196,8 @@ def _reach(a: float, b: float, field: float, log_density: float = 12.0) -> float
     return float(x[log_p > log_p.max() - log_density].max())
 
 
-def _fit_partition(fields: Floats, t: Floats, log_integral: Floats, likely: Floats) -> Floats:
-    f2 = fields**2
-    powers = (t**2)[:, None] ** np.arange(_PARTITION_POWERS) * f2[:, None]
-    rows = np.concatenate([powers, np.ones((len(fields), 1))], axis=1)
-    return _fit(rows, log_integral, likely + 1e-4)
+def _log_normal(z: Floats) -> Floats:
+    return -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
 
 
 def _quantiles(a: float, b: float, fields: Floats, normals: Floats) -> tuple[Floats, Floats]:

@@ -108,6 +108,6 @@ def solve_bend(y: jax.Array, skew: jax.Array, flatten: jax.Array) -> jax.Array:
         value, slope = bend(x, skew, flatten)
         low, high = jnp.where(value < y, x, low), jnp.where(value < y, high, x)
         x = x - (value - y) / slope
-        return jnp.where((x > low) & (x < high), x, (low + high) / 2), low, high
+        return jnp.where((x >= low) & (x <= high), x, (low + high) / 2), low, high
 
     return lax.fori_loop(0, _NEWTON_STEPS, step, (y, -reach, reach))[0]
