@@ -22,10 +22,11 @@ class SpectrumOptions:
     Args:
         source: directory of a model or an ensemble.
         out: directory for spectrum.json, plots and a page.
-        fields: an ensemble at whose configurations a diffusion model is probed; its own samples
-            by default.
+        fields: an ensemble at whose configurations a diffusion model or a flow is probed; its own
+            samples by default.
         n_fields: how many of them.
-        noise: variances under a diffusion model's score, in units of its smallest propagator.
+        noise: variances under a diffusion model's score, in units of its smallest propagator; 0.03,
+            0.1, 0.3 and 1 by default.
         weights: use an ensemble's weights where it has some (--no-weights to ignore them).
         seed: of samples, noise and probes.
         verify: compare the sha256 of every shard first (--no-verify to save the time).
@@ -35,7 +36,7 @@ class SpectrumOptions:
     out: str
     fields: str | None = None
     n_fields: int | None = None
-    noise: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    noise: tuple[float, ...] | None = None
     weights: bool = True
     seed: int = 0
     verify: bool = True

@@ -85,7 +85,7 @@ def spectrum(
     elif fields is None:
         found = of_ensemble(open_ensemble(path, verify=verify), weights=weights)
     else:
-        raise ValueError(f"only a diffusion model is probed at given fields, {directory} is none")
+        raise ValueError(f"{directory} is an ensemble: only a model is probed at given fields")
     return write({"source": str(directory)} | found, out)
 
 

@@ -15,14 +15,12 @@ are read off best from the score itself, by `analysis.probes.projection`, at noi
 the model knows best: its identity needs neither derivatives nor small noise.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.actions import conventions, quartic
 from lattice_ml.analysis import spectrum as spectral
 from lattice_ml.analysis.probes import (
     ProbedKernel,
@@ -36,10 +34,10 @@ from lattice_ml.models.diffusion.denoiser import Denoiser
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.model import Model, Probing
+from lattice_ml.models.probing import chosen_fields, named_couplings
 from lattice_ml.models.theory import Theory
-from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.json import JsonTable, Section
-from lattice_ml.statistics import doubt_of, weights_of
+from lattice_ml.statistics import doubt_of
 
 __all__ = ["NOISE", "of_diffusion", "score_of"]
 
@@ -63,7 +61,9 @@ def of_diffusion(model: Model, probing: Probing) -> JsonTable:
     theory, network = stage.theories[-1].astype(jnp.result_type(float)), model.network
     lattice, t = Lattice(stage.shape), np.multiply(noise, float(theory.c_min))
     n = probing.n_fields or _N_FIELDS[network.exact_trace]
-    phi = _samples(network, theory, n, seed) if source is None else _chosen(source, lattice, n)
+    phi = (
+        _samples(network, theory, n, seed) if source is None else chosen_fields(source, lattice, n)
+    )
     score, n, random = score_of(network, theory), len(phi), np.random.default_rng(seed)
     noised = [_noised(phi, at, random) for at in t]
     still = np.zeros((_ZERO_FIELDS, *lattice.shape))
@@ -98,8 +98,8 @@ def of_diffusion(model: Model, probing: Probing) -> JsonTable:
         "median_deviation": levels[0]["median_deviation"],
         "asymmetry": levels[0]["asymmetry"],
         "off_diagonal": levels[0]["off_diagonal"],
-        "couplings": _named(projection(scores[n:], last, phi), section, ndim),
-        "curvature_couplings": _named(
+        "couplings": named_couplings(projection(scores[n:], last, phi), section, ndim),
+        "curvature_couplings": named_couplings(
             spectral.couplings(lattice, learned, by_field, squares), section, ndim
         ),
         "zero_field": _at_zero(probed[len(t) * n :], t[0], bare, section)
@@ -162,7 +162,7 @@ def _at_zero(probed: ProbedKernel, t: float, bare: np.ndarray, section: Section)
         "eigenvalues": values,
         "errors": np.hypot(spread, line.residual),
         "exact": bare,
-        "couplings": _named(spectral.couplings(lattice, values), section, lattice.ndim),
+        "couplings": named_couplings(spectral.couplings(lattice, values), section, lattice.ndim),
     }
 
 
@@ -178,21 +178,6 @@ def _samples(network: Denoiser, theory: Theory, n: int, seed: int) -> np.ndarray
     drawer = DiffusionDrawer(network, theory.astype(jnp.float32), drawing, jax.random.key(seed))
     drawn = drawer.draw(0, -(-n // drawing.batch_size))
     return np.asarray(drawn.fields[:n], np.float64)
-
-
-def _chosen(source: Ensemble, lattice: Lattice, n: int) -> np.ndarray:
-    """Configurations of an ensemble, evenly along it or in proportion to their weights."""
-    if source.shape != lattice.shape:
-        raise ValueError(
-            f"the model lives on {lattice.shape}, the fields of {source.label} on {source.shape}"
-        )
-    total = len(source.cfgs)
-    rows = np.unique(np.linspace(0, total - 1, n).astype(int))
-    if source.log_weight is not None:
-        logs = source.log_weight.T.ravel()
-        share = weights_of(logs)
-        rows = np.random.default_rng(0).choice(total, len(rows), p=share / share.sum())
-    return np.asarray(source.cfgs[rows], np.float64)
 
 
 def _evaluated(score: Score, x: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -217,33 +202,3 @@ def _propagator(theory: Theory) -> np.ndarray:
     rounded = np.round(theory.modes.p_hat_squared, 10)  # as Lattice.shells
     _, index = np.unique(rounded.ravel(), return_inverse=True)
     return group_means(np.asarray(theory.propagator).ravel(), index)
-
-
-def _named(read: Mapping[str, tuple[float, float]], section: Section, ndim: int) -> JsonTable:
-    """Couplings that were read off, with errors and true values, in (h, a, b) and as named.
-
-    Errors of the convention's own names are propagated from h, a and b as if independent.
-    """
-    action = quartic(conventions.from_config(section, ndim), "these couplings are")
-    true = dict(zip("hab", map(float, action.couplings()), strict=True))
-    true["bare_mass_squared"] = 2 * true["a"] - 2 * ndim * true["h"]
-    table = {
-        name: _value(*read[name]) | {"true": float(true[name])}
-        for name in ("h", "a", "b", "bare_mass_squared")
-        if name in read
-    }
-    if "convention" in section:
-        convention = conventions.CONVENTIONS[section["convention"]]
-        centre = np.array([read.get(name, (math.nan, 0.0))[0] for name in "hab"])
-        moves = np.diag([read.get(name, (math.nan, 0.0))[1] for name in "hab"])
-        found = np.array(convention.invert(ndim, *centre))
-        moved = [np.array(convention.invert(ndim, *(centre + move))) for move in moves]
-        errors = np.sqrt(np.sum((np.array(moved) - found) ** 2, axis=0))
-        for name, value, error in zip(convention.keys, found, errors, strict=True):
-            if math.isfinite(value):
-                table[name] = _value(value, error) | {"true": float(section[name])}
-    return table
-
-
-def _value(value: float, error: float) -> JsonTable:
-    return {"value": float(value), "error": float(error)}

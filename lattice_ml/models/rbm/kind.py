@@ -56,7 +56,8 @@ class RBMModel(Model):
         """The eigenvalues of the kernel, in closed form."""
         if probing.fields is not None:
             raise ValueError(
-                f"only a diffusion model is probed at given fields, {self.directory} is none"
+                f"{self.directory} is an RBM, whose kernel is known in closed form: it is not "
+                "probed at given fields"
             )
         return of_rbm(self)
 
