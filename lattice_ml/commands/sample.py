@@ -18,13 +18,14 @@ class SampleOptions:
     Args:
         n_samples: to draw in all.
         out: directory of the ensemble.
-        correct: to exactness; hmc and reweight carry weights, metropolis makes a chain.
+        correct: to exactness; hmc and reweight carry weights, metropolis makes a chain, latent
+            many chains that move between their proposals.
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
     """
 
     n_samples: int
     out: str
-    correct: Literal["none", "reweight", "metropolis", "hmc"] = "none"
+    correct: Literal["none", "reweight", "metropolis", "hmc", "latent"] = "none"
     time_limit: str | None = None
 
 

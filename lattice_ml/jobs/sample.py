@@ -16,13 +16,14 @@ import numpy as np
 from lattice_ml.actions import Quartic, conventions
 from lattice_ml.jobs.film import write_film
 from lattice_ml.jobs.job import SamplingJob
+from lattice_ml.jobs.latent import LatentUnits
 from lattice_ml.jobs.units import CORRECTIONS, Samples, Units, known_weights
 from lattice_ml.models.model import Model
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
 from lattice_ml.runtime.session import Progress, provenance, watching
 from lattice_ml.runtime.writing import replacing
-from lattice_ml.statistics import kish, reweight
+from lattice_ml.statistics import estimate, kish, reweight
 from lattice_ml.storage.config_file import write_config
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.run import Run, open_run
@@ -53,7 +54,7 @@ def sample(
         model: from `open_model`.
         out: a new or empty directory, or one that an equal call began; `n_samples` may grow.
         n_samples: in all.
-        correct: "none", "reweight", "metropolis" or "hmc"; see `jobs.units`.
+        correct: "none", "reweight", "metropolis", "hmc" or "latent"; see `jobs.units`.
         time_limit: seconds after which no new block is started.
         on_progress: called after every block.
 
@@ -72,17 +73,18 @@ def sample(
         raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}")
     n_samples = int(n_samples)
     units = _prepare(job, model, correct)
-    config = _config(job, model, units, n_samples)
+    n_rows = -(-n_samples // units.chains)
+    config = _config(job, model, units, n_rows)
     made_by = provenance("sample") | _labels(job, model, units)
     run = open_run(out, config, provenance=made_by, parent=model.hash, free=("sampling.snapshots",))
     with run, watching(time_limit) as watch:
         write_config(run.directory, config)
         if "log_prob_error" not in run.tuned and (change := _step_error(units)):
             run.record(**change)
-        for part in _parts(units, run, n_samples):
+        for part in _parts(units, run, n_rows):
             if part.tuned and not _sampler_settings(run):
                 run.record(**part.tuned)
-            rows = part.as_chain()
+            rows = part if units.chains > 1 else part.as_chain()
             run.append(
                 run.n_done + 1 + np.arange(len(part.cfgs)),
                 rows.cfgs if job.output.save_configs else None,
@@ -91,11 +93,12 @@ def sample(
                 log_prob=rows.log_prob,
                 log_weight=rows.log_weight,
             )
-            on_progress(Progress("sampling", run.n_done, n_samples, _quality(part)))
-            if run.n_done < n_samples and watch.reason:
+            done, total = run.n_done * units.chains, n_rows * units.chains
+            on_progress(Progress("sampling", done, total, _quality(part)))
+            if done < total and watch.reason:
                 run.finish()
                 watch.stop(
-                    f": {run.n_done} of {n_samples} samples are safe in {run.directory}; the same "
+                    f": {done} of {total} samples are safe in {run.directory}; the same "
                     f"command goes on from there"
                 )
         run.finish()
@@ -120,6 +123,12 @@ def summary(ensemble: EnsembleOnDisk) -> list[str]:
     if "acceptance" in ensemble.history:
         accepted = ensemble.series("acceptance")
         lines.append(f"acceptance {accepted.mean():.3f}")
+        if ensemble.config["sampling"]["correct"] == "latent":
+            squares = estimate(ensemble.series("magnetisation") ** 2)
+            lines[-1] += (
+                f", of HMC {ensemble.series('acceptance_HMC').mean():.3f}; tau_int of M^2 "
+                f"{squares.tau_int:.2f} +- {squares.tau_int_error:.2f} steps"
+            )
         if ensemble.config["sampling"]["correct"] == "metropolis":
             moves = np.flatnonzero(accepted[0])
             stay = int(np.diff(moves, prepend=0, append=accepted.shape[1]).max())
@@ -159,17 +168,23 @@ def _prepare(job: SamplingJob, model: Model, correct: str) -> Units:
         why = "the action of the data is not known (action.kind = none)"
     if correct != "none" and (job.action is None or drawer.unweighted):
         raise ValueError(f"cannot correct by {correct}: {why}")
-    return Units(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
+    if correct == "latent" and drawer.program is None:
+        raise ValueError(
+            f"cannot correct by latent: chains need the density of every field that they move to, "
+            f"which a {model.kind} gives at too high a cost; use metropolis, hmc or reweight"
+        )
+    kind = LatentUnits if correct == "latent" else Units
+    return kind(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})
 
 
-def _config(job: SamplingJob, model: Model, units: Units, n_samples: int) -> JsonTable:
+def _config(job: SamplingJob, model: Model, units: Units, n_rows: int) -> JsonTable:
     """The resolved config of the ensemble."""
     section = model.config["model"]
     return {
         **job.config,
         "sampler": {key: section[key] for key in ("kind", "denoiser") if key in section},
         "sampling": {**job.config["sampling"], **units.drawer.settings, "correct": units.correct},
-        "chain": {"n_chains": 1, "n_configs": n_samples, "thin": 1},
+        "chain": {"n_chains": units.chains, "n_configs": n_rows, "thin": 1},
     }
 
 
@@ -196,19 +211,19 @@ def _couplings(section: Section, ndim: int) -> list[float]:
     return [float(c) for c in action.couplings()] if isinstance(action, Quartic) else []
 
 
-def _parts(units: Units, run: Run, n_samples: int) -> Iterator[Samples]:
-    """The samples that `run` does not hold yet, a shard at a time.
+def _parts(units: Units, run: Run, n_rows: int) -> Iterator[Samples]:
+    """The configurations that `run` does not hold yet, a shard at a time.
 
     Shards end at fixed samples, wherever the run was interrupted and however fast the machine is.
     """
     per_shard = units.per_shard
-    while run.n_done < n_samples:
-        first, skip = divmod(run.n_done, units.size)
-        n = min(per_shard - first % per_shard, -(-n_samples // units.size) - first)
+    while run.n_done < n_rows:
+        first, skip = divmod(run.n_done, units.rows)
+        n = min(per_shard - first % per_shard, -(-n_rows // units.rows) - first)
         units = replace(units, tuned=_sampler_settings(run))
         made = units.make(first, n, run.state() or {})
-        whole = n_samples >= (first + n) * units.size
-        stop = None if whole else n_samples - first * units.size
+        whole = n_rows >= (first + n) * units.rows
+        stop = None if whole else n_rows - first * units.rows
         yield made.cut(slice(skip, stop), made.states[-1 if whole else -2])
 
 

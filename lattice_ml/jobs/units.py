@@ -7,6 +7,7 @@ unit before it ended: that is the state.
     reweight     also log_weight = -S - log_prob, or the weight of a path
     metropolis   a Markov chain with the samples as proposals; no weights
     hmc          samples moved by HMC, with the weights that they came with
+    latent       many Markov chains with samples as proposals, moved in between (`latent.py`)
 
 How many units a shard holds follows from the job, never from the clock: equal jobs, equal files.
 """
@@ -29,7 +30,7 @@ from lattice_ml.statistics import log_weights
 
 __all__ = ["CORRECTIONS", "Samples", "Units", "known_weights"]
 
-CORRECTIONS = ("none", "reweight", "metropolis", "hmc")
+CORRECTIONS = ("none", "reweight", "metropolis", "hmc", "latent")
 
 _REFINED = 256  # samples that HMC moves together
 _HMC_STREAM = 2**32 - 1  # beyond the numbers of batches
@@ -40,10 +41,10 @@ State = dict[str, np.ndarray]
 
 
 class Samples(NamedTuple):
-    """Consecutive samples, and the state after each unit of them."""
+    """Consecutive samples, of one chain or of several, and the state after each unit of them."""
 
-    cfgs: np.ndarray  # (n, *L)
-    history: dict[str, np.ndarray]  # (n,) each
+    cfgs: np.ndarray  # (n, *L), or (n, chains, *L)
+    history: dict[str, np.ndarray]  # (n,) each, or (n, chains)
     log_prob: np.ndarray | None  # (n,)
     log_weight: np.ndarray | None  # (n,)
     states: list[State]  # before the first unit, after it, after the second, ...
@@ -96,6 +97,16 @@ class Units:
     def size(self) -> int:
         """Samples per unit."""
         return self.batches * self.drawer.batch_size
+
+    @property
+    def chains(self) -> int:
+        """How many chains the samples are of."""
+        return 1
+
+    @property
+    def rows(self) -> int:
+        """Configurations of a chain per unit."""
+        return self.size
 
     @property
     def most(self) -> int:

@@ -5,7 +5,7 @@ The numbers of a batch depend on the key and the number of the batch alone.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from lattice_ml import statistics
 from lattice_ml.actions import Action
 from lattice_ml.fields.types import Floats
 
-__all__ = ["Drawer", "Drawn", "Film"]
+__all__ = ["Drawer", "Drawn", "Film", "Program"]
 
 Array = TypeVar("Array", bound=np.ndarray | jax.Array)  # on the host, or in a program
 
@@ -52,8 +52,18 @@ class Film(NamedTuple):
     variances: np.ndarray
 
 
+class Program(Protocol):
+    """Draws and densities as pure functions, hashable, for use within other programs."""
+
+    def __call__(self, given: Any, key: jax.Array) -> Drawn[jax.Array]:
+        """A batch of samples."""
+
+    def log_prob(self, given: Any, fields: jax.Array) -> jax.Array:
+        """Log density of fields `(n, *L)`: `(n,)`."""
+
+
 class Drawer(ABC):
-    """What draws samples; the last three members have defaults.
+    """What draws samples; the last members have defaults.
 
     Attributes:
         shape: of one sample.
@@ -107,6 +117,11 @@ class Drawer(ABC):
 
         None where nothing is integrated, or where there is no density.
         """
+        return None
+
+    @property
+    def program(self) -> tuple[Program, object] | None:
+        """The program of a batch and the pytree it draws from, where densities are cheap."""
         return None
 
     def film(self) -> Film | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import lax
 
 from lattice_ml.fields import randomness
 from lattice_ml.fields.types import Floats
-from lattice_ml.models.drawer import Drawer, Drawn
+from lattice_ml.models.drawer import Drawer, Drawn, Program
 from lattice_ml.models.flow.multiscale import Tables, Weights, draw, invert
 from lattice_ml.models.spread import spread
 
@@ -68,14 +69,18 @@ class FlowDrawer(Drawer):
         return {"batch_size": self.batch_size}
 
     def draw(self, first: int, count: int) -> Drawn[np.ndarray]:
-        given = self.weights, self.tables
-        return spread(_Batch(self.batch_size), given, self.key, first, count, self.most)
+        batch, given = _Batch(self.batch_size), (self.weights, self.tables)
+        return spread(batch, given, self.key, first, count, self.most)
+
+    @property
+    def program(self) -> tuple[Program, object]:
+        return _Batch(self.batch_size), (self.weights, self.tables)
 
     def log_prob(self, fields: np.ndarray) -> Floats:
         size = self.batch_size
         padded = np.concatenate([fields, np.repeat(fields[-1:], -len(fields) % size, axis=0)])
         batches = padded.reshape(-1, size, *self.shape).astype(self.tables.dtype)
-        found = _log_prob(self.weights, self.tables, batches)
+        found = _log_prob((self.weights, self.tables), batches, batch=_Batch(size))
         return np.asarray(found, np.float64).ravel()[: len(fields)]
 
 
@@ -98,7 +103,10 @@ class _Batch:
         fields, log_prob = draw(weights, tables, noise.astype(tables.dtype))
         return Drawn(jnp.moveaxis(fields, -1, 0), log_prob, None)
 
+    def log_prob(self, given: tuple[Weights, Tables], fields: jax.Array) -> jax.Array:
+        return invert(*given, jnp.moveaxis(fields, 0, -1))[1]
 
-@jax.jit
-def _log_prob(weights: Weights, tables: Tables, batches: jax.Array) -> jax.Array:
-    return lax.map(lambda phi: invert(weights, tables, jnp.moveaxis(phi, 0, -1))[1], batches)
+
+@partial(jax.jit, static_argnames="batch")
+def _log_prob(given: tuple[Weights, Tables], batches: jax.Array, *, batch: _Batch) -> jax.Array:
+    return lax.map(partial(batch.log_prob, given), batches)
