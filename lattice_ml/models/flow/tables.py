@@ -17,6 +17,7 @@ from lattice_ml.models.theory import Theory
 
 __all__ = ["check_couplings", "check_shape", "coarsest", "make_tables"]
 
+_MEANS = 16  # of a lattice, for the heat bath
 _SMALLEST = 4  # extents down to which a lattice is coarsened
 
 
@@ -67,6 +68,7 @@ def make_tables(theory: Theory) -> Tables:
     unit = math.sqrt(hopping_scale(a, b))
     h, a, b = h * unit**2, a * unit**2, b * unit**4
     propagator = _fourier_order(theory) / unit**2
+    means, width = _neighbours(np.asarray(theory.quantiles) / unit, propagator)
     levels = []
     for number in range(coarsest(shape)[1]):
         each = steps(ndim, finest=not number)
@@ -78,7 +80,7 @@ def make_tables(theory: Theory) -> Tables:
             propagator[np.ix_(*map(wave_numbers, propagator.shape))],
             _base_quantiles(np.asarray(theory.quantiles) / unit, shape, propagator),
         ),
-        heat_bath=fit_heat_bath(a, b, 2 * ndim * h, math.sqrt(float(theory.phi_squared)) / unit),
+        heat_bath=fit_heat_bath(a, b, 2 * ndim * h * means, 2 * ndim * h * width),
         h=h,
         a=a,
         b=b,
@@ -92,6 +94,24 @@ def _fourier_order(theory: Theory) -> Floats:
     natural = np.asarray(theory.propagator, np.float64).transpose(np.argsort(modes.order))
     places = [np.minimum(np.arange(n), n - np.arange(n)) for n in modes.shape]
     return natural[np.ix_(*[np.maximum(2 * k - 1, 0) for k in places])]
+
+
+def _neighbours(quantiles: Floats, propagator: Floats) -> tuple[Floats, float]:
+    """How the mean of a site's neighbours is distributed: normal around the mean of all sites.
+
+    Args:
+        quantiles: of the absolute zero mode.
+        propagator: in FFT order.
+
+    Returns:
+        The absolute mean of all sites, at some quantiles, and the deviation around it.
+    """
+    cosines = [np.cos(2 * np.pi * np.arange(n) / n) for n in propagator.shape]
+    mean = sum(np.meshgrid(*cosines, indexing="ij")) / propagator.ndim
+    means = quantiles / math.sqrt(propagator.size)
+    variance = float(np.mean(mean**2 * propagator) - np.mean(means**2))
+    every = max(len(means) // _MEANS, 1)
+    return means[every // 2 :: every], math.sqrt(max(variance, 1e-4))
 
 
 def _every_second(propagator: Floats) -> Floats:
