@@ -25,10 +25,14 @@ from lattice_ml.models.model import host
 
 __all__ = ["Base", "BaseTheory", "base_theory", "draw_base", "invert_base"]
 
-_WIDTHS = (0.02, 0.05, 0.15, 0.4, 0.8, 1.6, 1e4)  # b_j; the last is linear
+# b_j; the last is linear.  Deep wells are a step and a logarithm: widths of all sizes near zero.
+_WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 0.004, 0.015, 0.05, 0.12, 0.25, 0.5, 0.9, 1.7, 1e4)
+_SMALLEST = 2e-4  # part of a width in the mean slope: each can be learned
+_SLOPES = 40  # of the quantiles
 _FEATURES, _POWERS = 7, 3
-_BISECTIONS, _NEWTON_STEPS = 24, 3
+_BISECTIONS, _NEWTON_STEPS = 48, 3
 _NORMALS = 8.0
+_ITERATIONS = 10_000
 
 
 @pytree
@@ -74,14 +78,28 @@ def base_theory(propagator: np.ndarray, quantiles: Floats) -> BaseTheory:
         quantiles: of the absolute value of its zero mode, at (i + 1/2)/n.
     """
     from scipy.optimize import nnls
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     n = len(quantiles)
-    normals = norm.ppf(0.5 + (np.arange(n) + 0.5) / (2 * n))
-    rows = normals / np.sqrt(1 + (normals / np.reshape(_WIDTHS, (-1, 1))) ** 2)
-    zero, _ = nnls(rows.T, quantiles)
-    floor = 1e-3 * quantiles.mean() / rows.mean(axis=1)  # each can be learned
-    return BaseTheory(host(propagator), host(np.maximum(zero, floor)))
+    normals = ndtri(0.5 + (np.arange(n) + 0.5) / (2 * n))
+    rows = normals[:, None] / np.sqrt(1 + (normals[:, None] / _WIDTHS) ** 2)
+    smallest = _SMALLEST * quantiles.mean() / normals.mean()
+    weight = _slopes(normals, quantiles) ** -0.5  # an error where it is steep changes log w less
+    size = np.linalg.norm(rows * weight[:, None], axis=0)
+    rest = quantiles - smallest * rows.sum(axis=1)
+    zero, _ = nnls(rows * weight[:, None] / size, rest * weight, maxiter=_ITERATIONS)
+    return BaseTheory(host(propagator), host(zero / size + smallest))
+
+
+def _slopes(normals: Floats, quantiles: Floats) -> Floats:
+    """The derivative of measured quantiles, smooth: from some differences."""
+    n = len(normals)
+    some = np.unique(np.geomspace(4, n, _SLOPES).astype(int)) - 1
+    change = np.maximum(np.diff(quantiles[some]), 1e-9 * quantiles.mean())
+    middle = (normals[some][1:] + normals[some][:-1]) / 2
+    slopes = np.log(change / np.diff(normals[some]))
+    found: Floats = np.exp(np.interp(np.log(normals), np.log(middle), slopes))
+    return found
 
 
 def draw_base(weights: Base, theory: BaseTheory, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
