@@ -31,9 +31,10 @@ from lattice_ml.models.model import host
 
 __all__ = ["HeatBath", "draw_sites", "fit_heat_bath", "log_partition", "solve_sites"]
 
-_FIELD_POWERS, _NORMAL_POWERS, _CENTRE_POWERS = 9, 9, 6
+_FIELD_POWERS, _NORMAL_POWERS, _CENTRE_POWERS = 9, 11, 6
 _PARTITION_POWERS = 18
 _NORMALS = 6.0  # beyond which float32 normals do not reach
+_WIDTHS = 5  # of the likely fields, beyond which the map does not change
 _SCALES = (0.7, 0.4, 0.2)  # of f, in units of its largest
 _BENDS = (5.0, 3.0, 1.2, 0.8, 0.5, 0.3, 1e3)  # where the map of normals may turn over to a root
 _FIELDS_SEEN, _NORMALS_SEEN = 41, 61
@@ -76,7 +77,7 @@ def fit_heat_bath(a: float, b: float, means: Floats, width: float) -> HeatBath:
     Raises:
         ValueError: no smooth map has the distribution of a site: it has two narrow wells.
     """
-    largest = float(np.max(means) + 6 * width)
+    largest = float(np.max(means) + _WIDTHS * width)
     site = tabulate(
         a,
         b,
