@@ -140,10 +140,11 @@ def _equations(
     terms, each = _flat(flow).shape
     normals, slopes = np.zeros((n_theories, each, each)), np.zeros((n_theories, each))
     log_w: list[list[np.ndarray]] = [[] for _ in theories]
-    program = partial(_derivatives, by_kl=settings.by_kl)
-    for i, (normal, slope, logs) in _chunks(program, flow, theories, key, n_chunks):
+    for i, (normal, of_kl, of_variance, logs) in _chunks(
+        _derivatives, flow, theories, key, n_chunks
+    ):
         normals[i] += normal / n_chunks
-        slopes[i] += slope / n_chunks
+        slopes[i] += (of_kl if settings.by_kl else of_variance) / n_chunks
         log_w[i].append(logs)
     # a derivative in all weights is that at the couplings times each monomial
     whole, downhill = np.zeros((terms * each,) * 2), np.zeros(terms * each)
@@ -189,15 +190,20 @@ def _chunks(
             yield (first + place) % len(theories), jax.tree.map(itemgetter(place), found)
 
 
-@partial(jax.jit, static_argnames=("mesh", "by_kl"))
+@partial(jax.jit, static_argnames="mesh")
 def _derivatives(
-    weights: Weights, tables: Tables, key: jax.Array, numbers: jax.Array, *, mesh: Mesh, by_kl: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """J^t J, the downhill slope and log w of a chunk on every device."""
+    weights: Weights,
+    tables: Tables,
+    key: jax.Array,
+    numbers: jax.Array,
+    *,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """J^t J, the slopes of divergence and variance, and log w of a chunk on every device."""
 
     def chunk(
         weights: Weights, tables: Tables, noise: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         def one(weights: Weights, noise: jax.Array) -> jax.Array:
             return log_weight(weights, tables, noise[:, None])[0]
 
@@ -207,8 +213,7 @@ def _derivatives(
         rows = rows - mean
         apart = (log_w - jnp.median(log_w)) / (_OUTLIER * jnp.std(log_w))
         residual = ((log_w - jnp.mean(log_w)) / jnp.sqrt(1 + apart**2)).astype(rows.dtype)
-        slope = -mean if by_kl else residual @ rows / CHUNK
-        return rows.T @ rows / CHUNK, slope, log_w
+        return rows.T @ rows / CHUNK, -mean, residual @ rows / CHUNK, log_w
 
     return _on_devices(chunk, mesh)(weights, tables, key, numbers)
 
