@@ -34,7 +34,9 @@ def theory_at(theories: Sequence[Theory], action: Action, shape: tuple[int, ...]
     Raises:
         ValueError: the dimension differs, or the guess is not a distribution.
     """
-    couplings = np.array([float(c) for c in quartic(action, "diffusion models are").couplings()])
+    couplings = np.array(
+        [float(c) for c in quartic(action, "diffusion models and flows are").couplings()]
+    )
     if len(shape) != theories[0].modes.ndim:
         raise ValueError(
             f"a model trained in {theories[0].modes.ndim} dimensions cannot sample lattice.shape "
