@@ -14,6 +14,7 @@ Samples come in chunks, each of one theory, and every chunk's numbers depend on 
 and the number of the chunk alone.  Chunks are spread over the devices and summed in their order.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -105,14 +106,20 @@ def step(
         fit: where to go on.
         key: of the phase.
         settings: of the phase.
+
+    Returns:
+        The next state, and what was seen; its numbers are none where log w is not finite.
     """
     drawing, judging = jax.random.split(jax.random.fold_in(key, int(fit.done)))
     normal, slope, log_w = _equations(fitted(flow, fit), theories, drawing, settings)
+    if not np.all(np.isfinite(slope)) or not all(np.all(np.isfinite(x)) for x in log_w):
+        return fit, Found(np.nan, np.nan, 0.0)
     at, memory = fit.weights.astype(np.float64), settings.memory
     slope = memory * fit.slope + slope - normal @ at
-    normal = memory * fit.normal + normal
+    normal += memory * fit.normal
     worth = memory * fit.worth + 1
-    known = normal / worth
+    kept = normal.astype(np.float32)
+    known = np.divide(normal, worth, out=normal)  # the largest arrays that there are: in place
     downhill = slope / worth + known @ at
 
     def cost(weights: np.ndarray) -> float:
@@ -127,8 +134,8 @@ def step(
             trial = (at - length * change).astype(np.float32)
             best = min(best, (cost(trial), trial, damping), key=lambda found: found[0])
     loss, weights, damping = best
-    kept = normal.astype(np.float32), slope, np.asarray(worth)
-    state = Fit(weights, *kept, np.clip(damping, *_ALLOWED), fit.done + 1)
+    sums = kept, slope, np.asarray(worth)
+    state = Fit(weights, *sums, np.clip(damping, *_ALLOWED), fit.done + 1)
     return state, _found(loss, log_w)
 
 
@@ -147,12 +154,14 @@ def _equations(
         slopes[i] += (of_kl if settings.by_kl else of_variance) / n_chunks
         log_w[i].append(logs)
     # a derivative in all weights is that at the couplings times each monomial
-    whole, downhill = np.zeros((terms * each,) * 2), np.zeros(terms * each)
+    whole, downhill = np.zeros((terms, each, terms, each)), np.zeros((terms, each))
     for tables, normal, slope in zip(theories, normals, slopes, strict=True):
         term = np.asarray(flow.terms(tables), np.float64)
-        whole += np.kron(np.outer(term, term), normal)
-        downhill += np.kron(term, slope)
-    return whole, downhill, [np.concatenate(logs).astype(np.float64) for logs in log_w]
+        for i, j in itertools.product(range(terms), repeat=2):
+            whole[i, :, j] += term[i] * term[j] * normal
+        downhill += term[:, None] * slope
+    square = whole.reshape(terms * each, -1)
+    return square, downhill.ravel(), [np.concatenate(logs).astype(np.float64) for logs in log_w]
 
 
 def _cost(flow: Flow, theories: Sequence[Tables], key: jax.Array, settings: Settings) -> float:
@@ -254,9 +263,9 @@ def _found(loss: float, log_w: Sequence[Floats]) -> Found:
 def _solve(normal: Floats, damping: Floats, slope: Floats) -> Floats:
     from scipy.linalg import cho_factor, cho_solve
 
-    size = np.diag(normal)
-    factor = cho_factor(normal + np.diag(damping * (size + 1)), overwrite_a=True)
-    found: Floats = cho_solve(factor, slope)
+    damped = normal.copy()
+    damped.flat[:: len(damped) + 1] += damping * (np.diag(normal) + 1)
+    found: Floats = cho_solve(cho_factor(damped, overwrite_a=True, check_finite=False), slope)
     return found
 
 
