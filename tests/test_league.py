@@ -133,14 +133,19 @@ def test_the_exponent_of_a_power_is_found_with_its_error():
 def test_the_league_finds_no_bias_in_what_is_exact_and_the_one_of_a_gaussian(league):
     out, found = league
     rows = {row["sampler"]: row for row in found["sampler_league"]["rows"]}
-    assert list(rows) == ["reference", "hmc_1", "hmc_auto", "rbm, raw", "rbm, reweighted"]
-    for name in ("hmc_1", "hmc_auto", "rbm, reweighted"):
+    learned_rows = [f"rbm, {how}" for how in ("raw", "reweighted")]
+    learned_rows += [f"flow, {how}" for how in ("raw", "reweighted", "latent")]
+    assert list(rows) == ["reference", "hmc_1", "hmc_auto", *learned_rows]
+    for name in ("hmc_1", "hmc_auto", "rbm, reweighted", "flow, reweighted", "flow, latent"):
         assert all(abs(rows[name][f"z_{o}"]) < 4.5 for o in sampler_league.OBSERVABLES), name
     assert abs(rows["rbm, raw"]["z_action_density"]) > 4.5
     ess, raw = rows["rbm, reweighted"]["ess"]["value"], rows["rbm, raw"]["rate"]["value"]
     assert rows["rbm, reweighted"]["rate"]["value"] == pytest.approx(ess * raw)
     assert rows["hmc_1"]["tau_int"]["value"] > 2 * rows["hmc_auto"]["tau_int"]["value"]
-    assert rows["rbm, raw"]["training_seconds"] > 0
+    chain = rows["flow, latent"]
+    assert chain["tau_int"]["value"] < rows["hmc_auto"]["tau_int"]["value"]
+    assert chain["rate"]["value"] > 0
+    assert rows["rbm, raw"]["training_seconds"] > 0 and chain["training_seconds"] > 0
     assert (out / "sampler_league_4.png").exists() and (out / "sampler_league_4.svg").exists()
     assert "paid back after" in (out / "sampler_league.html").read_text()
 
@@ -195,6 +200,7 @@ def test_the_kernel_advances_the_chains_that_it_says(monkeypatch):
         ("diffusion_zero", [32], None),
         ("diffusion_shallow", [8, 16, 32], (1500, 300, 300)),
         ("diffusion_unet", [32], (400,)),
+        ("flow", [16, 32], (16,)),
     ],
 )
 def test_models_are_trained_on_the_lattices_that_they_need(row, extents, steps):

@@ -16,10 +16,11 @@ import numpy as np
 
 from lattice_ml.actions import Quartic
 from lattice_ml.benches.record import Number
-from lattice_ml.benches.timing import Samples, compiled_apart, timed_draws
+from lattice_ml.benches.timing import Samples, compiled_apart, timed_draws, timed_steps
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.jobs import config
 from lattice_ml.jobs.generate import generate
+from lattice_ml.jobs.latent import LatentUnits
 from lattice_ml.jobs.train import train
 from lattice_ml.models.kinds import KINDS
 from lattice_ml.runtime.arguments import as_arguments
@@ -47,6 +48,10 @@ class ModelSettings:
     unet_samples: int  # drawn of it
     unet_sampling_steps: int  # of its reverse diffusion
     rbm_steps: int  # of the training of the RBM
+    flow_kl_steps: int  # of the flow on every lattice, of its divergence
+    flow_steps: int  # after them, of the variance of log w
+    flow_batch: int  # samples per step
+    latent_steps: int  # of chains that propose samples of the flow
 
 
 class Learned(NamedTuple):
@@ -56,6 +61,7 @@ class Learned(NamedTuple):
     training_seconds: float  # data and gradient steps
     # rms when the steps of the flow are doubled, None where nothing is integrated
     log_w_change: float | None
+    chains: Samples | None  # that propose its samples, where its recipe has them
 
 
 class Recipe(NamedTuple):
@@ -66,6 +72,7 @@ class Recipe(NamedTuple):
     n_samples: int  # drawn of it
     # what its `[sampling]` section says; the rest are the kind's defaults
     sampling: Section = MappingProxyType({})
+    chain_steps: int = 0  # of chains that propose its samples; none where 0
 
 
 @dataclass(frozen=True)
@@ -106,10 +113,16 @@ class ModelMaker:
         key = jax.random.key(self.seed)
         drawer = model.drawer(self.lattice.shape, self.action, sampling, key)
         change = drawer.step_error(self.action, jax.random.fold_in(key, _DOUBLING), _DOUBLED)
+        chains = None
+        if recipe.chain_steps:
+            updates = sampling.n_updates
+            units = LatentUnits(drawer, self.action, "latent", updates, self.seed, {})
+            chains = timed_steps(units, recipe.chain_steps)
         return Learned(
             timed_draws(drawer, self.action, recipe.n_samples),
             sum(seconds for _, seconds in made) + float(model.seconds or 0.0),
             None if change is None else float(np.sqrt(np.mean(change**2))),
+            chains,
         )
 
 
@@ -123,11 +136,17 @@ def _zero(settings: ModelSettings, extent: int) -> Recipe:
     return Recipe([extent], {"model": {"denoiser": "zero"}}, settings.n_samples)
 
 
+def _doublings(extent: int, smallest: int) -> list[int]:
+    """Half of the extent, half of that, ..., none below the smallest; in rising order."""
+    extents = [extent]
+    while extents[0] % 2 == 0 and extents[0] >= 2 * smallest:
+        extents.insert(0, extents[0] // 2)
+    return extents
+
+
 def _shallow(settings: ModelSettings, extent: int) -> Recipe:
     """Learned on small lattices first: the weights do not know the volume."""
-    extents = [extent]
-    while extents[0] % 2 == 0 and extents[0] >= 16:
-        extents.insert(0, extents[0] // 2)
+    extents = _doublings(extent, 8)
     steps = [settings.first_steps, *[settings.next_steps] * (len(extents) - 1)]
     fine_tuning = {"fine_tune": True, "fine_tune_steps": settings.fine_tune_steps}
     training = {"n_steps": steps} | (fine_tuning if settings.fine_tune_steps else {})
@@ -143,11 +162,24 @@ def _unet(settings: ModelSettings, extent: int) -> Recipe:
     return Recipe([extent], table, settings.unet_samples, sampling)
 
 
+def _flow(settings: ModelSettings, extent: int) -> Recipe:
+    """Learned lattice after lattice: each knows the levels of the ones before."""
+    training = {
+        "kl_steps": settings.flow_kl_steps,
+        "n_steps": settings.flow_steps,
+        "n_samples": settings.flow_batch,
+    }
+    table = {"model": {"kind": "Flow"}, "training": training}
+    chains = settings.latent_steps
+    return Recipe(_doublings(extent, 16), table, settings.n_samples, chain_steps=chains)
+
+
 MODELS: dict[str, Callable[[ModelSettings, int], Recipe]] = {
     "rbm": _rbm,
     "diffusion_zero": _zero,
     "diffusion_shallow": _shallow,
     "diffusion_unet": _unet,
+    "flow": _flow,
 }
 
 

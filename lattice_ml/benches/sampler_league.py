@@ -128,6 +128,11 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
             entry |= {"ess": share, "rate": rate, "training_seconds": seconds}
             entry |= {"log_w_change": learned.log_w_change if weights else None}
             rows.append(entry | {"break_even": pay_back(seconds, rate, best)})
+        if learned.chains is not None:
+            tau, rate = classical.independent(learned.chains)
+            entry = row(f"{name}, latent", learned.chains) | {"tau_int": tau, "rate": rate}
+            entry |= {"training_seconds": seconds, "break_even": pay_back(seconds, rate, best)}
+            rows.append(entry | {"tuned": dict(learned.chains.tuned or {})})
     return rows
 
 

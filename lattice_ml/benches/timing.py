@@ -1,4 +1,4 @@
-"""Samples with the seconds that they took: chains of a sampler, and draws of a model.
+"""Samples with the seconds that they took: chains of a sampler, draws of a model, and both.
 
 Rates are medians over repeats, which are parts of one run after its first, so that neither the
 warm-up nor compilation is in them.
@@ -6,7 +6,7 @@ warm-up nor compilation is in them.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import jax
@@ -18,13 +18,14 @@ from lattice_ml.benches.record import Number
 from lattice_ml.chains import blocks as chains
 from lattice_ml.chains.settings import ChainSettings
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs.latent import LatentUnits
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.observables import DERIVED, measure_configurations
 from lattice_ml.runtime.session import compile_times
 from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.statistics import Estimate
 
-__all__ = ["REPEATS", "Samples", "compiled_apart", "timed_chains", "timed_draws"]
+__all__ = ["REPEATS", "Samples", "compiled_apart", "timed_chains", "timed_draws", "timed_steps"]
 
 REPEATS = 8
 
@@ -122,6 +123,30 @@ def timed_draws(drawer: Drawer, action: Action, n_samples: int) -> Samples:
         Number.median(rates),
         log_weights=logs,
         fields=whole.fields,
+    )
+
+
+def timed_steps(units: LatentUnits, n_steps: int) -> Samples:
+    """Chains that propose samples of a model: at least `n_steps` of all walkers, in equal parts.
+
+    A step is one update of a chain; measuring its fields is in the time.
+    """
+    count = -(-n_steps // REPEATS)
+    made = units.make(0, count, {})  # warms up
+    units = replace(units, tuned=made.tuned)
+    made = units.make(0, count, made.states[0])  # the same steps; compiles what goes on
+    parts, rates = [], []
+    for repeat in range(1, REPEATS + 1):
+        begin = time.perf_counter()
+        made = units.make(repeat * count, count, made.states[-1])
+        rates.append(count * units.chains / (time.perf_counter() - begin))
+        parts.append(made.history)
+    return Samples(
+        Lattice(units.drawer.shape),
+        {name: np.concatenate([part[name] for part in parts]).T for name in parts[0]},
+        Number.median(rates),
+        tuned=units.tuned,
+        fields=made.cfgs[-1],
     )
 
 
