@@ -46,6 +46,8 @@ if TYPE_CHECKING:  # what `_HOMES` says, for type checkers
     from lattice_ml.jobs.train import train as train
     from lattice_ml.models.diffusion.sections import SamplingSection as SamplingSection
     from lattice_ml.models.diffusion.sections import TrainingSection as TrainingSection
+    from lattice_ml.models.flow.sections import FlowSamplingSection as FlowSamplingSection
+    from lattice_ml.models.flow.sections import FlowTrainingSection as FlowTrainingSection
     from lattice_ml.models.model import Model as Model
     from lattice_ml.models.rbm.sections import RBMSamplingSection as RBMSamplingSection
     from lattice_ml.models.rbm.sections import RBMTrainingSection as RBMTrainingSection
@@ -95,6 +97,7 @@ _NAMES = {  # of each module
     "jobs.config": "read_job",
     "jobs.sections": "OutputSettings",
     "models.diffusion.sections": "TrainingSection SamplingSection",
+    "models.flow.sections": "FlowTrainingSection FlowSamplingSection",
     "models.rbm.sections": "RBMTrainingSection RBMSamplingSection",
     "jobs.generate": "generate",
     "jobs.train": "train",
