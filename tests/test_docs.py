@@ -17,6 +17,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 EVERY_PAGE = [*PAGES, CONTRIBUTING, ROOT / "CHANGELOG.md"]
 MARKS = {  # of pages whose commands train a model
     "tutorial_diffusion": (pytest.mark.slow, pytest.mark.unoptimised),
+    "tutorial_flow": (pytest.mark.slow, pytest.mark.unoptimised),
     "tutorial_rbm": (pytest.mark.slow,),
 }
 
@@ -26,7 +27,11 @@ SMALL = {
     "train configs/diffusion.toml": (
         "--lattice.shape 8 8 --training.n-steps 20 --training.fine-tune False"
     ),
-    "sample": "--sampling.n-steps 4",
+    "train configs/flow.toml": (
+        "--lattice.shape 8 8 --training.kl-steps 3 --training.n-steps 2 --training.n-samples 512 "
+        "--model.hidden 4 --model.couplings 2 --model.coupling-hidden 4"
+    ),
+    "sample runs/model": "--sampling.n-steps 4",
 }
 FEW = {"sample": "--n-samples 2000"}  # put last: wins over the page
 
