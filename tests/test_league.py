@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples
 from lattice_ml.chains.blocks import Block
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.jobs import units
 
 pytestmark = pytest.mark.unoptimised
 
@@ -58,6 +61,31 @@ def test_a_rate_is_the_median_of_equal_parts_after_the_first(monkeypatch):
     clock = iter([0.0])
     with pytest.raises(ValueError, match="a rate needs at least 2 blocks"):
         timing.timed_chains(None, None, Lattice((2,)), n_configs=2, **counts)
+
+
+def test_steps_of_walkers_are_timed_from_where_the_warm_up_ended(monkeypatch):
+    """A walker's history goes on, and what compiles is in no part that is timed."""
+
+    @dataclass(frozen=True)
+    class Walkers:
+        drawer: object
+        tuned: dict
+        chains: int = 3
+
+        def make(self, first, n, state):
+            start = state["at"] if state else 100
+            assert first == 0 or (self.tuned == {"step": 1} and start == 100 + first)
+            at = start + np.arange(n + 1)
+            history = {"phi2": at[1:, None] + np.zeros(3)}
+            fields, states = np.zeros((n, 3, 2)), [{"at": t} for t in at]
+            return units.Samples(fields, history, None, None, states, {"step": 1})
+
+    clock = iter(np.arange(0.0, 8.0, 0.25))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    found = timing.timed_steps(Walkers(SimpleNamespace(shape=(2,)), {}), 15)
+    assert found.per_second.value == 2 * 3 / 0.25
+    assert np.array_equal(found.series["phi2"], np.tile(103.0 + np.arange(16), (3, 1)))
+    assert found.tuned == {"step": 1} and found.fields.shape == (3, 2)
 
 
 def test_the_winner_of_every_lattice_is_named():
