@@ -60,7 +60,8 @@ def sample_command(arguments: list[str]) -> int:
             on_progress=reporter,
         )
     shape, seconds = shape_label(ensemble.shape), time.monotonic() - begin
-    say(f"{ensemble.directory}: {ensemble.n_configs} samples of {shape} in {seconds:.1f} s")
+    n_samples = ensemble.n_configs * ensemble.n_chains
+    say(f"{ensemble.directory}: {n_samples} samples of {shape} in {seconds:.1f} s")
     for line in sample.summary(ensemble):
         say(f"  {line}", file=sys.stderr if line.startswith("warning") else sys.stdout)
     return 0

@@ -38,8 +38,9 @@ __all__ = ["LatentUnits"]
 
 _LENGTH = 1.5  # of trajectories, in units in which the site term is (1 - 2 b) phi^2 + b phi^4
 _POOL, _DISCARDED = 8, 32  # batches that walkers start from; steps that are thrown away
+_BLOCK = 8  # steps in a compiled call, of which the last may be left unused
 _TUNING_UPDATES = 200
-_START_STREAM, _TUNING_STREAM = 2**32 - 3, 2**32 - 4  # beyond the numbers of steps
+_TUNING_STREAM, _START_STREAM = 2**32 - 3, 2**32 - 4  # beyond the numbers of steps; a pool's below
 
 
 class _Walkers(NamedTuple):
@@ -78,18 +79,20 @@ class LatentUnits(Units):
             tuned = sampler.tuned()
         else:
             sampler = sampler.retuned(**tuned)
-        advance = partial(
-            _advance, given, sampler, action, self.key, program=program, n_updates=self.n_updates
-        )
+        fixed = given, sampler, action, self.key
+        advance = partial(_advance, *fixed, program=program, n_updates=self.n_updates)
         if not state:
-            numbers = np.arange(_DISCARDED, dtype=np.uint32)
-            walkers, _ = advance(numbers, _Walkers(host(start["phi"]), host(start["log_weight"])))
+            walkers = _Walkers(host(start["phi"]), host(start["log_weight"]))
+            for number in range(0, _DISCARDED, _BLOCK):
+                walkers, _ = advance(_numbers(number), walkers)
             state = {name: np.asarray(leaf) for name, leaf in walkers._asdict().items()}
-        numbers = _DISCARDED + np.arange(first, first + n, dtype=np.uint32)
-        _, (made, accepted, moved) = advance(
-            numbers, _Walkers(host(state["phi"]), host(state["log_weight"]))
-        )
-        cfgs, log_weight = map(np.asarray, made)
+        walkers = _Walkers(host(state["phi"]), host(state["log_weight"]))
+        blocks = []
+        for number in range(first, first + n, _BLOCK):
+            walkers, steps = advance(_numbers(_DISCARDED + number), walkers)
+            blocks.append(jax.tree.map(np.asarray, steps))
+        whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *blocks)
+        (cfgs, log_weight), accepted, moved = whole
         history = {
             name: values.reshape(n, -1)
             for name, values in measure_configurations(
@@ -116,6 +119,11 @@ class LatentUnits(Units):
         n = {"n_chains": len(start), "n_thermalise": _TUNING_UPDATES}
         lattice = Lattice(self.drawer.shape)
         return tune(key, sampler, lattice, **n, start=start, dtype=start.dtype.name)
+
+
+def _numbers(first: int) -> np.ndarray:
+    """Of the steps of a block."""
+    return np.arange(first, first + _BLOCK, dtype=np.uint32)
 
 
 def _moves(action: Action, ndim: int) -> Sampler:

@@ -84,7 +84,7 @@ def sample(
         for part in _parts(units, run, n_rows):
             if part.tuned and not _sampler_settings(run):
                 run.record(**part.tuned)
-            rows = part if units.chains > 1 else part.as_chain()
+            rows = part if isinstance(units, LatentUnits) else part.as_chain()
             run.append(
                 run.n_done + 1 + np.arange(len(part.cfgs)),
                 rows.cfgs if job.output.save_configs else None,
