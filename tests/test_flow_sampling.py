@@ -104,8 +104,7 @@ def test_corrected_samples_have_the_exact_values(correct, model, tmp_path, capsy
     if correct == "reweight":
         worth = reweight(made.log_weight)
         assert abs(worth.log_z - EXACT["lnZ"][0]) < 4 * worth.log_z_error < 0.2
-        raw = worth.ess
-        assert 0.2 < raw < 0.95, "not trained"
+        assert 0.2 < worth.ess < 0.95, "not trained"
     if correct == "latent":
         assert made.n_chains == 16 and made.n_configs == 256
         assert 0.2 < made.series("acceptance").mean() < 0.98
@@ -157,12 +156,9 @@ def test_the_spectrum_of_a_free_flow_is_that_of_the_action(tmp_path):
     data = make_ensemble(tmp_path / "free", n_configs=200, couplings=couplings)
     model = train(tmp_path / "m", [data], **UNTRAINED)
     found = spectra.spectrum(model.directory, tmp_path / "s", n_fields=16)
-    stage = model.stages[-1]
-    exact = 1 / np.asarray(stage.theories[0].propagator)  # of the data: 1,600 fields
     assert found["median_deviation"] < 0.15
     assert found["kind"] == "Flow" and found["shape"] == [4, 4]
     assert found["off_diagonal"] < 0.2
-    assert exact.min() > 0.5
 
 
 def test_noise_under_a_flow_is_refused(model, tmp_path):
