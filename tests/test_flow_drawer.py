@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flows import flow_model, kappa
@@ -13,7 +12,6 @@ from scipy.stats import norm
 from theories import free_theory
 
 from lattice_ml import HMC, FreeField, Lattice, run
-from lattice_ml.models.flow.multiscale import draw
 from lattice_ml.models.flow.sections import FlowSamplingSection
 from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.model import Probing
@@ -44,24 +42,6 @@ def test_the_density_of_samples_is_that_of_their_fields(shape, dtype, allowed):
     assert np.std(drawn.log_prob) > 0.5
     some = drawn.fields[:13]  # no whole batch
     assert np.abs(drawer.log_prob(some) - drawn.log_prob[:13]).max() < allowed
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_density_is_the_jacobian(shape):
-    phi4, volume = near(len(shape)), math.prod(shape)
-    drawer = drawer_of(flow_model(shape, phi4), shape, phi4, "float64")
-    z = np.random.default_rng(2).normal(size=volume)
-
-    @jax.jit
-    def found(z):
-        def fields(z):
-            return draw(drawer.weights, drawer.tables, z[:, None])[0].ravel()
-
-        jacobian = jax.jacfwd(fields)(z)
-        return jnp.linalg.slogdet(jacobian)[1], draw(drawer.weights, drawer.tables, z[:, None])[1]
-
-    log_jacobian, log_q = found(z)
-    assert float(log_q[0]) == pytest.approx(norm.logpdf(z).sum() - float(log_jacobian), abs=1e-9)
 
 
 def test_samples_depend_on_the_number_of_their_batch_alone(monkeypatch):
@@ -111,15 +91,6 @@ def free_model(shape, mass_squared=0.5):
     return flow_model(shape, free, replace(theory, quantiles=normal), size=0)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (4, 4, 4)])
-def test_the_flow_of_a_free_field_is_exact(shape):
-    free = FreeField(0.5, len(shape))
-    found = worth(drawer_of(free_model(shape), shape, free), free, n=1024)
-    assert found.ess > 0.999
-    exact = 0.5 * np.log(2 * np.pi * np.asarray(free_theory(shape).propagator)).sum()
-    assert found.log_z == pytest.approx(exact, abs=2e-3)
-
-
 def test_the_learned_kernel_of_a_free_field_is_its_quadratic_form():
     table = free_model((8, 8)).spectrum(Probing(n_fields=16))
     learned, exact = np.array(table["eigenvalues"]), np.array(table["exact"])
@@ -129,17 +100,3 @@ def test_the_learned_kernel_of_a_free_field_is_its_quadratic_form():
     np.testing.assert_allclose(learned[1:-1], exact[1:-1], rtol=5e-4)
     assert np.abs(learned - exact)[[0, -1]].max() < 0.3
     assert table["median_deviation"] < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("shape", "phi4", "message"),
-    [
-        ((5, 4), kappa(0.2, 0.1), "even extents, got lattice.shape = "),
-        ((16, 16), kappa(0.2, 0.1), "has one level, and"),
-        ((4, 4), None, "a flow model needs an action"),
-        ((4, 4), kappa(-0.2, 0.1), "needs neighbours that align"),
-    ],
-)
-def test_lattices_and_actions_that_a_flow_has_not_are_refused(shape, phi4, message):
-    with pytest.raises(ValueError, match=message):
-        drawer_of(flow_model((4, 4), kappa(0.2, 0.1)), shape, phi4)
