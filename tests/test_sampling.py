@@ -260,7 +260,7 @@ REFUSED = [
     ({"n_samples": 0}, r"n_samples must be a whole number of at least 1, got 0"),
     ({"n_samples": 64.0}, r"n_samples must be a whole number of at least 1, got 64\.0"),
     ({"n_samples": True}, r"n_samples must be a whole number of at least 1, got True"),
-    ({"correct": "exact"}, r"correct must be one of none, .*hmc, got 'exact'"),
+    ({"correct": "exact"}, r"correct must be one of none, .*latent, got 'exact'"),
     (
         {"correct": "reweight", "sampling_method": "sde"},
         r"cannot correct by reweight: samples of the method sde have no density; use .*path",
