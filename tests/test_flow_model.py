@@ -22,7 +22,7 @@ from lattice_ml.observables import measure_configurations
 pytestmark = pytest.mark.unoptimised
 
 SMALL = Sizes(2, (3,), (1, 2), (3,), 2, 3)
-SHAPES = [(8,), (4, 4), (8, 8), (4, 4, 4)]
+SHAPES = [(16,), (4, 4), (16, 16), (4, 4, 4)]  # extents of 16 have two levels
 N = 6
 
 drawn, inverted = jax.jit(draw), jax.jit(invert)
