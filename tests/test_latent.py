@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 import pytest
 from flows import flow_model, kappa
@@ -14,7 +13,6 @@ from lattice_ml.jobs.job import SamplingJob
 from lattice_ml.jobs.sample import sample, summary
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.flow.drawer import FlowDrawer
-from lattice_ml.models.flow.kind import FlowModel
 from lattice_ml.models.flow.sections import FlowSamplingSection
 from lattice_ml.runtime.session import Interrupted
 
@@ -72,14 +70,14 @@ def test_a_wrong_density_is_found(monkeypatch, tmp_path):
 
 
 def test_chains_go_on_with_the_same_bits(monkeypatch, tmp_path):
-    monkeypatch.setattr(latent.LatentUnits, "per_shard", 2)
+    monkeypatch.setattr(latent.LatentUnits, "per_shard", 1)
     model = flow_model((4, 4), kappa(0.3, 0.5))
-    whole = chains(model, tmp_path / "whole", 7)
+    whole = chains(model, tmp_path / "whole", 3)
     with pytest.raises(Interrupted):
-        chains(model, tmp_path / "part", 7, time_limit=1e-9)
-    chains(model, tmp_path / "longer", 3)
+        chains(model, tmp_path / "part", 3, time_limit=1e-9)
+    chains(model, tmp_path / "longer", 2)
     for name in ("part", "longer"):
-        again = chains(model, tmp_path / name, 7)
+        again = chains(model, tmp_path / name, 3)
         assert again.tuned == whole.tuned
         assert np.array_equal(again.cfgs[:], whole.cfgs[:])
         assert all(np.array_equal(again.series(h), whole.series(h)) for h in whole.history)
@@ -87,8 +85,8 @@ def test_chains_go_on_with_the_same_bits(monkeypatch, tmp_path):
 
 def test_a_single_walker_is_a_chain(tmp_path):
     model = flow_model((4, 4), kappa(0.2, 0.022))
-    ensemble = chains(model, tmp_path / "chain", 4, batch_size=1)
-    assert (ensemble.n_chains, ensemble.n_configs) == (1, 4)
+    ensemble = chains(model, tmp_path / "chain", 3, batch_size=1)
+    assert (ensemble.n_chains, ensemble.n_configs) == (1, 3)
 
 
 def test_start_tuning_and_steps_share_no_numbers():
@@ -106,6 +104,5 @@ def test_drawers_without_a_cheap_density_of_fields_are_refused(monkeypatch, tmp_
 def test_one_dimension_moves_by_hmc_alone(tmp_path):
     exact = CASES["chain_kappa_k=0.5_l=0.5_N=10"]["values"]["phi2"][0]
     model = flow_model((10,), kappa(0.5, 0.5, 1))
-    assert isinstance(model, FlowModel) and len(jax.devices()) == 2
     found = measure(chains(model, tmp_path / "chain", 300))["phi2"]
     assert abs(found.value - exact) < 4 * found.error
