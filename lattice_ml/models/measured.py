@@ -41,7 +41,7 @@ def measure_theory(
     Raises:
         ValueError: no configurations, fewer than 16, or one that is not finite.
     """
-    h, a, b = (float(c) for c in quartic(action, "diffusion models and flows are").couplings())
+    h, a, b = (float(c) for c in quartic(action, "flow and diffusion models are").couplings())
     square = np.zeros(())
     zeros, all_weights, sample = [], [], None
     for fields, weights in _batches(blocks):

@@ -35,7 +35,7 @@ def theory_at(theories: Sequence[Theory], action: Action, shape: tuple[int, ...]
         ValueError: the dimension differs, or the guess is not a distribution.
     """
     couplings = np.array(
-        [float(c) for c in quartic(action, "diffusion models and flows are").couplings()]
+        [float(c) for c in quartic(action, "flow and diffusion models are").couplings()]
     )
     if len(shape) != theories[0].modes.ndim:
         raise ValueError(

@@ -110,6 +110,7 @@ def step(
     Returns:
         The next state, and what was seen; its numbers are none where log w is not finite.
     """
+    fit = Fit(*map(np.asarray, fit))  # what was restored from a checkpoint is of JAX
     drawing, judging = jax.random.split(jax.random.fold_in(key, int(fit.done)))
     normal, slope, log_w = _equations(fitted(flow, fit), theories, drawing, settings)
     if not np.all(np.isfinite(slope)) or not all(np.all(np.isfinite(x)) for x in log_w):
