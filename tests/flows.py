@@ -8,12 +8,15 @@ from lattice_ml import action
 from lattice_ml.actions.conventions import section
 from lattice_ml.models.flow.conditioned import conditioned
 from lattice_ml.models.flow.kind import FlowModel
+from lattice_ml.models.flow.sections import FlowModelSection
 from lattice_ml.models.flow.tables import coarsest, make_tables
-from lattice_ml.models.flow.weights import Sizes, initial_weights
+from lattice_ml.models.flow.weights import initial_weights
 from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.model import Stage
 
-SMALL = Sizes(hidden=(4,), couplings=(2,), coupling_hidden=(4,), base_couplings=2, base_hidden=4)
+SMALL = FlowModelSection(
+    hidden=(4,), couplings=(2,), coupling_hidden=(4,), base_couplings=2, base_hidden=4
+)
 
 
 def bent(weights, size, seed=0):

@@ -15,13 +15,16 @@ from theories import critical_theory, free_theory
 from lattice_ml.actions import conventions
 from lattice_ml.models.flow.grids import even, merge, neighbours, odd, split
 from lattice_ml.models.flow.multiscale import draw, invert, log_weight
+from lattice_ml.models.flow.sections import FlowModelSection
 from lattice_ml.models.flow.tables import coarsest, make_tables
-from lattice_ml.models.flow.weights import Sizes, grown, initial_weights
+from lattice_ml.models.flow.weights import grown, initial_weights
 from lattice_ml.observables import measure_configurations
 
 pytestmark = pytest.mark.unoptimised
 
-SMALL = Sizes(2, (3,), (1, 2), (3,), 2, 3)
+SMALL = FlowModelSection(
+    hidden=(3,), couplings=(1, 2), coupling_hidden=(3,), base_couplings=2, base_hidden=3
+)
 SHAPES = [(16,), (4, 4), (16, 16), (4, 4, 4)]  # extents of 16 have two levels
 N = 6
 

@@ -73,16 +73,14 @@ class LatentUnits(Units):
         program, given = self.drawer.program
         action, tuned = as_action(self.action), dict(self.tuned)
         sampler = _moves(action, len(self.drawer.shape))
-        if not state:
-            start = self._start()
-            sampler = self._tuned(sampler, start["phi"])
-            tuned = sampler.tuned()
-        else:
-            sampler = sampler.retuned(**tuned)
-        fixed = given, sampler, action, self.key
+        begins = not state
+        if begins:
+            state = self._start()
+            tuned = self._tuned(sampler, state["phi"]).tuned()
+        fixed = given, sampler.retuned(**tuned), action, self.key
         advance = partial(_advance, *fixed, program=program, n_updates=self.n_updates)
-        if not state:
-            walkers = _Walkers(host(start["phi"]), host(start["log_weight"]))
+        if begins:
+            walkers = _Walkers(host(state["phi"]), host(state["log_weight"]))
             for number in range(0, _DISCARDED, _BLOCK):
                 walkers, _ = advance(_numbers(number), walkers)
             state = {name: np.asarray(leaf) for name, leaf in walkers._asdict().items()}
@@ -127,7 +125,7 @@ def _numbers(first: int) -> np.ndarray:
 
 
 def _moves(action: Action, ndim: int) -> Sampler:
-    """Short trajectories, and a cluster where there are two wells to go between."""
+    """Short trajectories of HMC, and a cluster where the action has one."""
     if not isinstance(action, Quartic):
         return HMC(action)
     _, a, b = map(float, action.couplings())

@@ -12,9 +12,9 @@ from lattice_ml.models.flow import fitting
 from lattice_ml.models.flow.conditioned import Flow, conditioned
 from lattice_ml.models.flow.fitting import Fit, Settings
 from lattice_ml.models.flow.multiscale import Tables
-from lattice_ml.models.flow.sections import FlowTrainingSection
+from lattice_ml.models.flow.sections import FlowModelSection, FlowTrainingSection
 from lattice_ml.models.flow.tables import check_couplings, check_shape, coarsest, make_tables
-from lattice_ml.models.flow.weights import Sizes, grown, initial_weights
+from lattice_ml.models.flow.weights import grown, initial_weights
 from lattice_ml.models.training import Block, Learned, Phase, Plan, Task, TrainingError
 from lattice_ml.runtime.json import Section
 
@@ -56,11 +56,10 @@ class FlowPhase(Phase[Fit]):
         return Learned(fitting.fitted(self.flow, state))
 
 
-def sizes(section: Section) -> Sizes:
+def sizes(section: Section) -> FlowModelSection:
     """What a `[model]` section says of the networks."""
-    found = {key: section[key] for key in Sizes._fields}
-    lists = {key: tuple(value) for key, value in found.items() if isinstance(value, list | tuple)}
-    return Sizes(**found | lists)
+    lists = {key: tuple(value) for key, value in section.items() if isinstance(value, list)}
+    return FlowModelSection(**{**section, **lists})
 
 
 def plan(task: Task) -> Plan:

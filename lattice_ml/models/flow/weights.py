@@ -1,7 +1,6 @@
 """Initial weights of a flow, and those of a larger lattice from those of a smaller one."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,32 +10,14 @@ from lattice_ml.models.flow.coupling import Coupling
 from lattice_ml.models.flow.filling import Filling
 from lattice_ml.models.flow.grids import steps
 from lattice_ml.models.flow.multiscale import Step, Weights
+from lattice_ml.models.flow.sections import FlowModelSection
 
-__all__ = ["Sizes", "grown", "initial_weights"]
-
-
-class Sizes(NamedTuple):
-    """How large the networks are, and how many couplings there are.
-
-    Numbers of levels begin with the finest; the last is for all coarser ones, which cost little.
-
-    Args:
-        channels: filtered fields that a network sees where grids are filled in, with the mean.
-        hidden: units of these networks.
-        couplings: after every step of a level.
-        coupling_hidden: units of their networks.
-        base_couplings, base_hidden: of the coarsest lattice.
-    """
-
-    channels: int = 2
-    hidden: tuple[int, ...] = (8, 16, 24)
-    couplings: tuple[int, ...] = (2, 4, 8)
-    coupling_hidden: tuple[int, ...] = (8, 8, 16)
-    base_couplings: int = 8
-    base_hidden: int = 12
+__all__ = ["grown", "initial_weights"]
 
 
-def initial_weights(random: np.random.Generator, ndim: int, n_levels: int, sizes: Sizes) -> Weights:
+def initial_weights(
+    random: np.random.Generator, ndim: int, n_levels: int, sizes: FlowModelSection
+) -> Weights:
     """Weights of the Gaussian theory, with random features."""
     levels = tuple(_level(random, ndim, number, sizes) for number in range(n_levels))
     return Weights(levels, Base.start(random, sizes.base_couplings, sizes.base_hidden))
@@ -64,7 +45,9 @@ def _widened(weights: np.ndarray, initial: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _level(random: np.random.Generator, ndim: int, number: int, sizes: Sizes) -> tuple[Step, ...]:
+def _level(
+    random: np.random.Generator, ndim: int, number: int, sizes: FlowModelSection
+) -> tuple[Step, ...]:
     hidden, n, units = (
         numbers[min(number, len(numbers) - 1)]
         for numbers in (sizes.hidden, sizes.couplings, sizes.coupling_hidden)
