@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from lattice_ml._pytree import pytree
-from lattice_ml.models.flow.grids import Grids, neighbours, shifted
+from lattice_ml.models.flow.grids import Grids, displaced, neighbours, shifted
 from lattice_ml.models.flow.pointwise import Network, bend, network, solve_bend, squash
 from lattice_ml.models.flow.sums import site_sum
 from lattice_ml.models.model import host
@@ -51,7 +51,7 @@ def couple(weights: Coupling, grids: Grids, fields: jax.Array) -> tuple[jax.Arra
 
     Args:
         weights: of the couplings; there may be none.
-        grids: which, and whose turn it is; after the last turn comes the first.
+        grids: which, and who is mapped.
         fields: of the known and the new grids, `(grids, *n, samples)`.
 
     Returns:
@@ -68,32 +68,36 @@ def uncouple(weights: Coupling, grids: Grids, fields: jax.Array) -> tuple[jax.Ar
 def _run(
     weights: Coupling, grids: Grids, fields: jax.Array, *, inverse: bool
 ) -> tuple[jax.Array, jax.Array]:
-    steps = [partial(_step, grids=grids, turn=turn, inverse=inverse) for turn in grids.turns]
+    """All turns by one body: what is compiled does not grow with who takes turns."""
+    n, offsets = len(weights.inner), grids.known + grids.new
+    moves = np.array(grids.moves) * (-1 if inverse else 1)
+    displacements = [partial(displaced, offsets=offsets, move=move) for move in moves]
+    whole = moves[np.arange(n) % len(moves)].sum(axis=0)
+    if inverse:
+        fields = displaced(fields, offsets, -whole)
 
     def body(
         state: tuple[jax.Array, jax.Array], item: tuple[jax.Array, Coupling]
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         number, mine = item
         fields, log_jacobian = state
-        fields, more = lax.switch(number % len(steps), steps, mine, fields)
+        if inverse:
+            fields = lax.switch(number % len(moves), displacements, fields)
+        fields, more = _turn(mine, fields, grids, inverse=inverse)
+        if not inverse:
+            fields = lax.switch(number % len(moves), displacements, fields)
         return (fields, log_jacobian + more), None
 
     start = fields, site_sum(0 * fields[0])
-    numbers = jnp.arange(len(weights.inner))
     # a loop of one trip would be inlined, and what it computes be computed again by every reader
-    (fields, log_jacobian), _ = lax.scan(body, start, (numbers, weights), reverse=inverse)
-    return fields, log_jacobian
+    (fields, log_jacobian), _ = lax.scan(body, start, (jnp.arange(n), weights), reverse=inverse)
+    return fields if inverse else displaced(fields, offsets, -whole), log_jacobian
 
 
-def _step(
-    weights: Coupling,
-    fields: jax.Array,
-    *,
-    grids: Grids,
-    turn: tuple[int, ...],
-    inverse: bool,
+def _turn(
+    weights: Coupling, fields: jax.Array, grids: Grids, *, inverse: bool
 ) -> tuple[jax.Array, jax.Array]:
-    offsets = grids.known + grids.new
+    turn, offsets = grids.mapped, grids.known + grids.new
     frozen = [i for i in range(len(offsets)) if i not in turn]
     known, mapped = tuple(offsets[i] for i in frozen), [offsets[i] for i in turn]
     whole = list(fields)

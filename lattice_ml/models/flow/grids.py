@@ -14,8 +14,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["Grids", "Offset", "even", "merge", "neighbours", "odd", "shifted", "split", "steps"]
+__all__ = [
+    "Grids",
+    "Offset",
+    "displaced",
+    "even",
+    "merge",
+    "neighbours",
+    "odd",
+    "shifted",
+    "split",
+    "steps",
+]
 
 Offset = tuple[int, ...]
 
@@ -26,12 +38,15 @@ class Grids(NamedTuple):
     Args:
         known: offsets of the grids that there are.
         new: offsets of those to fill in.
-        turns: which of the known and new ones are mapped together, one turn after another.
+        mapped: which of the known and new ones are mapped together in a turn.
+        moves: by what the lattice is displaced after each turn, so that it is the turn of others;
+            after the last move comes the first.
     """
 
     known: tuple[Offset, ...]
     new: tuple[Offset, ...]
-    turns: tuple[tuple[int, ...], ...]
+    mapped: tuple[int, ...]
+    moves: tuple[Offset, ...]
 
     @property
     def distances(self) -> list[int]:
@@ -61,8 +76,9 @@ def steps(ndim: int, *, finest: bool) -> tuple[Grids, ...]:
     """
     evens, odds = even(ndim), odd(ndim)
     n = len(evens)
-    by_coarse = Grids(evens[:1], evens[1:], tuple((i,) for i in range(n)))
-    by_even = Grids(evens, odds, (tuple(range(n, 2 * n)), tuple(range(n))))
+    around = tuple(apart(a, b) for a, b in zip(evens, evens[1:] + evens[:1], strict=True))
+    by_coarse = Grids(evens[:1], evens[1:], (0,), around if len(set(around)) > 1 else around[:1])
+    by_even = Grids(evens, odds, tuple(range(n, 2 * n)), (apart(evens[0], odds[0]),))
     return (by_coarse,) * (n > 1) + (by_even,) * (not finest)
 
 
@@ -117,6 +133,20 @@ def _mean(grids: jax.Array, known: tuple[Offset, ...], new: Offset) -> jax.Array
                 part = part + shifted(part, axis, 1 if new[axis] else -1)
         parts.append(part)
     return sum(parts[1:], parts[0]) * (1 / (len(near) * 2 ** min(distances)))
+
+
+def displaced(
+    grids: jax.Array, offsets: tuple[Offset, ...], move: Sequence[int] | np.ndarray
+) -> jax.Array:
+    """Grids `(grids, *n, samples)` of the lattice whose site x is the site x + move of this one."""
+    found = []
+    for offset in offsets:
+        target = [s + m for s, m in zip(offset, move, strict=True)]
+        grid = grids[offsets.index(tuple(x % 2 for x in target))]
+        for axis, x in enumerate(target):
+            grid = shifted(grid, axis, x // 2) if x // 2 else grid
+        found.append(grid)
+    return jnp.stack(found)
 
 
 def shifted(x: jax.Array, axis: int, step: int) -> jax.Array:

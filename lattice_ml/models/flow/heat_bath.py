@@ -26,6 +26,7 @@ from jax import lax
 
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.types import Floats, Scalar
+from lattice_ml.models.flow.pointwise import solve
 from lattice_ml.models.flow.site import Site, tabulate
 from lattice_ml.models.model import host
 
@@ -116,7 +117,7 @@ def draw_sites(bath: HeatBath, field: jax.Array, normal: jax.Array) -> tuple[jax
 def solve_sites(bath: HeatBath, field: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The normal that `draw_sites` maps to x, and dx / dnormal.
 
-    Newton's method for s in a bracket, from the secant of its ends: x is a polynomial in s.
+    Found in s, from the secant of its ends: x is a polynomial in s.
     """
     field, x = jnp.broadcast_arrays(field, x)
     t, centre = _bounded(bath, field)
@@ -125,14 +126,7 @@ def solve_sites(bath: HeatBath, field: jax.Array, x: jax.Array) -> tuple[jax.Arr
     inside = jnp.clip(x, lowest, highest)
     guess = low + (high - low) * (inside - lowest) / (highest - lowest)
 
-    def step(_: int, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        s, low, high = found
-        value, slope = _series(bath, t, s)
-        low, high = jnp.where(value <= inside, s, low), jnp.where(value >= inside, s, high)
-        s = s - (value - inside) / slope
-        return jnp.where((s >= low) & (s <= high), s, (low + high) / 2), low, high
-
-    s = lax.fori_loop(0, _SOLVER_STEPS, step, (guess, low, high))[0]
+    s = solve(lambda s: _series(bath, t, s), inside, guess, (low, high), _SOLVER_STEPS)
     z = jnp.clip(_unbend(bath, s) + centre, -_NORMALS, _NORMALS)
     slope = draw_sites(bath, field, z)[1]
     return z + (x - inside) / slope, slope
