@@ -26,7 +26,6 @@ from jax import lax
 
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.types import Floats, Scalar
-from lattice_ml.models.flow.pointwise import solve
 from lattice_ml.models.flow.site import Site, tabulate
 from lattice_ml.models.model import host
 
@@ -39,7 +38,7 @@ _WIDTHS = 5  # of the likely fields, beyond which the map does not change
 _SCALES = (0.7, 0.4, 0.2)  # of f, in units of its largest
 _BENDS = (5.0, 3.0, 1.2, 0.8, 0.5, 0.3, 1e3)  # where the map of normals may turn over to a root
 _FIELDS_SEEN, _NORMALS_SEEN = 41, 61
-_SOLVER_STEPS = 8
+_SOLVER_STEPS, _MARGIN = 8, 1e-3  # the margin is of a bracket
 _GOOD_ERROR, _LARGEST_ERROR = 3e-7, 0.01  # variance of log w of a site
 _SMALLEST_SLOPE = 0.02  # of the true one
 
@@ -117,7 +116,7 @@ def draw_sites(bath: HeatBath, field: jax.Array, normal: jax.Array) -> tuple[jax
 def solve_sites(bath: HeatBath, field: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The normal that `draw_sites` maps to x, and dx / dnormal.
 
-    Found in s, from the secant of its ends: x is a polynomial in s.
+    Newton's method for s in a bracket, from the secant of its ends: x is a polynomial in s.
     """
     field, x = jnp.broadcast_arrays(field, x)
     t, centre = _bounded(bath, field)
@@ -126,7 +125,17 @@ def solve_sites(bath: HeatBath, field: jax.Array, x: jax.Array) -> tuple[jax.Arr
     inside = jnp.clip(x, lowest, highest)
     guess = low + (high - low) * (inside - lowest) / (highest - lowest)
 
-    s = solve(lambda s: _series(bath, t, s), inside, guess, (low, high), _SOLVER_STEPS)
+    def step(_: int, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        s, low, high = found
+        value, slope = _series(bath, t, s)
+        low, high = jnp.where(value < inside, s, low), jnp.where(value < inside, high, s)
+        s = s - (value - inside) / slope
+        # a step leaves the bracket by rounding, too: where s is found and the other end is far
+        margin = _MARGIN * (high - low)
+        kept = (s >= low - margin) & (s <= high + margin)
+        return jnp.where(kept, s, (low + high) / 2), low, high
+
+    s = lax.fori_loop(0, _SOLVER_STEPS, step, (guess, low, high))[0]
     z = jnp.clip(_unbend(bath, s) + centre, -_NORMALS, _NORMALS)
     slope = draw_sites(bath, field, z)[1]
     return z + (x - inside) / slope, slope

@@ -7,7 +7,7 @@ y and one even field e, with hidden units u / sqrt(1 + u^2 + e), odd outputs lin
 y, and even ones in 1 / sqrt(1 + u^2 + e).  So they are equivariant under phi -> -phi.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,10 @@ from jax import lax
 from lattice_ml._pytree import pytree
 from lattice_ml.models.model import host
 
-__all__ = ["Network", "bend", "bounded", "network", "solve", "solve_bend", "squash"]
+__all__ = ["Network", "bend", "bounded", "network", "solve_bend", "squash"]
 
 _LARGEST_SKEW, _LARGEST_FLATTENING = 0.5, 0.4
-_NEWTON_STEPS = 10
-_MARGIN = 1e-3  # of a bracket
+_NEWTON_STEPS = 4
 
 
 @pytree
@@ -101,31 +100,12 @@ def bend(x: jax.Array, skew: jax.Array, flatten: jax.Array) -> tuple[jax.Array, 
 
 
 def solve_bend(y: jax.Array, skew: jax.Array, flatten: jax.Array) -> jax.Array:
-    """The x that `bend` maps to y."""
-    reach = 2 * jnp.abs(y) + 1  # |bend(x)| > |x| / 2 - 0.4
-    return solve(lambda x: bend(x, skew, flatten), y, y, (-reach, reach), _NEWTON_STEPS)
+    """The x that `bend` maps to y, to rounding: Newton's method, which cannot go astray here.
 
-
-def solve(
-    function: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
-    y: jax.Array,
-    guess: jax.Array,
-    ends: tuple[jax.Array, jax.Array],
-    steps: int,
-) -> jax.Array:
-    """The x between ends that a growing function maps to y: Newton's method kept in a bracket.
-
-    `function` gives its value and its derivative.  Where a step leaves the bracket it is halved
-    instead; not where it leaves by rounding, when x is found and the other end may be far.
+    From x = y the worst error after 1, 2, 3 steps is 1e-2, 2e-5, 1e-10 of 1 + |x|.
     """
-
-    def step(_: int, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        x, low, high = found
-        value, slope = function(x)
-        low, high = jnp.where(value < y, x, low), jnp.where(value < y, high, x)
+    x = y
+    for _ in range(_NEWTON_STEPS):
+        value, slope = bend(x, skew, flatten)
         x = x - (value - y) / slope
-        margin = _MARGIN * (high - low)
-        inside = (x >= low - margin) & (x <= high + margin)
-        return jnp.where(inside, x, (low + high) / 2), low, high
-
-    return lax.fori_loop(0, steps, step, (guess, *ends))[0]
+    return x
