@@ -21,13 +21,14 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from lattice_ml import HMC, Lattice, action, generate, run, sample, train
+from lattice_ml import Lattice, action, generate, sample, train
+from lattice_ml.benches.record import Number
+from lattice_ml.benches.thermodynamic import integrate
 from lattice_ml.jobs import config
 from lattice_ml.models.diffusion.drawer import DiffusionDrawer
 from lattice_ml.models.diffusion.drawing import Drawing
@@ -113,32 +114,18 @@ def make_data(row: Row, folder: Path) -> tuple[list[Path], float]:
     return paths, seconds
 
 
-def log_z(extent: int, kappa: float, lam: float, ndim: int, n_configs: int) -> tuple[float, float]:
-    """log Z by integrating d log Z / d kappa = 2 V <link_sum> from kappa = 0, where it is exact."""
-    volume = extent**ndim
-    phi = np.linspace(-8, 8, 20001)
-    site = np.trapezoid(np.exp(-(1 - 2 * lam) * phi**2 - lam * phi**4), phi)
-    value, variance = volume * math.log(site), 0.0
-    cuts = [0.0, *(k for k in NEAR_CRITICAL if k < kappa and ndim == 2), kappa]
-    nodes, weights = np.polynomial.legendre.leggauss(6)
-    for i, (low, high) in enumerate(pairwise(cuts)):
-        for j, (node, weight) in enumerate(zip(nodes, weights, strict=True)):
-            at = low + (high - low) * (node + 1) / 2
-            chains = run(
-                jax.random.key(100 * i + j),
-                HMC(action("kappa", ndim, kappa=at, lam=lam)),
-                Lattice((extent,) * ndim),
-                n_chains=64,
-                n_configs=n_configs,
-                n_thermalise=300,
-                dtype="float32",
-                start="cold",
-            )
-            means = chains.series("link_sum").mean(axis=1)
-            factor = 2 * volume * weight * (high - low) / 2
-            value += factor * means.mean()
-            variance += factor**2 * means.var(ddof=1) / len(means)
-    return value, math.sqrt(variance)
+def log_z(extent: int, kappa: float, lam: float, ndim: int, n_configs: int) -> Number:
+    """log Z by thermodynamic integration of HMC, six nodes on every piece."""
+    return integrate(
+        jax.random.key(100),
+        action("kappa", ndim, kappa=kappa, lam=lam),
+        Lattice((extent,) * ndim),
+        n_nodes=6,
+        cuts=[2 * k for k in NEAR_CRITICAL if k < kappa and ndim == 2],
+        n_chains=64,
+        n_configs=n_configs,
+        n_thermalise=300,
+    ).log_z
 
 
 def independent_log_z(row: Row, kappa: float, folder: Path, toy: bool) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from lattice_ml.actions import Quartic
 from lattice_ml.benches.record import Number
 from lattice_ml.benches.timing import Samples, compiled_apart, timed_draws, timed_steps
 from lattice_ml.fields.lattice import Lattice
+from lattice_ml.fields.types import Floats
 from lattice_ml.jobs import config
 from lattice_ml.jobs.generate import generate
 from lattice_ml.jobs.latent import LatentUnits
@@ -27,7 +28,10 @@ from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.runtime.json import Section
 from lattice_ml.statistics import estimate, reweight, weights_of
 
-__all__ = ["MODELS", "Learned", "ModelMaker", "ModelSettings", "Recipe", "effective_share"]
+__all__ = [
+    *("DENSITIES", "MODELS", "DensitySettings", "Learned", "ModelMaker", "ModelSettings", "Recipe"),
+    "effective_share",
+]
 
 _DOUBLED = 64  # samples whose steps are doubled
 _DOUBLING = 2**32 - 2  # the stream of their key
@@ -35,22 +39,28 @@ _CHAINS = 64
 
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """How the models of the league are made."""
+class DensitySettings:
+    """How the models of `DENSITIES` are made."""
 
     data_configs: int  # of 64 chains each, per lattice
     n_samples: int  # drawn of every model that is fast
     first_steps: int  # of denoising on the smallest lattice of the `shallow` network
     next_steps: int  # on each larger one, up to the lattice of the league
     fine_tune_steps: int  # on every lattice; 0 for no fine-tuning
+    flow_kl_steps: int  # of the flow on every lattice, of its divergence
+    flow_steps: int  # after them, of the variance of log w
+    flow_batch: int  # samples per step
+
+
+@dataclass(frozen=True)
+class ModelSettings(DensitySettings):
+    """How all models of the league are made."""
+
     channels: tuple[int, ...]  # of the U-Net
     unet_steps: int  # of its training
     unet_samples: int  # drawn of it
     unet_sampling_steps: int  # of its reverse diffusion
     rbm_steps: int  # of the training of the RBM
-    flow_kl_steps: int  # of the flow on every lattice, of its divergence
-    flow_steps: int  # after them, of the variance of log w
-    flow_batch: int  # samples per step
     latent_steps: int  # of chains that propose samples of the flow
 
 
@@ -59,8 +69,8 @@ class Learned(NamedTuple):
 
     samples: Samples  # raw, with their log weights where there is a density
     training_seconds: float  # data and gradient steps
-    # rms when the steps of the flow are doubled, None where nothing is integrated
-    log_w_change: float | None
+    # of some samples, when the steps of their flow are doubled; None where nothing is integrated
+    log_w_change: Floats | None
     chains: Samples | None  # that propose its samples, where its recipe has them
 
 
@@ -84,14 +94,14 @@ class ModelMaker:
     section: Section  # the same in a config
     lattice: Lattice  # of the league
     seed: int  # of data, training and samples
-    settings: ModelSettings  # of the models
+    data_configs: int  # of 64 chains each, per lattice
     _data: dict[int, tuple[Path, float]] = field(default_factory=dict)
 
     def data(self, extent: int) -> tuple[Path, float]:
         """An ensemble on a lattice of that extent, and the seconds that it took."""
         if extent not in self._data:
             path = self.folder / f"data-{extent}"
-            counts = {"n_chains": _CHAINS, "n_configs": self.settings.data_configs, "thin": 2}
+            counts = {"n_chains": _CHAINS, "n_configs": self.data_configs, "thin": 2}
             table = {
                 "seed": self.seed + extent,
                 "lattice": {"shape": [extent] * self.lattice.ndim},
@@ -103,9 +113,8 @@ class ModelMaker:
             self._data[extent] = path, seconds
         return self._data[extent]
 
-    def make(self, name: str) -> Learned:
-        """Train a model by its name in `MODELS`; time and judge its samples."""
-        recipe = MODELS[name](self.settings, self.lattice.shape[0])
+    def make(self, name: str, recipe: Recipe) -> Learned:
+        """Train a model in a folder of that name; time and judge its samples."""
         made = [self.data(extent) for extent in recipe.extents]
         job = config.parse_training(as_arguments({"seed": self.seed, **recipe.table}))
         model = train(job, self.folder / name, data=[path for path, _ in made])
@@ -121,7 +130,7 @@ class ModelMaker:
         return Learned(
             timed_draws(drawer, self.action, recipe.n_samples),
             sum(seconds for _, seconds in made) + float(model.seconds or 0.0),
-            None if change is None else float(np.sqrt(np.mean(change**2))),
+            change,
             chains,
         )
 
@@ -144,7 +153,7 @@ def _doublings(extent: int, smallest: int) -> list[int]:
     return extents
 
 
-def _shallow(settings: ModelSettings, extent: int) -> Recipe:
+def _shallow(settings: DensitySettings, extent: int) -> Recipe:
     """Learned on small lattices first: the weights do not know the volume."""
     extents = _doublings(extent, 8)
     steps = [settings.first_steps, *[settings.next_steps] * (len(extents) - 1)]
@@ -162,7 +171,7 @@ def _unet(settings: ModelSettings, extent: int) -> Recipe:
     return Recipe([extent], table, settings.unet_samples, sampling)
 
 
-def _flow(settings: ModelSettings, extent: int) -> Recipe:
+def _flow(settings: DensitySettings, extent: int) -> Recipe:
     """Learned lattice after lattice: each knows the levels of the ones before."""
     training = {
         "kl_steps": settings.flow_kl_steps,
@@ -170,16 +179,25 @@ def _flow(settings: ModelSettings, extent: int) -> Recipe:
         "n_samples": settings.flow_batch,
     }
     table = {"model": {"kind": "Flow"}, "training": training}
-    chains = settings.latent_steps
-    return Recipe(_doublings(extent, 16), table, settings.n_samples, chain_steps=chains)
+    return Recipe(_doublings(extent, 16), table, settings.n_samples)
 
+
+def _flow_and_chains(settings: ModelSettings, extent: int) -> Recipe:
+    return _flow(settings, extent)._replace(chain_steps=settings.latent_steps)
+
+
+# Those whose weights are worth something next to a critical point.
+DENSITIES: dict[str, Callable[[DensitySettings, int], Recipe]] = {
+    "diffusion_shallow": _shallow,
+    "flow": _flow,
+}
 
 MODELS: dict[str, Callable[[ModelSettings, int], Recipe]] = {
     "rbm": _rbm,
     "diffusion_zero": _zero,
     "diffusion_shallow": _shallow,
     "diffusion_unet": _unet,
-    "flow": _flow,
+    "flow": _flow_and_chains,
 }
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from lattice_ml.actions import conventions
 from lattice_ml.benches import classical
@@ -113,10 +114,10 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
         tuned = dict(samples.tuned or {})
         rows.append(row(name, samples) | {"tau_int": tau, "rate": rate, "tuned": tuned})
     section = {"kind": "Phi4", "convention": "kappa", **couplings}
-    maker = ModelMaker(folder, action, section, lattice, seed, settings)
+    maker = ModelMaker(folder, action, section, lattice, seed, settings.data_configs)
     for name in (name for name in MODELS if name in settings.rows):
-        learned = maker.make(name)
-        raw, seconds = learned.samples, learned.training_seconds
+        learned = maker.make(name, MODELS[name](settings, extent))
+        raw, seconds, change = learned.samples, learned.training_seconds, learned.log_w_change
         entries: list[tuple[str, bool, Number | None]] = [(f"{name}, raw", False, None)]
         if raw.log_weights is not None:
             entries.append((f"{name}, reweighted", True, effective_share(raw)))
@@ -126,7 +127,8 @@ def _league(settings: Settings, extent: int, seed: int, folder: Path) -> list[Ro
                 rate = rate.over(Number(1 / share.value, (share.error or 0.0) / share.value**2))
             entry = row(label, raw, weights=weights)
             entry |= {"ess": share, "rate": rate, "training_seconds": seconds}
-            entry |= {"log_w_change": learned.log_w_change if weights else None}
+            moved = None if change is None or not weights else math.sqrt(np.mean(change**2))
+            entry |= {"log_w_change": moved}
             rows.append(entry | {"break_even": pay_back(seconds, rate, best)})
         if learned.chains is not None:
             tau, rate = classical.independent(learned.chains)

@@ -25,7 +25,10 @@ from lattice_ml.runtime.session import compile_times
 from lattice_ml.samplers.sampler import Sampler
 from lattice_ml.statistics import Estimate
 
-__all__ = ["REPEATS", "Samples", "compiled_apart", "timed_chains", "timed_draws", "timed_steps"]
+__all__ = [
+    *("REPEATS", "Samples", "clock", "compiled_apart"),
+    *("timed_chains", "timed_draws", "timed_steps"),
+]
 
 REPEATS = 8
 
@@ -39,7 +42,7 @@ class Samples:
     lattice: Lattice  # where the fields live
     # `(n_chains, n_configs)` each, by the names of `observables.PRIMARIES`
     series: Mapping[str, np.ndarray]
-    per_second: Number  # updates of single chains, or draws, without measuring weights
+    per_second: Number  # updates of single chains, or draws, with what is measured of them
     thin: int = 1  # updates between configurations
     log_weights: np.ndarray | None = None  # `(n_chains, n_configs)`, or None
     tuned: Mapping[str, float] | None = None  # what a warm-up fixed
@@ -57,6 +60,11 @@ class Samples:
         if found is None:
             raise ValueError(f"{name} is not defined on these samples")
         return found
+
+
+def clock() -> float:
+    """Seconds of this process on a CPU, as if it had it alone; those of the wall elsewhere."""
+    return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
 
 
 def timed_chains(
@@ -85,7 +93,7 @@ def timed_chains(
         save_configs=False,
         block_configs=max(1, n_configs // (REPEATS + 1)),
     ):
-        times.append(time.perf_counter())
+        times.append(clock())
         parts.append(part)
     whole = len(parts[0].trajectory)  # what is left over is too short to be timed
     pairs = zip(parts[1:], np.diff(times), strict=True)
@@ -105,17 +113,19 @@ def timed_chains(
 def timed_draws(drawer: Drawer, action: Action, n_samples: int) -> Samples:
     """Draw samples of a model, one chain of independent draws, with log w where it has a density.
 
-    At least `n_samples`, in whole batches; the action is for the weights and the histories.
+    At least `n_samples`, in whole batches; measuring the fields, and so the action that weights
+    need, is in the time.
     """
     count = -(-n_samples // (REPEATS * drawer.batch_size))
-    drawer.draw(0, count)  # compiles
-    drawn, rates = [], []
+    measure_configurations(action, drawer.draw(0, count).fields)  # compiles
+    drawn, measured, rates = [], [], []
     for repeat in range(REPEATS):
-        begin = time.perf_counter()
+        begin = clock()
         drawn.append(drawer.draw(repeat * count, count))
-        rates.append(count * drawer.batch_size / (time.perf_counter() - begin))
+        measured.append(measure_configurations(action, drawn[-1].fields))
+        rates.append(count * drawer.batch_size / (clock() - begin))
     whole = jax.tree.map(lambda *parts: np.concatenate(parts), *drawn)
-    series = measure_configurations(action, whole.fields)
+    series = {name: np.concatenate([part[name] for part in measured]) for name in measured[0]}
     logs = None if drawer.unweighted else whole.log_weights(series["action"])[None]
     return Samples(
         Lattice(drawer.shape),
@@ -137,9 +147,9 @@ def timed_steps(units: LatentUnits, n_steps: int) -> Samples:
     made = units.make(0, count, made.states[0])  # the same steps; compiles what goes on
     parts, rates = [], []
     for repeat in range(1, REPEATS + 1):
-        begin = time.perf_counter()
+        begin = clock()
         made = units.make(repeat * count, count, made.states[-1])
-        rates.append(count * units.chains / (time.perf_counter() - begin))
+        rates.append(count * units.chains / (clock() - begin))
         parts.append(made.history)
     return Samples(
         Lattice(units.drawer.shape),
