@@ -86,6 +86,26 @@ def test_seconds_are_spread_over_the_nodes_in_the_best_way():
     assert found.error == pytest.approx(np.std(np.sum(draws, axis=1) ** 2), rel=0.05)
 
 
+def test_an_integral_is_refined_by_more_nodes_on_the_same_pieces(monkeypatch):
+    asked = []
+
+    def integral(key, action, lattice, *, n_nodes, cuts, **counts):
+        asked.append((cuts, counts))
+        log_z = Number(7.0 + n_nodes, 0.1 * n_nodes)
+        return thermodynamic.Integral(log_z, Number(n_nodes), 2.0)
+
+    monkeypatch.setattr(thermodynamic, "integrate", integral)
+    settings = plans.load("free_energy", "toy").settings
+    settings = type(settings)(**vars(settings) | {"cuts": (0.1, 0.2), "n_nodes": 3})
+    task = free_energy.Task(None, None, jax.random.key(1), settings, None)
+    found = free_energy.METHODS["thermodynamic"](task)
+    assert found.log_z == pytest.approx((10.0, 0.3)) and found.cost.value == 3
+    assert found.before == 2.0 and found.doubt is None
+    assert found.refined == pytest.approx((3.0, math.hypot(0.3, 0.6)))
+    counts = {"n_chains": 16, "n_configs": 200, "n_thermalise": 20}
+    assert asked == 2 * [([0.2, 0.4], counts)]
+
+
 # Weighted models
 
 

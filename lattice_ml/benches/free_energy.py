@@ -33,7 +33,7 @@ from lattice_ml.fields.lattice import Lattice
 from lattice_ml.report.page import style
 from lattice_ml.statistics import estimate, reweight
 
-__all__ = ["METHODS", "Found", "Settings", "cheaper_below", "draw", "pulls", "run"]
+__all__ = ["METHODS", "Found", "Settings", "Task", "cheaper_below", "draw", "pulls", "run"]
 
 ERROR = 0.01  # of log Z, that costs are compared at
 THERMODYNAMIC = "thermodynamic"
