@@ -20,7 +20,7 @@ __all__ = ["FlowDrawer", "batch_of"]
 
 _ROOM_SITES = 1 << 20  # fields in one compiled call
 _LANES, _FEWEST = 64, 16  # samples side by side
-_CACHE_SITES = 1 << 18  # of a batch: what stays near the core
+_CACHE_SITES = 1 << 19  # of a batch: what stays near the core
 _WORK = 0.5  # of a site, in the measure of `Drawer.work`
 
 
