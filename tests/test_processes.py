@@ -2,26 +2,20 @@
 
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
-import sys
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from peers import HEARTBEAT, Peers
 
 from lattice_ml import cli, open_ensemble
 from lattice_ml.jobs import generate
 
-FORK = multiprocessing.get_context("forkserver")  # children that need not import JAX again
-FORK.set_forkserver_preload(["lattice_ml.jobs.generate", "lattice_ml.commands", "pytest"])
-
-HEARTBEAT = 3  # seconds
 JOB = """
 [lattice]
 shape = [4, 4]
@@ -35,49 +29,19 @@ n_configs = 40
 """
 
 
-def child_generates(toml, out, log, devices, place, words):
+def child_generates(words):
     """In a child: the command line, with one configuration per shard."""
-    os.environ["XDG_CACHE_HOME"] = str(toml.parent)
-    os.environ["PATH"] = ""  # no git, which a busy machine may not wait for
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    os.environ.update(place)
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     generate.generate = functools.partial(generate.generate, block_configs=1)
-    sys.exit(cli.main(["generate", str(toml), "--out", str(out), *words]))
+    return cli.main(["generate", *words])
 
 
-class Processes:
-    """`n` processes that run one command."""
+class Processes(Peers):
+    """`n` processes that run the chains of one config."""
 
     def __init__(self, toml, out, n, *words, devices=1, seeds=(1, 1, 1)):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.logs = [toml.parent / f"{Path(out).name}-{process}.log" for process in range(n)]
-        self.children = []
-        for process, log in enumerate(self.logs):
-            place = {
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                "JAX_NUM_PROCESSES": f"{n}",
-                "JAX_PROCESS_ID": f"{process}",
-            }
-            words_of_all = ("--heartbeat", f"{HEARTBEAT}s", "--seed", f"{seeds[process]}", *words)
-            args = (toml, out, log, devices, place, words_of_all)
-            self.children.append(FORK.Process(target=child_generates, args=args))
-            self.children[-1].start()
-
-    def status(self, process):
-        self.children[process].join(120)
-        return self.children[process].exitcode
-
-    def statuses(self):
-        return [self.status(process) for process in range(len(self.children))]
-
-    def said(self, process):
-        return self.logs[process].read_text()
+        common = [str(toml), "--out", str(out), *words]
+        each = [[*common, "--seed", f"{seed}"] for seed in seeds[:n]]
+        super().__init__(child_generates, each, toml.parent / Path(out).name, devices)
 
     def wait_for_shards(self, out, n):
         deadline = time.monotonic() + 120
@@ -85,11 +49,6 @@ class Processes:
             assert all(child.is_alive() for child in self.children), [*map(self.said, (0, 1))]
             assert time.monotonic() < deadline
             time.sleep(0.001)
-
-    def end(self):
-        for child in self.children:
-            child.kill()
-            child.join()
 
 
 @pytest.fixture(scope="module")

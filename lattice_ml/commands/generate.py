@@ -1,10 +1,8 @@
 """`lattice-ml generate`."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import sys
 import time
 import warnings
@@ -12,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lattice_ml.commands.company import company, reporter
 from lattice_ml.runtime import processes
 from lattice_ml.runtime.devices import find_devices, prepare
-from lattice_ml.runtime.printable import say, shape_label, shown
+from lattice_ml.runtime.printable import say, shape_label
 
 if TYPE_CHECKING:
     from lattice_ml.jobs.job import Job
@@ -57,19 +56,16 @@ class GenerateOptions:
 def generate_command(arguments: list[str]) -> int:
     """Run the chains of a config, or of every value of a sweep."""
     prepare(all_cores=True, find=False)
-    import jax
-
     from lattice_ml.chains import failures
     from lattice_ml.commands.dry_run import dry_run
     from lattice_ml.jobs import config, generate
-    from lattice_ml.runtime import progress, session
     from lattice_ml.runtime.arguments import seconds
 
     file, words = config.split_file(arguments, "generate", GenerateOptions)
     parsed = config.parse_sections(words, config.SECTIONS, file=file, options=GenerateOptions)
     options = config.options_of(parsed, GenerateOptions)
     left = None if options.time_limit is None else seconds(options.time_limit)
-    team, lost = processes.join(options.distributed, seconds(options.heartbeat, "--heartbeat")), ""
+    team = processes.join(options.distributed, seconds(options.heartbeat, "--heartbeat"))
     find_devices()
     out = Path(options.out or Path("runs") / Path(file).stem)
     if options.sweep:
@@ -85,37 +81,18 @@ def generate_command(arguments: list[str]) -> int:
     if options.dry_run:
         dry_run(jobs, left, options.json, options.split, team.leads)
         return 0
-    try:
+    with company("generate", team, options.heartbeat) as begins:
         for job, directory in jobs:
             begin = time.monotonic()
-            if team.size > 1:
-                lost = (
-                    f"lattice-ml generate: process {team.rank} of {team.size} ends, because "
-                    f"another one is gone or did not answer for {options.heartbeat} "
-                    f"(--heartbeat). What was committed is safe in {directory}; the same command "
-                    f"goes on from there"
-                )
-                processes.explain_aborts(shown(lost))
-            quiet = contextlib.nullcontext(lambda progress: None)
-            with progress.Reporter(str(directory)) if team.leads else quiet as reporter:
+            begins(directory)
+            with reporter(team, str(directory)) as report:
                 ensemble = generate.generate(
-                    job, directory, time_limit=left, split=options.split, on_progress=reporter
+                    job, directory, time_limit=left, split=options.split, on_progress=report
                 )
             if team.leads:
                 say(_summary(ensemble))
             if left is not None:  # a sweep shares its time
                 left = max(1e-9, left - (time.monotonic() - begin))
-    except session.Interrupted as stop:
-        if team.leads:
-            say(f"lattice-ml generate: {stop}", file=sys.stderr)
-        processes.part(team)
-        return 128 + stop.signum if stop.signum else 0
-    except jax.errors.JaxRuntimeError as error:
-        if not lost:
-            raise
-        say(*str(error).split("\n"), lost, file=sys.stderr)
-        os._exit(3)  # at its ordinary end it would wait for the lost one
-    processes.part(team)
     return 0
 
 

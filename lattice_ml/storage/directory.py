@@ -6,6 +6,7 @@ kinds: they differ in what they keep and in when that is committed.
 """
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,14 @@ from typing import Any, Self, TextIO, TypeVar
 
 from lattice_ml.runtime import writing
 from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.runtime.processes import Team
 from lattice_ml.storage import files, locks
 from lattice_ml.storage.files import StorageError
 
-__all__ = ["Kind", "Writer", "changes", "check_not_foreign", "flat", "held", "made", "strays"]
+__all__ = [
+    *("Kind", "Writer", "changes", "check_asked_alike", "check_not_foreign", "check_seen"),
+    *("flat", "held", "made", "strays"),
+]
 
 T = TypeVar("T")
 
@@ -81,6 +86,25 @@ def held(directory: Path, kind: Kind, begin: Callable[[TextIO], T]) -> T:
     except BaseException:
         locks.release_lock(lock)
         raise
+
+
+def check_asked_alike(team: Team, asked: object) -> None:
+    """Refuse processes of one run that were asked for different things; all must call it."""
+    for rank, other in enumerate(team.gather(asked)):
+        if other != asked:
+            raise StorageError(
+                f"process {team.rank} was asked for another config than process {rank}: the "
+                "processes of a run must get the same command"
+            )
+
+
+def check_seen(*paths: Path) -> None:
+    """Refuse to go on where this process does not see what process 0 does."""
+    if unseen := [path for path in paths if not path.exists()]:
+        raise StorageError(
+            f"{socket.gethostname()} does not see {unseen[0]}: the output must be on a file "
+            "system that all processes share"
+        )
 
 
 def check_not_foreign(directory: Path, kind: Kind) -> None:

@@ -17,7 +17,6 @@ Where several processes make a run, each writes shards of its own chains, and pr
 """
 
 import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,13 @@ import numpy.typing as npt
 from lattice_ml.runtime.json import JsonTable, Section, copied
 from lattice_ml.runtime.processes import ALONE, Team
 from lattice_ml.storage import files, resuming, shards
-from lattice_ml.storage.directory import Writer, check_not_foreign, held
+from lattice_ml.storage.directory import (
+    Writer,
+    check_asked_alike,
+    check_not_foreign,
+    check_seen,
+    held,
+)
 from lattice_ml.storage.files import StorageError
 from lattice_ml.storage.manifests import Entry
 
@@ -79,12 +84,7 @@ def open_run(
         made_by = copied("provenance", provenance)
         return resuming.resumed(directory, asked, made_by, growable, free)
 
-    for rank, other in enumerate(team.gather(asked)):
-        if other != asked:
-            raise StorageError(
-                f"process {team.rank} was asked for another config than process {rank}: the "
-                "processes of a run must get the same command"
-            )
+    check_asked_alike(team, asked)
     manifest = team.first(lambda: held(directory, resuming.RUN, begin))
     run = Run(directory, manifest, lock, team)
     try:
@@ -137,12 +137,7 @@ class Run(Writer):
     def check_here(self) -> None:
         """Refuse to go on where this process does not see what process 0 does."""
         parts = shards.shards(self.directory, self.manifest)
-        paths = self.directory, *(part.path for part in parts)
-        if unseen := [path for path in paths if not path.exists()]:
-            raise StorageError(
-                f"{socket.gethostname()} does not see {unseen[0]}: the output must be on a file "
-                "system that all processes share"
-            )
+        check_seen(self.directory, *(part.path for part in parts))
 
     def record(self, **entries: object) -> None:
         """Keep tuned parameters (numbers, strings, lists) in the manifest, at once."""
