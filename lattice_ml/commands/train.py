@@ -2,9 +2,12 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lattice_ml.runtime.devices import prepare
+from lattice_ml.commands.company import company, reporter
+from lattice_ml.runtime import processes
+from lattice_ml.runtime.devices import find_devices, prepare
 from lattice_ml.runtime.json import Section
 from lattice_ml.runtime.printable import say, shape_label
 
@@ -26,6 +29,9 @@ class TrainOptions:
         init_from: a model whose weights are where the training begins.
         time_limit: stop after e.g. 90s, 30m, 3h or 1h30m; the same command goes on.
         no_verify: do not compare the sha256 of the data's shards first, to save the time.
+        distributed: True insists on other processes with which to train one flow, False is this
+            one alone; by default they are those that srun or mpirun started.
+        heartbeat: a process that does not answer for so long is lost, and ends the others.
     """
 
     out: str
@@ -33,50 +39,57 @@ class TrainOptions:
     init_from: str | None = None
     time_limit: str | None = None
     no_verify: bool = False
+    distributed: bool | None = None
+    heartbeat: str = "30s"
 
 
 def train_command(arguments: list[str]) -> int:
     """Train a model; 1 where it is useless or misses a mode, 4 where it cannot be told."""
-    prepare(all_cores=True)
+    prepare(all_cores=True, find=False)
     from lattice_ml.jobs import config, train
     from lattice_ml.models.worth import UNDECIDED
     from lattice_ml.runtime import arguments as words
-    from lattice_ml.runtime import progress
 
     file, given = _split(arguments)
     names = config.training_names(given)
     parsed = config.parse_sections(given, names, file=file, options=TrainOptions)
-    options, job = config.options_of(parsed, TrainOptions), config.training_job_of(parsed)
+    options = config.options_of(parsed, TrainOptions)
     limit = None if options.time_limit is None else words.seconds(options.time_limit)
-    with progress.Reporter(options.out) as reporter:
-        model = train.train(
-            job,
-            options.out,
-            data=options.data,
-            init_from=options.init_from,
-            time_limit=limit,
-            verify=not options.no_verify,
-            on_progress=reporter,
-        )
-    say(*summary(model))
+    team = processes.join(options.distributed, words.seconds(options.heartbeat, "--heartbeat"))
+    find_devices()
+    with company("train", team, options.heartbeat) as begins:
+        begins(Path(options.out))
+        with reporter(team, options.out) as report:
+            model = train.train(
+                config.training_job_of(parsed),
+                options.out,
+                data=options.data,
+                init_from=options.init_from,
+                time_limit=limit,
+                verify=not options.no_verify,
+                on_progress=report,
+            )
+    if team.leads:
+        say(*summary(model))
     verdict = model.report["verdict"]
     if verdict == "passed":
         return 0
-    say(f"lattice-ml train: {verdict}", file=sys.stderr)
+    if team.leads:
+        say(f"lattice-ml train: {verdict}", file=sys.stderr)
     return 4 if verdict.startswith(UNDECIDED) else 1
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The config file and all arguments; without a file, the config of the model to begin from."""
     from lattice_ml.jobs import config
-    from lattice_ml.jobs.open_model import open_model
     from lattice_ml.runtime import arguments as words
+    from lattice_ml.storage.model import read_model
 
     no_file = bool(arguments) and arguments[0].startswith("--")
     initial = words.word(arguments, "init_from", "") if no_file else ""
     if not initial:
         return config.split_file(arguments, "train", TrainOptions, config.TRAINING)
-    known = open_model(initial).config
+    known = read_model(initial).config  # the devices are not there yet
     begun = {name: known[name] for name in config.TRAINING}
     return None, [*words.as_arguments(begun), *arguments]
 

@@ -3,7 +3,8 @@
 Ensembles are grouped by lattice shape, and each shape is a stage: the smallest is learned first,
 and its weights are where the next begins.  Weights and metrics depend on the config, the seed and
 the data alone, not on where the training was interrupted.  What the phases of a training are, the
-kind of model says (`models/training.py`).
+kind of model says (`models/training.py`).  Where several processes train a model all take all
+steps; process 0 measures, writes and judges.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from lattice_ml.models.worth import verdict
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
 from lattice_ml.runtime.json import JsonTable, Section
+from lattice_ml.runtime.processes import Team, team
 from lattice_ml.runtime.session import Progress, Watch, compile_times, provenance, watching
 from lattice_ml.storage.ensemble import EnsembleOnDisk, open_ensemble
 from lattice_ml.storage.model import Arrays, digest
@@ -45,6 +47,9 @@ def train(
 ) -> Model:
     """Train the model that `job` describes in directory `out`, or continue its training.
 
+    Where JAX has several processes all of them call this, for a kind of model that they can train
+    together; data and `out` must be on a file system that they share.
+
     Args:
         job: a `TrainingJob`.
         out: a new or empty directory, or one that an equal job began; None to keep the model in
@@ -65,8 +70,11 @@ def train(
         StorageError: `out` or `data` hold something else, or the config differs.
         Interrupted: SIGINT, SIGTERM or the time limit; call again to go on.
         TrainingError: the loss is not a number; the steps before are kept.
+        PeerError: another process failed.
         OSError: the file system refuses.
     """
+    kind, processes = KINDS[job.model["kind"]].model, team()
+    _check_processes(kind, processes, out)
     ensembles = [
         open_ensemble(given, verify=verify) if isinstance(given, str | os.PathLike) else given
         for given in data
@@ -74,9 +82,7 @@ def train(
     on_disk = [e for e in ensembles if isinstance(e, EnsembleOnDisk)]
     if len({ensemble.directory.resolve() for ensemble in on_disk}) < len(on_disk):
         raise ValueError(f"--data must be different ensembles, got {' '.join(map(str, data))}")
-    for ensemble in on_disk if verify else []:
-        ensemble.verify()
-    kind = KINDS[job.model["kind"]].model
+    processes.first(lambda: _verify(on_disk if verify else []))
     initial = open_model(init_from) if isinstance(init_from, str | os.PathLike) else init_from
     if initial is not None:
         _check_network(job.model, initial)
@@ -103,6 +109,7 @@ def train(
             measure=measure,
             provenance=provenance("train") | {"data": [e.label for e in ensembles]},
             parent=digest([identify(ensembles), None if initial is None else initial.hash]),
+            team=processes,
         )
         with run, watching(time_limit) as watch:
             if not run.finished:
@@ -137,7 +144,7 @@ def _train(
         try:
             for block, *spent in _timed(phase.blocks(state)):
                 state = block.state
-                log.note(number, block, spent, stop=watch.reason is not None)
+                log.note(number, block, spent, stop=watch.agree(run.team) is not None)
                 done = block.step - phase.first
                 on_progress(Progress(phase.name, done, phase.total, block.found))
                 watch.stop(
@@ -149,7 +156,7 @@ def _train(
             raise TrainingError(f"{error}; the steps before are {safe}") from error
         learned = phase.end(state)
     log.commit()
-    report = kind.worth(task, learned.network, phases)
+    report = run.team.first(lambda: kind.worth(task, learned.network, phases))
     report = {"verdict": verdict(report["theories"])} | report
     cost = _cost(phases, log.spent)
     run.finish(kind.weights(learned.network), report, learned.history, cost)
@@ -194,7 +201,8 @@ class _Log:
         self.lines.append(self.phases[number].place | {"step": block.step} | block.found)
         self.last = block
         self.spent[number] = [a + b for a, b in zip(self.spent[number], spent, strict=True)]
-        if stop or time.monotonic() - self.committed > self.every:
+        due = time.monotonic() - self.committed > self.every
+        if stop or self.run.team.first(lambda: due):
             self.commit()
 
     def commit(self) -> None:
@@ -214,6 +222,31 @@ def _timed(blocks: Iterator[Block[Any]]) -> Iterator[tuple[Block[Any], float, fl
                 return
             compiled = compiling()
         yield block, time.monotonic() - begin, compiled
+
+
+def _check_processes(
+    kind: type[Model], processes: Team, out: str | os.PathLike[str] | None
+) -> None:
+    """Refuse several processes where they cannot train one model.
+
+    Raises:
+        ValueError: saying which kind, or that they need a directory.
+    """
+    if processes.size > 1 and not kind.shared:
+        raise ValueError(
+            f"model.kind = {kind.kind} is trained by one process, and this is one of "
+            f"{processes.size}: start one alone, or give each --distributed False and an --out "
+            "of its own"
+        )
+    if processes.size > 1 and out is None:
+        raise ValueError(
+            f"{processes.size} processes train in a directory that all of them see, got out=None"
+        )
+
+
+def _verify(ensembles: Sequence[EnsembleOnDisk]) -> None:
+    for ensemble in ensembles:
+        ensemble.verify()
 
 
 def _check_network(model: Section, initial: Model) -> None:

@@ -83,6 +83,7 @@ class Model(ABC):
         pooled: whether ensembles on one lattice are learned as one distribution, which has one
             theory, and not each with its own couplings.
         free_keys: of `[model]`, those that weights do not depend on.
+        shared: whether several processes can train one together.
     """
 
     directory: Path | None
@@ -98,6 +99,7 @@ class Model(ABC):
     kind: ClassVar[str]
     pooled: ClassVar[bool] = False
     free_keys: ClassVar[tuple[str, ...]] = ()
+    shared: ClassVar[bool] = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.directory or 'in memory'})"

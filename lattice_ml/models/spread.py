@@ -1,4 +1,4 @@
-"""Batches of samples spread over all devices, in one compiled program.
+"""Batches of samples spread over all devices of this process, in one compiled program.
 
 The numbers of a batch depend on the key and its own number alone, so on any number of devices they
 are the same.
@@ -37,7 +37,7 @@ def spread(
     Returns:
         Their samples one after another, on the host.
     """
-    devices = np.array(jax.devices())
+    devices = np.array(jax.local_devices())
     mesh = Mesh(devices, ("samples",))
     parts = []
     for start in range(first, first + count, room * len(devices)):

@@ -49,6 +49,7 @@ class Checkpoints:
             raise StorageError(
                 f"{folder} is a link, and what is kept there is removed in time; remove it"
             )
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         for path in folder.glob("[0-9]*"):
             if not path.name.isdigit() or (path / _SEAL).exists():
@@ -58,10 +59,16 @@ class Checkpoints:
             else:
                 shutil.rmtree(path)
         self._orbax = checkpoint
+        # whoever opens a folder is the only one, of however many processes
+        here = jax.process_index()
+        alone = checkpoint.options.MultiprocessingOptions(here, {here}, str(folder.resolve()))
         self._manager = checkpoint.CheckpointManager(
             folder.resolve(),
             options=checkpoint.CheckpointManagerOptions(
-                max_to_keep=_KEPT, enable_async_checkpointing=False
+                max_to_keep=_KEPT,
+                create=False,
+                enable_async_checkpointing=False,
+                multiprocessing_options=alone,
             ),
         )
 

@@ -11,7 +11,8 @@ and J^t (r - J theta) are averaged over the steps, older ones with less weight. 
 of a few which does best on fresh samples, or the step is not taken.
 
 Samples come in chunks, each of one theory, and every chunk's numbers depend on the key, the step
-and the number of the chunk alone.  Chunks are spread over the devices and summed in their order.
+and the number of the chunk alone.  Chunks are spread over the devices of all processes and summed
+in their order, by each; process 0 solves and tells the others, whose machines may round otherwise.
 """
 
 import itertools
@@ -31,6 +32,7 @@ from lattice_ml.fields import randomness
 from lattice_ml.fields.types import Floats
 from lattice_ml.models.flow.conditioned import Flow
 from lattice_ml.models.flow.multiscale import Tables, Weights, log_weight
+from lattice_ml.runtime import collectives
 from lattice_ml.statistics import kish
 
 __all__ = ["CHUNK", "Fit", "Found", "Settings", "fitted", "start", "step"]
@@ -130,7 +132,7 @@ def step(
     best = cost(fit.weights), fit.weights, fit.damping * max(_FACTORS)
     for factor in _FACTORS:
         damping = np.clip(fit.damping * factor, *_ALLOWED)
-        change = _solve(known, damping, downhill)
+        change = collectives.told(partial(_solve, known, damping, downhill), downhill)
         for length in _LENGTHS:
             trial = (at - length * change).astype(np.float32)
             best = min(best, (cost(trial), trial, damping), key=lambda found: found[0])
@@ -188,26 +190,20 @@ def _chunks(
     n_chunks: int,
 ) -> Iterator[tuple[int, Result]]:
     """Run a program on every chunk; chunk i is of theory i modulo their number."""
-    devices = np.array(jax.devices())
-    mesh = Mesh(devices, ("chunks",))
-    given = [(flow.at(tables), tables) for tables in theories]
-    for first in range(0, n_chunks, len(devices)):
-        numbers = np.arange(first, first + len(devices), dtype=np.uint32)
-        mine = [given[number % len(theories)] for number in numbers]
-        weights, tables = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mine)
-        found = jax.tree.map(np.asarray, program(weights, tables, key, numbers, mesh=mesh))
-        for place in range(min(len(devices), n_chunks - first)):
-            yield (first + place) % len(theories), jax.tree.map(itemgetter(place), found)
+    mesh = Mesh(collectives.devices().T.ravel(), ("chunks",))
+    given = [jax.tree.map(np.asarray, (flow.at(tables), tables)) for tables in theories]
+    for first in range(0, n_chunks, mesh.size):
+        numbers = range(first, first + mesh.size)
+        keys = [randomness.chain_keys(jax.random.fold_in(key, n), CHUNK) for n in numbers]
+        each = [(*given[n % len(theories)], own) for n, own in zip(numbers, keys, strict=True)]
+        found = collectives.in_order(program(*collectives.spread(each, mesh), mesh=mesh))
+        for number, result in itertools.islice(zip(numbers, found, strict=True), n_chunks - first):
+            yield number % len(theories), result
 
 
 @partial(jax.jit, static_argnames="mesh")
 def _derivatives(
-    weights: Weights,
-    tables: Tables,
-    key: jax.Array,
-    numbers: jax.Array,
-    *,
-    mesh: Mesh,
+    weights: Weights, tables: Tables, keys: randomness.Keys, *, mesh: Mesh
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """J^t J, the slopes of divergence and variance, and log w of a chunk on every device."""
 
@@ -225,32 +221,30 @@ def _derivatives(
         residual = ((log_w - jnp.mean(log_w)) / jnp.sqrt(1 + apart**2)).astype(rows.dtype)
         return rows.T @ rows / CHUNK, -mean, residual @ rows / CHUNK, log_w
 
-    return _on_devices(chunk, mesh)(weights, tables, key, numbers)
+    return _on_devices(chunk, mesh)(weights, tables, keys)
 
 
 @partial(jax.jit, static_argnames="mesh")
 def _log_weights(
-    weights: Weights, tables: Tables, key: jax.Array, numbers: jax.Array, *, mesh: Mesh
+    weights: Weights, tables: Tables, keys: randomness.Keys, *, mesh: Mesh
 ) -> jax.Array:
     """Log w of a chunk on every device, `(devices, CHUNK)`."""
-    return _on_devices(log_weight, mesh)(weights, tables, key, numbers)
+    return _on_devices(log_weight, mesh)(weights, tables, keys)
 
 
 def _on_devices(
     chunk: Callable[[Weights, Tables, jax.Array], Result], mesh: Mesh
-) -> Callable[[Weights, Tables, jax.Array, jax.Array], Result]:
-    """Each device's chunk, from its own part of all arguments but the key."""
+) -> Callable[[Weights, Tables, randomness.Keys], Result]:
+    """Each device's chunk, from its own weights, tables and keys of noise."""
 
-    def share(weights: Weights, tables: Tables, key: jax.Array, numbers: jax.Array) -> Result:
-        mine, theory = jax.tree.map(itemgetter(0), (weights, tables))
-        keys = randomness.chain_keys(jax.random.fold_in(key, numbers[0]), CHUNK)
-        noise = randomness.normals(keys, jnp.uint32(0), math.prod(theory.shape) // 2)
+    def share(weights: Weights, tables: Tables, keys: randomness.Keys) -> Result:
+        mine, theory, own = jax.tree.map(itemgetter(0), (weights, tables, keys))
+        noise = randomness.normals(own, jnp.uint32(0), math.prod(theory.shape) // 2)
         found: Result = jax.tree.map(lambda x: x[None], chunk(mine, theory, noise))
         return found
 
-    spread, whole = PartitionSpec("chunks"), PartitionSpec()
-    in_specs = (spread, spread, whole, spread)
-    return jax.shard_map(share, mesh=mesh, in_specs=in_specs, out_specs=spread, check_vma=False)
+    spread = PartitionSpec("chunks")
+    return jax.shard_map(share, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)
 
 
 def _found(loss: float, log_w: Sequence[Floats]) -> Found:

@@ -36,6 +36,7 @@ class FlowModel(Model):
 
     kind: ClassVar[str] = "Flow"
     free_keys: ClassVar[tuple[str, ...]] = ("degree",)
+    shared: ClassVar[bool] = True
     check = staticmethod(phases.check)
     plan = staticmethod(phases.plan)
     worth = staticmethod(report.report)
