@@ -26,6 +26,7 @@ _LONGEST = [
     *("test_sampling", "test_markov_fit", "test_reverse", "test_kramers", "test_replica_exact"),
     *("test_log_z", "test_spectra", "test_relaxation", "test_fourier_hmc", "test_failures"),
     *("test_classifiers", "test_chain", "test_couplings", "test_markov_field", "test_cycle"),
+    "test_shared_training",
 ]
 
 
