@@ -43,7 +43,7 @@ def drawer_of(model, dtype="float32", shape=(4, 4)):
 
 def test_a_lattice_or_an_action_that_no_flow_draws_is_refused(model):
     sampling, key = FlowSamplingSection(), jax.random.key(0)
-    with pytest.raises(ValueError, match=r"needs an action, got action\.kind = none"):
+    with pytest.raises(ValueError, match=r"are of actions .*, got action\.kind = none: Phi4"):
         model.drawer((4, 4), None, sampling, key)
     with pytest.raises(ValueError, match=r"even extents, got lattice\.shape = \[4, 5\]"):
         drawer_of(model, shape=(4, 5))

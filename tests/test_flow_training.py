@@ -11,6 +11,7 @@ from theories import free_theory
 from trained_flows import train
 from trained_models import make_ensemble, metrics
 
+from lattice_ml import action
 from lattice_ml.jobs.open_model import open_model
 from lattice_ml.models.flow import drawer, fitting, phases, report
 from lattice_ml.models.model import Stage
@@ -174,15 +175,13 @@ def test_nothing_to_train_on_is_refused(tmp_path):
     [
         ({"lattice_shape": [4, 5]}, r"even extents, got lattice\.shape = \[4, 5\]"),
         ({"lattice_shape": [4, 4, 2, 2]}, r"1 to 3 dimensions"),
-        ({"action_kappa": -0.2}, r"align, h >= 0, got h = -0\.4: on even lattices"),
-        ({"action_kind": "none"}, r"flow models are of actions in \(h, a, b\)"),
+        ({"kappa": -0.2}, r"align, h >= 0, got h = -0\.4: on even lattices"),
     ],
 )
 def test_ensembles_that_no_flow_is_for_are_refused(changes, message):
     """Before anything is measured."""
     shape = tuple(changes.get("lattice_shape", (4, 4)))
-    section = {"kind": "Phi4", "convention": "kappa", "kappa": changes.get("action_kappa", 0.25)}
-    section = {"kind": "none"} if "action_kind" in changes else section | {"lam": 0.1}
-    given = SimpleNamespace(shape=shape, actions=(section,))
+    ensemble = SimpleNamespace(action=action("kappa", 2, kappa=changes.get("kappa", 0.25), lam=0.1))
+    given = SimpleNamespace(shape=shape, sources=(SimpleNamespace(ensemble=ensemble),))
     with pytest.raises(ValueError, match=message):
         phases.check(replace(task(), data=(given,)))

@@ -2,10 +2,23 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from lattice_ml import Action, check, cli, convert_ensemble, open_ensemble, pytree, train, verdict
+from lattice_ml import (
+    HMC,
+    Action,
+    Lattice,
+    check,
+    cli,
+    convert_ensemble,
+    open_ensemble,
+    pytree,
+    run,
+    train,
+    verdict,
+)
 from lattice_ml.actions import conventions
 from lattice_ml.jobs import config
 
@@ -70,5 +83,14 @@ def test_every_verb_for_an_ensemble_takes_it(known, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"conversions are of actions in \(h, a, b\), got Sextic"):
         convert_ensemble(ensemble, tmp_path / "converted", "kappa")
     learned = config.parse_training(["--model.kind", "Diffusion"])
-    with pytest.raises(ValueError, match=r"models are of actions in \(h, a, b\), got Sextic"):
+    with pytest.raises(ValueError, match=r"a diffusion model needs .* has action.kind = Sextic"):
         train(learned, tmp_path / "model", data=[made])
+
+
+def test_chains_of_an_action_that_no_config_names_are_not_learned():
+    n = {"n_chains": 2, "n_configs": 4, "n_thermalise": 40}
+    chains = run(jax.random.key(0), HMC(Sextic(1.0)), Lattice((6,)), **n)
+    asked = config.parse_training(["--model.kind", "GaussianRBM"])
+    said = r"the ensemble in memory cannot be learned: .* actions Phi4, FreeField.* got Sextic"
+    with pytest.raises(ValueError, match=said):
+        train(asked, data=[chains])

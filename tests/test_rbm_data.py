@@ -64,9 +64,11 @@ def test_images_have_no_certificates_and_no_weights(images, tmp_path, capsys):
         sample(model, tmp_path / "s", correct="reweight")
     assert cli.main(["check", str(images.directory)]) == 2
     assert "against their action, but action.kind = none" in capsys.readouterr().err
-    diffusion = config.parse_training(["--model.denoiser", "zero"])
-    with pytest.raises(ValueError, match=r"a diffusion model needs the action of its data"):
-        training.train(diffusion, tmp_path / "d", data=[images.directory])
+    for kind in ("Diffusion", "Flow"):
+        job = config.parse_training(["--model.kind", kind])
+        said = rf"a {kind.lower()} model needs the action .*, but {images.directory} has"
+        with pytest.raises(ValueError, match=said + r" action\.kind = none: import .* GaussianRBM"):
+            training.train(job, tmp_path / "d", data=[images.directory])
     with pytest.raises(ValueError, match=r"training.augment needs data with an action"):
         train(tmp_path / "a", images.directory, training_augment=True)
 

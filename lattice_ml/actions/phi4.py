@@ -173,7 +173,8 @@ def quartic(action: Action | None, what: str) -> Quartic:
         ValueError: it is another one.
     """
     if not isinstance(action, Quartic):
-        raise ValueError(f"{what} of actions in (h, a, b), got {type(action).__name__}")
+        got = "action.kind = none" if action is None else type(action).__name__
+        raise ValueError(f"{what} of actions in (h, a, b), got {got}: Phi4 and FreeField are such")
     return action
 
 

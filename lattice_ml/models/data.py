@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.actions import conventions
+from lattice_ml.actions import Quartic, conventions
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.json import JsonTable
 from lattice_ml.statistics import doubt_of, weights_of
 
-__all__ = ["Data", "Pools", "Source", "action_section"]
+__all__ = ["Data", "Pools", "Source", "action_section", "check_actions"]
 
 BLOCK_BYTES = 64 * 2**20
 
@@ -173,4 +173,22 @@ class Pools:
 def action_section(ensemble: Ensemble) -> JsonTable:
     """The `[action]` section that made an ensemble; in memory, as the couplings alone tell it."""
     section: JsonTable | None = ensemble.config.get("action")
-    return section or conventions.section(ensemble.action, len(ensemble.shape))
+    try:
+        return section or conventions.section(ensemble.action, len(ensemble.shape))
+    except ValueError as error:
+        raise ValueError(f"{ensemble.label} cannot be learned: {error}") from error
+
+
+def check_actions(data: Data, model: str) -> None:
+    """Refuse ensembles without couplings h, a and b that `model`, "a flow model", could be told.
+
+    Raises:
+        ValueError: naming the ensemble, what is allowed, and the kind that needs no action.
+    """
+    for ensemble in (source.ensemble for source in data.sources):
+        if not isinstance(ensemble.action, Quartic):
+            raise ValueError(
+                f"{model} needs the action of its data in (h, a, b), Phi4 or FreeField, but "
+                f"{ensemble.label} has action.kind = {action_section(ensemble)['kind']}: import "
+                f"the fields with their action, or train a GaussianRBM, which needs none"
+            )

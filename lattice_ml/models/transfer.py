@@ -23,7 +23,7 @@ from lattice_ml.models.theory import Theory
 __all__ = ["theory_at"]
 
 
-def theory_at(theories: Sequence[Theory], action: Action, shape: tuple[int, ...]) -> Theory:
+def theory_at(theories: Sequence[Theory], action: Action | None, shape: tuple[int, ...]) -> Theory:
     """Return what was measured for an action on a lattice, or a guess from what was.
 
     Args:
@@ -32,7 +32,7 @@ def theory_at(theories: Sequence[Theory], action: Action, shape: tuple[int, ...]
         shape: extents of the lattice.
 
     Raises:
-        ValueError: the dimension differs, or the guess is not a distribution.
+        ValueError: the action or the dimension is another, or the guess is not a distribution.
     """
     couplings = np.array(
         [float(c) for c in quartic(action, "flow and diffusion models are").couplings()]

@@ -47,8 +47,6 @@ class DiffusionModel(Model):
         dtype: str = "float32",
     ) -> Drawer:
         """By the probability flow or a reverse diffusion; see `drawing`."""
-        if action is None:
-            raise ValueError("a diffusion model needs an action, got action.kind = none")
         drawing, frames = Drawing.choose(self.network, shape, sampling), sampling.snapshots
         if frames and not 2 <= frames <= drawing.n_steps + 1:
             raise ValueError(

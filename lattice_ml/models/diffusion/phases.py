@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from lattice_ml.models.data import check_actions
 from lattice_ml.models.diffusion import fitting
 from lattice_ml.models.diffusion.denoiser import Denoiser, Weights
 from lattice_ml.models.diffusion.drawing import flow_steps
@@ -172,12 +173,8 @@ def check(task: Task) -> None:
             "nothing to train on: give --data ENSEMBLE, or --init-from MODEL with "
             "--training.fine-tune to train a model on its own samples"
         )
-    for source in (source for data in task.data for source in data.sources):
-        if source.ensemble.action is None:
-            raise ValueError(
-                f"a diffusion model needs the action of its data, which is not known of "
-                f"{source.ensemble.label} (action.kind = none)"
-            )
+    for data in task.data:
+        check_actions(data, "a diffusion model")
     model = task.model
     knows = model["denoiser"] == "zero" or model.get("conditional", False)
     if knows or all(len(data.sources) == 1 for data in task.data):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.actions import Action, quartic
+from lattice_ml.actions import Action
 from lattice_ml.models.data import Data
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.flow import phases, report
@@ -50,10 +50,7 @@ class FlowModel(Model):
         dtype: str = "float32",
     ) -> Drawer:
         """One pass from noise to fields; on a larger lattice coarse levels are those below them."""
-        if action is None:
-            raise ValueError("a flow model needs an action, got action.kind = none")
         check_shape(shape)
-        quartic(action, "flow models are")
         tables = make_tables(theory_at(self.theories, action, shape)).astype(dtype)
         weights = self.network.at(tables)
         levels, n_levels = weights.levels, coarsest(shape)[1]

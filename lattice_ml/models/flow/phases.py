@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lattice_ml.actions import conventions, quartic
+from lattice_ml.models.data import check_actions
 from lattice_ml.models.flow import fitting
 from lattice_ml.models.flow.conditioned import Flow, conditioned
 from lattice_ml.models.flow.fitting import Fit, Settings
@@ -104,7 +104,7 @@ def check(task: Task) -> None:
     if not task.data and task.initial is None:
         raise ValueError("nothing to train on: give --data ENSEMBLE ..., or --init-from MODEL")
     for data in task.data:
+        check_actions(data, "a flow model")
         check_shape(data.shape)
-        for section in data.actions:
-            action = conventions.from_config(section, len(data.shape))
-            check_couplings(float(quartic(action, "flow models are").couplings()[0]))
+        for source in data.sources:
+            check_couplings(float(source.ensemble.action.couplings()[0]))

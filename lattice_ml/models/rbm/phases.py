@@ -129,11 +129,11 @@ def check(task: Task) -> None:
             "an RBM learns one distribution on one lattice, but --data have several actions or "
             "shapes: train one model for each"
         )
-    action = data.sources[0].ensemble.action
+    action, kind = data.sources[0].ensemble.action, data.actions[0]["kind"]
     if task.training.augment and (action is None or not action.z2):
         raise ValueError(
-            "training.augment needs data with an action that the lattice's symmetries and "
-            "phi -> -phi leave alone, got action.kind = none"
+            f"training.augment needs data with an action that the lattice's symmetries and "
+            f"phi -> -phi leave alone, got action.kind = {kind}"
         )
     for key in ("mu_squared", "sigma"):
         if not isinstance(model[key], str) and not model[key] > 0:
