@@ -86,6 +86,7 @@ def test_a_chain_of_a_diffusion_model_is_refused(data, tmp_path, capsys):
     words = ["--correct", "latent", "--n-samples", 16, "--out", tmp_path / "s"]
     said = refused(capsys, "sample", model.directory, *words)
     assert "cannot correct by latent: chains need the density of every field" in said
+    assert "of a diffusion model it costs 4 steps of a flow, like a sample" in said
     assert "use metropolis, hmc or reweight" in said
     assert not (tmp_path / "s").exists()
 

@@ -76,6 +76,13 @@ def test_images_have_no_certificates_and_no_weights(images, tmp_path, capsys):
 # ------------------------------------------------------------------------------------ bad input
 
 
+def test_chains_do_not_move_an_rbm_s_samples(model, tmp_path):
+    said = r"cannot correct by latent: .*, and this kind of model gives it outside of their program"
+    with pytest.raises(ValueError, match=said):
+        sample(model, tmp_path / "s", correct="latent")
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

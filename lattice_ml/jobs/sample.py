@@ -170,8 +170,8 @@ def _prepare(job: SamplingJob, model: Model, correct: str) -> Units:
         raise ValueError(f"cannot correct by {correct}: {why}")
     if correct == "latent" and drawer.program is None:
         raise ValueError(
-            f"cannot correct by latent: chains need the density of every field that they move to "
-            f"within one program, and a {model.kind} has none such; use metropolis, hmc or reweight"
+            f"cannot correct by latent: chains need the density of every field that they move to, "
+            f"and {drawer.no_program}; use metropolis, hmc or reweight"
         )
     kind = LatentUnits if correct == "latent" else Units
     return kind(drawer, job.action, correct, job.sampling.n_updates, job.seed, {})

@@ -124,6 +124,11 @@ class Drawer(ABC):
         """The program of a batch and the pytree it draws from, where densities are cheap."""
         return None
 
+    @property
+    def no_program(self) -> str:
+        """Why densities of fields are not cheap, or not in a program, where there is none."""
+        return "this kind of model gives it outside of their program alone"
+
     def film(self) -> Film | None:
         """The way of the first batch from noise; None where there is none, or was not asked for."""
         return None

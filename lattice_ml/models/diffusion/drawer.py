@@ -82,6 +82,14 @@ class DiffusionDrawer(Drawer):
         return f"a {kind} network has no affordable density on {self.theory.modes.volume} sites"
 
     @property
+    def no_program(self) -> str:
+        if not self.density:
+            return f"under the method {self.drawing.method} a field has none"
+        return (
+            f"of a diffusion model it costs {self.drawing.n_steps} steps of a flow, like a sample"
+        )
+
+    @property
     def settings(self) -> Mapping[str, int | str]:
         return {name: value for name, value in vars(self.drawing).items() if name != "density"}
 
