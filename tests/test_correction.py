@@ -8,7 +8,7 @@ import pytest
 
 from lattice_ml import HMC, FreeField, Lattice
 from lattice_ml.jobs.correction import metropolis, refine
-from lattice_ml.statistics import estimate, forward_ess, missed_mode, reweight
+from lattice_ml.statistics import doubt, estimate, forward_ess, missed_mode, reweight
 
 MODES = 6
 
@@ -56,6 +56,15 @@ def test_a_model_too_narrow_is_reported_as_unreliable():
     assert "\n" not in str(found)
     assert str(found).endswith(f"; warning: {found.warning}")
     assert f"Pareto k = {found.pareto_k:.2f}, allowed is k < 0.7" in found.warning
+
+
+def test_an_error_of_log_z_without_a_variance_is_doubted_and_nothing_else():
+    """One of four narrow Gaussians has weights of k = 1 - variance."""
+    narrow = reweight(model_draws(4, 0.55, (40_000,)))
+    assert 0.5 < narrow.pareto_k < 0.7
+    assert "the error of log Z is too small, and log Z rather too low" in narrow.warning
+    assert str(narrow).endswith(f"has Pareto k = {narrow.pareto_k:.2f}, and a variance for k < 0.5")
+    assert doubt(narrow.n, narrow.n * narrow.ess, narrow.pareto_k) is None
 
 
 def test_too_few_samples_are_reported():

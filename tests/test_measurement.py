@@ -188,6 +188,9 @@ def test_weights_have_their_exact_ess_and_log_z(tmp_path):
         assert abs(found[name].value - exact) < 4.5 * found[name].error, name
         assert found[name].error < 0.03 and found[name].marks == ()
     assert describe_weights(found).startswith("2000 samples are worth ")
+    assert "warning" not in describe_weights(found)
+    heavy = found | {"ess": replace(found["ess"], pareto_k=0.6)}
+    assert "; warning: the error of log Z is too small" in describe_weights(heavy)
     assert set(measure(open_ensemble(tmp_path / "weighted"), weights=False)) == set(DERIVED)
 
 

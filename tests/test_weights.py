@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lattice_ml.statistics import MIN_DRAWS, log_mean, pareto_k
+from lattice_ml.statistics import MIN_DRAWS, log_mean, log_z_doubt, pareto_k
 
 N = 40_000
 TAIL = 600  # 3 sqrt(N)
@@ -67,6 +67,19 @@ def test_one_weight_that_outweighs_all_others_is_no_light_tail():
     log_w[17] = 1e5
     assert pareto_k(log_w) > 1
     assert pareto_k(np.where(np.arange(100) == 17, 1e5, 0)) == math.inf
+
+
+@pytest.mark.parametrize(("k", "covered", "doubted"), [(0.3, 0.95, 0.0), (0.6, 0.87, 0.9)])
+def test_the_error_of_a_mean_is_doubted_where_it_is_too_small(k, covered, doubted):
+    """Of draws U^(-k) with the mean 1 / (1 - k)."""
+    draws = -k * np.log(np.random.default_rng(12).uniform(size=(400, 8192)))
+    found = np.array([log_mean(log_w) for log_w in draws])
+    within = np.abs(found[:, 0] + math.log1p(-k)) < 2 * found[:, 1]
+    shapes = [pareto_k(log_w) for log_w in draws]
+    share = np.mean([shape >= 0.7 or log_z_doubt(shape) is not None for shape in shapes])
+    assert abs(within.mean() - covered) < 4.5 * math.sqrt(covered * (1 - covered) / len(draws))
+    assert abs(share - doubted) < 0.1
+    assert log_z_doubt(0.7) is log_z_doubt(math.nan) is None, "`doubt` says more"
 
 
 @pytest.mark.parametrize("seed", [9, 10])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from trained_rbms import FREE
 from trained_rbms import train as train_rbm
 
 from lattice_ml import cli
+from lattice_ml.commands import train
 from lattice_ml.models.worth import verdict
 from lattice_ml.runtime.arguments import as_arguments
 from lattice_ml.storage.ensemble import open_ensemble
@@ -30,6 +32,17 @@ def entry(ess=0.5, pareto_k=0.3, n_samples=2048, **more):
         "log_weight_change": {"rms": 0.04, "mean": 0.0, "error": 0.001},
     }
     return good | {"ess": ess, "pareto_k": pareto_k, "n_samples": n_samples} | more
+
+
+def test_an_error_of_log_z_that_is_too_small_is_said_and_changes_no_verdict():
+    printed = []
+    for k in (0.3, 0.6):
+        found = entry(pareto_k=k, shape=[4, 4], action={}, log_z_error=0.01)
+        assert verdict([found]) == "passed"
+        model = SimpleNamespace(directory="m", seconds=None, report={"n_weights": 1})
+        model.report["theories"] = [found]
+        printed += ["the error of log Z is too small" in train.summary(model)[-1]]
+    assert printed == [False, True]
 
 
 @each(

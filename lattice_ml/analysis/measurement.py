@@ -17,7 +17,7 @@ from lattice_ml.observables import (
 )
 from lattice_ml.observables.ensemble import Ensemble
 from lattice_ml.runtime.jax_modes import ordinary
-from lattice_ml.statistics import Estimate, estimate, kish, log_weights, pareto_k
+from lattice_ml.statistics import Estimate, estimate, kish, log_weights, log_z_doubt, pareto_k
 from lattice_ml.statistics.series import Function
 
 __all__ = [
@@ -77,9 +77,11 @@ def describe_weights(estimates: Mapping[str, Estimate | None]) -> str | None:
     ess, log_z = (estimates.get(name) for name in OF_WEIGHTS)
     if ess is None:
         return None
-    unknown = "log Z not known: the weights are estimates, or without their constant"
-    known = f"log Z {log_z}" if log_z else unknown
-    return f"{ess.n} samples are worth {ess.worth:.4g}, Pareto k {ess.pareto_k:.2f}, {known}"
+    text = f"{ess.n} samples are worth {ess.worth:.4g}, Pareto k {ess.pareto_k:.2f}, log Z "
+    if log_z is None:
+        return f"{text}not known: the weights are estimates, or without their constant"
+    warning = log_z_doubt(ess.pareto_k)
+    return f"{text}{log_z}; warning: {warning}" if warning else f"{text}{log_z}"
 
 
 def explain(estimates: Mapping[str, Estimate | None]) -> dict[str, str]:

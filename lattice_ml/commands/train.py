@@ -111,6 +111,8 @@ def summary(model: "Model") -> list[str]:
 
 def _worth(entry: Section) -> list[str]:
     """What one theory's samples are worth, in words."""
+    from lattice_ml.statistics import log_z_doubt
+
     said = {
         "n_not_finite": "{n_not_finite} of {n_samples} samples are not finite",
         "log_likelihood": "mean log density of the data {log_likelihood:.6g}",
@@ -127,6 +129,7 @@ def _worth(entry: Section) -> list[str]:
             f"Pareto k {entry['pareto_k']:.2f}",
             f"log Z {_number(entry['log_z'], 6)} +- {_number(entry['log_z_error'], 6)}",
         ]
+        words += filter(None, [log_z_doubt(entry["pareto_k"])])
     if change := entry.get("log_weight_change"):
         rms, mean = _number(change["rms"], 3), _number(change["mean"], 4, "+")
         words.append(f"log w under step doubling {rms} rms, {mean} mean")

@@ -48,6 +48,7 @@ from lattice_ml.statistics.weights import (
     kish,
     log_mean,
     log_weights,
+    log_z_doubt,
     pareto_k,
 )
 
@@ -78,6 +79,7 @@ __all__ = [
     "kish",
     "log_mean",
     "log_weights",
+    "log_z_doubt",
     "missed_mode",
     "pareto_k",
     "r_hat",

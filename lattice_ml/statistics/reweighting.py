@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lattice_ml.statistics.resampling import Resampled
 from lattice_ml.statistics.series import Array, as_numbers
-from lattice_ml.statistics.weights import doubt, kish, log_mean, pareto_k
+from lattice_ml.statistics.weights import doubt, kish, log_mean, log_z_doubt, pareto_k
 
 __all__ = ["Reweighting", "forward_ess", "missed_mode", "reweight"]
 
@@ -35,8 +35,8 @@ class Reweighting:
 
     @property
     def warning(self) -> str | None:
-        """Why weighted averages may be wrong by more than their errors, or None."""
-        return doubt(self.n, self.n * self.ess, self.pareto_k)
+        """Why weighted averages, or log Z, may be wrong by more than their errors, or None."""
+        return doubt(self.n, self.n * self.ess, self.pareto_k) or log_z_doubt(self.pareto_k)
 
     def __str__(self) -> str:
         text = (
