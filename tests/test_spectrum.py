@@ -137,7 +137,8 @@ def test_probes_agree_with_the_jacobian_of_a_network(network):
 @pytest.mark.parametrize("n_probes", [1, None])
 def test_a_free_action_has_its_dispersion_and_no_curl(n_probes):
     free = FreeField(0.3, 2)
-    found = kernel_by_probes(jax.vmap(free.force), fields(3, 6, 4), n_probes=n_probes)
+    given = {"n_probes": n_probes, "is_gradient": n_probes is None}
+    found = kernel_by_probes(jax.vmap(free.force), fields(3, 6, 4), **given)
     np.testing.assert_allclose(found.values, np.tile(0.3 + Lattice((6, 4)).shells[0], (3, 1)))
     assert found.asymmetry < 1e-12 and found.off_diagonal < 1e-6
 

@@ -84,6 +84,7 @@ def kernel_by_probes(
     n_probes: int | None = 1,
     seed: int = 0,
     batch_size: int = 64,
+    is_gradient: bool = False,
 ) -> ProbedKernel:
     """Probe J = -ds/dphi of a score function at given fields by plane waves.
 
@@ -95,9 +96,11 @@ def kernel_by_probes(
         n_probes: random waves per field and shell; None for all V waves, the shells' exact means.
         seed: of the random waves.
         batch_size: fields that are probed together.
+        is_gradient: the score is one by construction: J = J^T is not looked at, and costs nothing.
 
     Returns:
-        Values per field and shell, at a cost of three evaluations of the score for each.
+        Values per field and shell, at a cost of three evaluations of the score for each, or two of
+        a gradient.
 
     Raises:
         ValueError: shapes that do not fit, no probe, or a derivative that is not finite.
@@ -113,7 +116,7 @@ def kernel_by_probes(
     if found != x.shape:
         raise ValueError(f"the score of fields {x.shape} must have their shape, got {found}")
     waves, phases, shells = _probes(lattice, n, n_probes, seed)
-    probe = jax.jit(lambda *batch: _probe(score, lattice, *batch))
+    probe = jax.jit(lambda *batch: _probe(score, lattice, *batch, is_gradient=is_gradient))
     parts = []
     for first in range(0, n, batch_size):
         # the last batch is filled up with its last field: one compiled program for all
@@ -200,12 +203,17 @@ def plane_waves(lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _probe(
-    score: Score, lattice: Lattice, waves: jax.Array, phases: jax.Array, *batch: jax.Array
+    score: Score,
+    lattice: Lattice,
+    waves: jax.Array,
+    phases: jax.Array,
+    *batch: jax.Array,
+    is_gradient: bool,
 ) -> jax.Array:
     """<e|J|e> and squared norms of the two parts of J e: `(3, probes, n)`."""
     x, *arguments = batch
     _, forward = jax.linearize(lambda x: -score(x, *arguments), x)
-    backward = jax.linear_transpose(forward, x)
+    backward = None if is_gradient else jax.linear_transpose(forward, x)
     extents = np.array(lattice.shape)
     sites = np.indices(lattice.shape).reshape(lattice.ndim, -1)
     volume = lattice.volume
@@ -218,7 +226,7 @@ def _probe(
         e = jnp.cos(2 * jnp.pi * turns + phase[:, None].astype(x.dtype))
         e = e / jnp.sqrt(jnp.sum(e * e, axis=1, keepdims=True))
         right = forward(e.reshape(x.shape)).reshape(e.shape)
-        left = backward(e.reshape(x.shape))[0].reshape(e.shape)
+        left = right if backward is None else backward(e.reshape(x.shape))[0].reshape(e.shape)
         even, odd = (right + left) / 2, (right - left) / 2
         return jnp.stack([jnp.sum(a * b, axis=1) for a, b in ((e, even), (even, even), (odd, odd))])
 

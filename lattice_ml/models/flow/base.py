@@ -20,6 +20,7 @@ from lattice_ml.fields.types import Floats
 from lattice_ml.models.flow.coupling import Coupling, couple, uncouple
 from lattice_ml.models.flow.gaussian import features, to_modes, to_sites
 from lattice_ml.models.flow.grids import Grids, merge, split, steps
+from lattice_ml.models.flow.pointwise import implicit
 from lattice_ml.models.flow.sums import site_sum
 from lattice_ml.models.model import host
 
@@ -150,11 +151,9 @@ def _checkerboard(phi: jax.Array) -> Grids:
 
 def _zero_mode(weights: Base, theory: BaseTheory, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The zero mode of normals `(samples,)`, and its derivative."""
-    x0, slope = jnp.zeros_like(z), jnp.zeros_like(z)
-    for j, width in enumerate(_WIDTHS):
-        w, r = theory.zero[j] * jnp.exp(weights.zero[j]), lax.rsqrt(1 + (z / width) ** 2)
-        x0, slope = x0 + w * z * r, slope + w * r * r * r
-    return x0, slope
+    w = (theory.zero * jnp.exp(weights.zero))[:, None]
+    r = lax.rsqrt(1 + (z / jnp.asarray(_WIDTHS, z.dtype)[:, None]) ** 2)
+    return z * jnp.sum(w * r, axis=0), jnp.sum(w * r * r * r, axis=0)
 
 
 def _solve_zero(weights: Base, theory: BaseTheory, x0: jax.Array) -> jax.Array:
@@ -166,13 +165,16 @@ def _solve_zero(weights: Base, theory: BaseTheory, x0: jax.Array) -> jax.Array:
         below = _zero_mode(weights, theory, middle)[0] < x0
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    reach = jnp.full_like(x0, _NORMALS)
-    low, high = lax.fori_loop(0, _BISECTIONS, halve, (-reach, reach))
-    z = (low + high) / 2
-    for _ in range(_NEWTON_STEPS):
+    def newton(_: int, z: jax.Array) -> jax.Array:
         value, slope = _zero_mode(weights, theory, z)
-        z = z - (value - x0) / slope
-    return z
+        return z - (value - x0) / slope
+
+    def find(_: object, reach: jax.Array) -> jax.Array:
+        low, high = lax.fori_loop(0, _BISECTIONS, halve, (-reach, reach))
+        return lax.fori_loop(0, _NEWTON_STEPS, newton, (low + high) / 2)
+
+    reach = jnp.full_like(x0, _NORMALS)
+    return implicit(lambda z: _zero_mode(weights, theory, z)[0] - x0, reach, find)
 
 
 def _log_width(

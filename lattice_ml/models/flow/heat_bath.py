@@ -26,6 +26,7 @@ from jax import lax
 
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.types import Floats, Scalar
+from lattice_ml.models.flow.pointwise import implicit
 from lattice_ml.models.flow.site import Site, tabulate
 from lattice_ml.models.model import host
 
@@ -108,7 +109,7 @@ def draw_sites(bath: HeatBath, field: jax.Array, normal: jax.Array) -> tuple[jax
     t, centre = _bounded(bath, field)
     near = jnp.clip(normal, -_NORMALS, _NORMALS)
     s, change = _bend(bath, near - centre)
-    value, slope = _series(bath, t, s)
+    value, slope = _polynomial(_in_s(bath, t), s)
     slope = slope * change
     return value + slope * (normal - near), slope
 
@@ -120,14 +121,15 @@ def solve_sites(bath: HeatBath, field: jax.Array, x: jax.Array) -> tuple[jax.Arr
     """
     field, x = jnp.broadcast_arrays(field, x)
     t, centre = _bounded(bath, field)
+    in_s = _in_s(bath, t)
     low, high = _bend(bath, -_NORMALS - centre)[0], _bend(bath, _NORMALS - centre)[0]
-    lowest, highest = _series(bath, t, low)[0], _series(bath, t, high)[0]
+    lowest, highest = _polynomial(in_s, low)[0], _polynomial(in_s, high)[0]
     inside = jnp.clip(x, lowest, highest)
     guess = low + (high - low) * (inside - lowest) / (highest - lowest)
 
     def step(_: int, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         s, low, high = found
-        value, slope = _series(bath, t, s)
+        value, slope = _polynomial(in_s, s)
         low, high = jnp.where(value < inside, s, low), jnp.where(value < inside, high, s)
         s = s - (value - inside) / slope
         # a step leaves the bracket by rounding, too: where s is found and the other end is far
@@ -135,9 +137,13 @@ def solve_sites(bath: HeatBath, field: jax.Array, x: jax.Array) -> tuple[jax.Arr
         kept = (s >= low - margin) & (s <= high + margin)
         return jnp.where(kept, s, (low + high) / 2), low, high
 
-    s = lax.fori_loop(0, _SOLVER_STEPS, step, (guess, low, high))[0]
+    def find(_: object, guess: jax.Array) -> jax.Array:
+        return lax.fori_loop(0, _SOLVER_STEPS, step, (guess, low, high))[0]
+
+    s = implicit(lambda s: _polynomial(in_s, s)[0] - inside, guess, find)
     z = jnp.clip(_unbend(bath, s) + centre, -_NORMALS, _NORMALS)
-    slope = draw_sites(bath, field, z)[1]
+    s, change = _bend(bath, z - centre)
+    slope = _polynomial(in_s, s)[1] * change
     return z + (x - inside) / slope, slope
 
 
@@ -176,16 +182,24 @@ def _unbend(bath: HeatBath, s: jax.Array) -> jax.Array:
     return s * jnp.sqrt(0.5 * (s2 + jnp.sqrt(s2 * s2 + 4)))
 
 
-def _series(bath: HeatBath, t: jax.Array, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x, and dx / ds."""
-    t2, value, slope = t * t, jnp.zeros_like(s), jnp.zeros_like(s)
+def _in_s(bath: HeatBath, t: jax.Array) -> list[jax.Array]:
+    """The coefficients of x as a polynomial in s, the highest power first."""
+    t2, found = t * t, []
     for j in range(_NORMAL_POWERS, -1, -1):
         odd = 1 - j % 2  # of the power of t
         inner = jnp.zeros_like(t)
         for i in range(_FIELD_POWERS - 1 + odd, -1, -2):
             inner = inner * t2 + bath.table[i, j]
+        found.append(inner * t if odd else inner)
+    return found
+
+
+def _polynomial(coefficients: list[jax.Array], s: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Its value, and its derivative."""
+    value, slope = jnp.zeros_like(s), jnp.zeros_like(s)
+    for coefficient in coefficients:
         slope = slope * s + value
-        value = value * s + (inner * t if odd else inner)
+        value = value * s + coefficient
     return value, slope
 
 

@@ -52,7 +52,7 @@ def of_flow(model: Model, probing: Probing) -> JsonTable:
         phi = chosen_fields(source, lattice, n)
     n = len(phi)
     score = _score(weights, tables)
-    probed = kernel_by_probes(score, phi, seed=probing.seed)
+    probed = kernel_by_probes(score, phi, seed=probing.seed, is_gradient=True)
     learned, error = probed.mean()
     squares = np.mean(phi.reshape(n, -1) ** 2, axis=1)
     shift = 12 * float(theory.b) * squares
