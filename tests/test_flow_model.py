@@ -13,6 +13,7 @@ from scipy.stats import norm
 from theories import critical_theory, free_theory
 
 from lattice_ml.actions import conventions
+from lattice_ml.models.flow.base import base_theory
 from lattice_ml.models.flow.grids import even, merge, neighbours, odd, split
 from lattice_ml.models.flow.multiscale import draw, invert, log_weight
 from lattice_ml.models.flow.sections import FlowModelSection
@@ -168,6 +169,16 @@ def test_a_new_coarse_level_begins_as_the_one_below_it():
     assert all(jax.tree.leaves(same))
     assert grown(larger, three).levels[0] is two.levels[0]
     assert len(grown(larger, three).levels) == 3
+
+
+@pytest.mark.parametrize(("mean", "narrow"), [(0.0, False), (8.0, True)])
+def test_a_zero_mode_of_one_well_keeps_no_narrow_widths(mean, narrow):
+    """They would bend log q near zero; two deep wells are a step of the widths 1e-6 to 1e-4."""
+    places = (np.arange(1024) + 0.5) / 1024
+    quantiles = mean + 0.7 * norm.ppf(places if mean else 0.5 + places / 2)
+    parts = base_theory(np.ones((4, 4)), quantiles).zero / quantiles.mean()
+    assert np.all(parts[:3] > 1e-4) if narrow else np.all(parts[:7] < 2e-6)
+    assert parts[-2] > 1e-4, "wide ones can be learned"
 
 
 REFUSED = [

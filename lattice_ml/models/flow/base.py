@@ -28,7 +28,9 @@ __all__ = ["Base", "BaseTheory", "base_theory", "draw_base", "invert_base"]
 
 # b_j; the last is linear.  Deep wells are a step and a logarithm: widths of all sizes near zero.
 _WIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 0.004, 0.015, 0.05, 0.12, 0.25, 0.5, 0.9, 1.7, 1e4)
-_SMALLEST = 2e-4  # part of a width in the mean slope: each can be learned
+_SMALLEST = 2e-4  # part of a width in the mean slope: each can be learned that data may need
+_NEEDED = 0.05  # part in the mean slope of a width that data do need
+_WIDE = 0.9  # widths from here on are kept whatever data need
 _SLOPES = 40  # of the quantiles
 _FEATURES, _POWERS = 7, 3
 _BISECTIONS, _NEWTON_STEPS = 48, 3
@@ -84,12 +86,21 @@ def base_theory(propagator: np.ndarray, quantiles: Floats) -> BaseTheory:
     n = len(quantiles)
     normals = ndtri(0.5 + (np.arange(n) + 0.5) / (2 * n))
     rows = normals[:, None] / np.sqrt(1 + (normals[:, None] / _WIDTHS) ** 2)
-    smallest = _SMALLEST * quantiles.mean() / normals.mean()
+    slope = quantiles.mean() / normals.mean()
     weight = _slopes(normals, quantiles) ** -0.5  # an error where it is steep changes log w less
     size = np.linalg.norm(rows * weight[:, None], axis=0)
-    rest = quantiles - smallest * rows.sum(axis=1)
-    zero, _ = nnls(rows * weight[:, None] / size, rest * weight, maxiter=_ITERATIONS)
-    return BaseTheory(host(propagator), host(zero / size + smallest))
+
+    def fitted(smallest: Floats) -> Floats:
+        rest = quantiles - rows @ smallest
+        found, _ = nnls(rows * weight[:, None] / size, rest * weight, maxiter=_ITERATIONS)
+        return found / size + smallest
+
+    # a part w of the slope bends log q by w / width^2 near zero: one well keeps no narrow widths
+    widths = np.array(_WIDTHS)
+    needed = fitted(np.zeros(len(widths))) > _NEEDED * slope
+    narrowest = min(widths[np.argmax(needed)], _WIDE)
+    zero = fitted(_SMALLEST * slope * np.minimum(1, widths / narrowest) ** 2)
+    return BaseTheory(host(propagator), host(zero))
 
 
 def _slopes(normals: Floats, quantiles: Floats) -> Floats:
