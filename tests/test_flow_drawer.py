@@ -58,6 +58,23 @@ def test_samples_depend_on_the_number_of_their_batch_alone(monkeypatch):
         assert np.array_equal(drawn.log_prob, whole.log_prob[rows])
 
 
+def test_what_no_flow_draws_or_judges_is_refused():
+    phi4 = near(2)
+    model = flow_model((4, 4), phi4)
+    for shape in ((4.5, 4), (0, 4), (-4, 4)):
+        with pytest.raises(ValueError, match=r"lattice\.shape must be 1 to 4 whole extents"):
+            drawer_of(model, shape, phi4)
+    with pytest.raises(ValueError, match=r"batch_size must be a whole number .* 1, got 2\.5"):
+        drawer_of(model, (4, 4), phi4, batch_size=2.5)
+    drawer = drawer_of(model, (4, 4), phi4, batch_size=4)
+    for count in (1.5, 0, -1):
+        with pytest.raises(ValueError, match=rf"count of batches must be .* got {count}"):
+            drawer.draw(0, count)
+    for wrong in ((4, 4), (3, 2, 8), (3, 4, 5)):
+        with pytest.raises(ValueError, match=r"shape \(n, 4, 4\), got \("):
+            drawer.log_prob(np.zeros(wrong))
+
+
 def worth(drawer, phi4, n=8192, wrong=0.0):
     """`reweight` of samples whose log density is too large by `wrong` times its deviation."""
     drawn = drawer.draw(0, -(-n // drawer.batch_size))

@@ -16,7 +16,7 @@ from lattice_ml.models.drawer import Drawer, Drawn, Program
 from lattice_ml.models.flow.multiscale import Tables, Weights, draw, invert
 from lattice_ml.models.spread import spread
 
-__all__ = ["FlowDrawer", "batch_of"]
+__all__ = ["FlowDrawer", "batch_of", "check_whole"]
 
 _ROOM_SITES = 1 << 20  # fields in one compiled call
 _LANES, _FEWEST = 64, 16  # samples side by side
@@ -69,6 +69,8 @@ class FlowDrawer(Drawer):
         return {"batch_size": self.batch_size}
 
     def draw(self, first: int, count: int) -> Drawn[np.ndarray]:
+        check_whole("the number of the first batch", first, 0)
+        check_whole("the count of batches", count, 1)
         batch, given = _Batch(self.batch_size), (self.weights, self.tables)
         return spread(batch, given, self.key, first, count, self.most)
 
@@ -77,7 +79,12 @@ class FlowDrawer(Drawer):
         return _Batch(self.batch_size), (self.weights, self.tables)
 
     def log_prob(self, fields: np.ndarray) -> Floats:
-        size = self.batch_size
+        size, fields = self.batch_size, np.asarray(fields)
+        if fields.shape[1:] != self.shape:
+            raise ValueError(
+                f"fields of this flow have shape (n, {', '.join(map(str, self.shape))}), got "
+                f"{fields.shape}"
+            )
         padded = np.concatenate([fields, np.repeat(fields[-1:], -len(fields) % size, axis=0)])
         batches = padded.reshape(-1, size, *self.shape).astype(self.tables.dtype)
         found = _log_prob((self.weights, self.tables), batches, batch=_Batch(size))
@@ -88,6 +95,17 @@ def batch_of(shape: tuple[int, ...]) -> int:
     """How many samples are drawn together: as many as fill the lanes, fewer on large lattices."""
     fits = _CACHE_SITES // math.prod(shape)
     return max(_FEWEST, min(_LANES, 1 << max(0, fits.bit_length() - 1)))
+
+
+def check_whole(what: str, value: object, least: int) -> None:
+    """Refuse what is no whole number, or too small.
+
+    Raises:
+        ValueError: naming it.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+    if not whole:
+        raise ValueError(f"{what} must be a whole number of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)

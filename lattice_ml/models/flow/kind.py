@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml.actions import Action
+from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.data import Data
 from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.flow import phases, report
 from lattice_ml.models.flow.conditioned import Flow
-from lattice_ml.models.flow.drawer import FlowDrawer, batch_of
+from lattice_ml.models.flow.drawer import FlowDrawer, batch_of, check_whole
 from lattice_ml.models.flow.sections import FlowSamplingSection
 from lattice_ml.models.flow.spectrum import of_flow
 from lattice_ml.models.flow.tables import check_shape, coarsest, make_tables
@@ -50,6 +51,7 @@ class FlowModel(Model):
         dtype: str = "float32",
     ) -> Drawer:
         """One pass from noise to fields; on a larger lattice coarse levels are those below them."""
+        shape = Lattice(shape).shape
         check_shape(shape)
         tables = make_tables(theory_at(self.theories, action, shape)).astype(dtype)
         weights = self.network.at(tables)
@@ -64,6 +66,7 @@ class FlowModel(Model):
             lambda leaf: jnp.asarray(leaf, dtype), replace(weights, levels=levels)
         )
         size = batch_of(shape) if sampling.batch_size == "auto" else sampling.batch_size
+        check_whole("sampling.batch_size", size, 1)
         return FlowDrawer(weights, tables, key, size)
 
     def spectrum(self, probing: Probing) -> JsonTable:
