@@ -1,7 +1,8 @@
 r"""Pointwise pieces of the flow: a monotone map, and a small network whose outputs are its shape.
 
 The map x -> x + gamma (sqrt(1 + x^2) - 1) + delta x / sqrt(1 + x^2) skews and flattens a normal
-variable; with |gamma| < 1/2 and |delta| < 2/5 its slope is at least 1/10, whatever the network
+variable, or steepens it at 0: of a site with a quartic term the middle is wide and the tails are
+thin.  With |gamma| < 1/2 and -2/5 < delta < 5 the slope is at least 1/10, whatever the network
 says.  Networks are functions of fields that stay as they are while others are mapped: of odd fields
 y and one even field e, with hidden units u / sqrt(1 + u^2 + e), odd outputs linear in these and in
 y, and even ones in 1 / sqrt(1 + u^2 + e).  So they are equivariant under phi -> -phi.
@@ -19,8 +20,8 @@ from lattice_ml.models.model import host
 
 __all__ = ["Network", "bend", "bounded", "implicit", "network", "solve_bend", "squash"]
 
-_LARGEST_SKEW, _LARGEST_FLATTENING = 0.5, 0.4
-_NEWTON_STEPS = 4
+_LARGEST_SKEW, _LARGEST_FLATTENING, _LARGEST_STEEPENING = 0.5, 0.4, 2.5
+_NEWTON_STEPS = 5
 
 
 @pytree
@@ -93,17 +94,26 @@ def bounded(x: jax.Array, bound: float) -> jax.Array:
 
 def bend(x: jax.Array, skew: jax.Array, flatten: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The monotone map and its derivative; the shape may be any numbers."""
-    gamma, delta = bounded(skew, _LARGEST_SKEW), bounded(flatten, _LARGEST_FLATTENING)
+    gamma, delta = _shape(skew, flatten)
     r = lax.rsqrt(1 + x * x)
     s = x * r
     return x + gamma * (x * s + r - 1) + delta * s, 1 + gamma * s + delta * r * r * r
 
 
+def _shape(skew: jax.Array, flatten: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """gamma and delta: the latter like x at 0, like 2 x beyond, and bounded."""
+    x = bounded(flatten, _LARGEST_STEEPENING)
+    delta = x + jnp.sqrt(x * x + _LARGEST_FLATTENING**2) - _LARGEST_FLATTENING
+    return bounded(skew, _LARGEST_SKEW), delta
+
+
 def solve_bend(y: jax.Array, skew: jax.Array, flatten: jax.Array) -> jax.Array:
     """The x that `bend` maps to y, to rounding: Newton's method, which cannot go astray here.
 
-    From x = y the worst error after 1, 2, 3 steps is 1e-2, 2e-5, 1e-10 of 1 + |x|.
+    The worst error after 1, 2, 3, 4 steps is 5e-2, 2e-3, 5e-6, 2e-11 of 1 + |x|.
     """
+    delta = _shape(skew, flatten)[1]
+    guess = y - delta * y * lax.rsqrt((1 + jnp.maximum(delta, 0)) ** 2 + y * y)
 
     def find(_: object, x: jax.Array) -> jax.Array:
         for _ in range(_NEWTON_STEPS):
@@ -111,7 +121,7 @@ def solve_bend(y: jax.Array, skew: jax.Array, flatten: jax.Array) -> jax.Array:
             x = x - (value - y) / slope
         return x
 
-    return implicit(lambda x: bend(x, skew, flatten)[0] - y, y, find)
+    return implicit(lambda x: bend(x, skew, flatten)[0] - y, guess, find)
 
 
 def implicit(
