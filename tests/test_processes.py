@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from peers import HEARTBEAT, Peers
+from teams import HEARTBEAT, Peers
 
 from lattice_ml import cli, open_ensemble
 from lattice_ml.jobs import generate

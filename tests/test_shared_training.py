@@ -9,7 +9,7 @@ import pytest
 import trained_flows
 import trained_models
 from jax.sharding import Mesh
-from peers import HEARTBEAT, Peers
+from teams import HEARTBEAT, Peers
 from trained_models import make_ensemble, metrics
 
 from lattice_ml import cli
