@@ -173,13 +173,7 @@ def run(settings: Settings, seed: int) -> Result:
             notes += [
                 f"L = {extent}, {name}: {one.doubt}" for name, one in found.items() if one.doubt
             ]
-            rival, z = found.get(THERMODYNAMIC), pulls([one.log_z for one in found.values()])
-            for (name, one), pull in zip(found.items(), z, strict=True):
-                entry: dict[str, object] = {"extent": extent, "method": name, "z": pull}
-                entry |= {"log_z": one.log_z, "refined": one.refined, "before": one.before}
-                entry |= {"seconds": one.cost.scaled(ERROR**-2)}
-                entry["break_even"] = cheaper_below(one, rival) if one is not rival else None
-                rows.append(entry)
+            rows += _rows(extent, found)
     return Result(COLUMNS, rows, notes)
 
 

@@ -128,8 +128,8 @@ def _mean(grids: jax.Array, known: tuple[Offset, ...], new: Offset) -> jax.Array
     parts = []
     for i in near:
         part = grids[i]
-        for axis, displaced in enumerate(apart(new, known[i])):
-            if displaced:
+        for axis, differs in enumerate(apart(new, known[i])):
+            if differs:
                 part = part + shifted(part, axis, 1 if new[axis] else -1)
         parts.append(part)
     return sum(parts[1:], parts[0]) * (1 / (len(near) * 2 ** min(distances)))
