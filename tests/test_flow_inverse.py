@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from lattice_ml.models.flow.coupling import Coupling, couple, uncouple
+from lattice_ml.models.flow.gaussian import Scales
 from lattice_ml.models.flow.grids import steps
 from lattice_ml.models.flow.pointwise import bend, solve_bend
 
 GRIDS = steps(2, finest=True)[0]
+SCALES = Scales(size=1.0, spread=1.0, pull=0.8, width=1.0)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float64", 1e-14), ("float32", 2e-6)])
@@ -28,9 +30,9 @@ def test_a_bend_is_undone_whatever_its_shape(dtype, error):
 def test_no_site_is_left_by_its_last_step():
     """A step by one ulp out of its bracket once went half of the way to the other end."""
     random = np.random.default_rng(0)
-    start = Coupling.start(random, 2, 8)
+    start = Coupling.start(random, 4, 8)
     weights = jax.tree.map(lambda x: np.asarray(x) + 0.1 * random.normal(size=x.shape), start)
-    there, back = (jax.jit(partial(f, grids=GRIDS)) for f in (couple, uncouple))
+    there, back = (jax.jit(partial(f, scales=SCALES, grids=GRIDS)) for f in (couple, uncouple))
     for n_samples in (7, 8):
         for _ in range(50):
             fields = random.normal(size=(2, 4, 4, n_samples))

@@ -16,9 +16,10 @@ import numpy as np
 from jax import lax
 
 from lattice_ml._pytree import pytree
+from lattice_ml.fields.modes import wave_numbers
 from lattice_ml.fields.types import Floats
 from lattice_ml.models.flow.coupling import Coupling, couple, uncouple
-from lattice_ml.models.flow.gaussian import features, to_modes, to_sites
+from lattice_ml.models.flow.gaussian import Scales, features, scales, to_modes, to_sites
 from lattice_ml.models.flow.grids import Grids, merge, split, steps
 from lattice_ml.models.flow.pointwise import implicit
 from lattice_ml.models.flow.sums import site_sum
@@ -45,10 +46,12 @@ class BaseTheory:
     Args:
         propagator: C of its modes, `(*n)`.
         zero: w_j of the zero mode, `(widths,)`.
+        scales: of its sites, for couplings.
     """
 
     propagator: jax.Array
     zero: jax.Array
+    scales: Scales
 
 
 @pytree
@@ -77,7 +80,7 @@ def base_theory(propagator: np.ndarray, quantiles: Floats) -> BaseTheory:
     """Prepare the coarsest lattice.
 
     Args:
-        propagator: of its modes, `(*n)`.
+        propagator: <|phi(p)|^2>/V, `(*n)` in FFT order.
         quantiles: of the absolute value of its zero mode, at (i + 1/2)/n.
     """
     from scipy.optimize import nnls
@@ -100,7 +103,8 @@ def base_theory(propagator: np.ndarray, quantiles: Floats) -> BaseTheory:
     needed = fitted(np.zeros(len(widths))) > _NEEDED * slope
     narrowest = min(widths[np.argmax(needed)], _WIDE)
     zero = fitted(_SMALLEST * slope * np.minimum(1, widths / narrowest) ** 2)
-    return BaseTheory(host(propagator), host(zero))
+    modes = propagator[np.ix_(*map(wave_numbers, propagator.shape))]
+    return BaseTheory(host(modes), host(zero), scales(propagator, _checkerboard(propagator.ndim)))
 
 
 def _slopes(normals: Floats, quantiles: Floats) -> Floats:
@@ -132,7 +136,9 @@ def draw_base(weights: Base, theory: BaseTheory, noise: jax.Array) -> tuple[jax.
     phi = to_sites(modes, zero)
     if not _even(phi.shape[:-1]):
         return phi, log_jacobian
-    grids, more = couple(weights.coupling, _checkerboard(phi), jnp.concatenate(split(phi)))
+    grids, more = couple(
+        weights.coupling, theory.scales, _checkerboard(phi.ndim - 1), jnp.concatenate(split(phi))
+    )
     return merge(*jnp.split(grids, 2)), log_jacobian + more
 
 
@@ -140,7 +146,12 @@ def invert_base(weights: Base, theory: BaseTheory, phi: jax.Array) -> tuple[jax.
     """The noise of given fields, and the log of the Jacobian of `draw_base`: its inverse."""
     more = jnp.zeros(phi.shape[-1])
     if _even(phi.shape[:-1]):
-        grids, more = uncouple(weights.coupling, _checkerboard(phi), jnp.concatenate(split(phi)))
+        grids, more = uncouple(
+            weights.coupling,
+            theory.scales,
+            _checkerboard(phi.ndim - 1),
+            jnp.concatenate(split(phi)),
+        )
         phi = merge(*jnp.split(grids, 2))
     zero = (0,) * (phi.ndim - 1)
     modes = to_modes(phi, zero)
@@ -156,8 +167,8 @@ def _even(extents: Sequence[int]) -> bool:
     return all(n % 2 == 0 for n in extents)
 
 
-def _checkerboard(phi: jax.Array) -> Grids:
-    return steps(phi.ndim - 1, finest=False)[-1]
+def _checkerboard(ndim: int) -> Grids:
+    return steps(ndim, finest=False)[-1]
 
 
 def _zero_mode(weights: Base, theory: BaseTheory, z: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,8 +1,9 @@
 r"""Couplings: some grids are mapped site by site, given those that are not.
 
-    x' = c h + e^s bend(x - c h) + g,
+    x' = c h + width (e^s bend((x - c h) / width) + g),
 
-where h is the mean over the nearest frozen sites and g, s and the shape of the bend are a
+where h is the mean over the nearest frozen sites, c h that of the site given h and width its
+deviation from there in the Gaussian theory, and g, s and the shape of the bend are a
 network's of what the frozen ones say: h, the mean of h around, a nonlinear neighbours' mean, and
 the mean of all.  Grids take turns; the log determinant is a sum over sites.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from lattice_ml._pytree import pytree
+from lattice_ml.models.flow.gaussian import Scales
 from lattice_ml.models.flow.grids import Grids, displaced, neighbours, shifted
 from lattice_ml.models.flow.pointwise import Network, bend, network, solve_bend, squash
 from lattice_ml.models.flow.sums import site_sum
@@ -22,7 +24,6 @@ from lattice_ml.models.model import host
 
 __all__ = ["Coupling", "couple", "uncouple"]
 
-_PULL = 0.8  # c
 _INPUTS = 5
 
 
@@ -46,27 +47,32 @@ class Coupling:
         return cls(host(np.ones(n)), host(np.full(n, 0.5)), found)
 
 
-def couple(weights: Coupling, grids: Grids, fields: jax.Array) -> tuple[jax.Array, jax.Array]:
+def couple(
+    weights: Coupling, scales: Scales, grids: Grids, fields: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Map grids in turn.
 
     Args:
         weights: of the couplings; there may be none.
+        scales: of the lattice.
         grids: which, and who is mapped.
         fields: of the known and the new grids, `(grids, *n, samples)`.
 
     Returns:
         The fields, and the log of the Jacobian, `(samples,)`.
     """
-    return _run(weights, grids, fields, inverse=False)
+    return _run(weights, scales, grids, fields, inverse=False)
 
 
-def uncouple(weights: Coupling, grids: Grids, fields: jax.Array) -> tuple[jax.Array, jax.Array]:
+def uncouple(
+    weights: Coupling, scales: Scales, grids: Grids, fields: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """The inverse of `couple`, and the log of the Jacobian of `couple`."""
-    return _run(weights, grids, fields, inverse=True)
+    return _run(weights, scales, grids, fields, inverse=True)
 
 
 def _run(
-    weights: Coupling, grids: Grids, fields: jax.Array, *, inverse: bool
+    weights: Coupling, scales: Scales, grids: Grids, fields: jax.Array, *, inverse: bool
 ) -> tuple[jax.Array, jax.Array]:
     """All turns by one body: what is compiled does not grow with who takes turns."""
     n, offsets = len(weights.inner), grids.known + grids.new
@@ -83,7 +89,7 @@ def _run(
         fields, log_jacobian = state
         if inverse:
             fields = lax.switch(number % len(moves), displacements, fields)
-        fields, more = _turn(mine, fields, grids, inverse=inverse)
+        fields, more = _turn(mine, scales, fields, grids, inverse=inverse)
         if not inverse:
             fields = lax.switch(number % len(moves), displacements, fields)
         return (fields, log_jacobian + more), None
@@ -95,7 +101,7 @@ def _run(
 
 
 def _turn(
-    weights: Coupling, fields: jax.Array, grids: Grids, *, inverse: bool
+    weights: Coupling, scales: Scales, fields: jax.Array, grids: Grids, *, inverse: bool
 ) -> tuple[jax.Array, jax.Array]:
     turn, offsets = grids.mapped, grids.known + grids.new
     frozen = [i for i in range(len(offsets)) if i not in turn]
@@ -107,18 +113,28 @@ def _turn(
         return neighbours(values, known, mapped)
 
     h = near(fields)
+    mean = jnp.mean(fields, axis=tuple(range(fields.ndim - 1)))
     axes = range(1, h.ndim - 1)
-    around = [shifted(h, axis, step) for axis in axes for step in (1, -1)]
-    ring = sum(around[1:], around[0]) / len(around)
-    mean = jnp.broadcast_to(jnp.mean(fields, axis=tuple(range(fields.ndim - 1))), h.shape)
-    odd = [h, ring, near(squash(weights.inner * fields)), squash(weights.outer * h), mean]
-    (g, skew), (s, flatten) = network(weights.network, odd, near(fields * fields))
+    seen = h / scales.size
+    around = [shifted(seen, axis, step) for axis in axes for step in (1, -1)]
+    odd = [
+        seen,
+        sum(around[1:], around[0]) / len(around),
+        near(squash(weights.inner / scales.size * fields)),
+        squash(weights.outer * seen),
+        jnp.broadcast_to(mean / scales.size, h.shape),
+    ]
+    even = (near(fields * fields) - scales.size**2) / scales.spread
+    (g, skew), (s, flatten) = network(weights.network, odd, even)
+    centre = scales.pull * h
+    x = (x - centre) / scales.width
     if inverse:
-        x = solve_bend((x - _PULL * h - g) * jnp.exp(-s), skew, flatten)
-        slope, found = bend(x, skew, flatten)[1], x + _PULL * h
+        x = solve_bend((x - g) * jnp.exp(-s), skew, flatten)
+        found, slope = x, bend(x, skew, flatten)[1]
     else:
-        bent, slope = bend(x - _PULL * h, skew, flatten)
-        found = _PULL * h + jnp.exp(s) * bent + g
+        bent, slope = bend(x, skew, flatten)
+        found = jnp.exp(s) * bent + g
+    found = centre + scales.width * found
     for i, grid in zip(turn, found, strict=True):
         whole[i] = grid
     return jnp.stack(whole), site_sum(s + jnp.log(slope))

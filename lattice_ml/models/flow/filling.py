@@ -114,17 +114,24 @@ def _given(weights: Filling, theory: Conditional, grids: Grids, known: jax.Array
     tables = theory.mean * tables.at[0].add(1)
     modes = _modes(known, grids.known)
     odd = [_sites(_times(table, modes), grids.new) for table in tables]
+    means = jnp.mean(known, axis=tuple(range(1, known.ndim - 1)))
+    well = jnp.tanh(theory.lean @ means)
+    odd[0] += jnp.expand_dims(theory.well[:, None] * well, tuple(range(1, known.ndim - 1)))
+
+    size = theory.scales.size
 
     def near(fields: jax.Array) -> jax.Array:
         return neighbours(fields, grids.known, grids.new)
 
     (shift, skew), (log_width, log_noise, flatten) = network(
-        weights.network, [*odd, near(squash(weights.scale * known))], near(known * known)
+        weights.network,
+        [*(field / size for field in odd), near(squash(weights.scale / size * known))],
+        (near(known * known) - size**2) / theory.scales.spread,
     )
     isotropic = jnp.asarray(features(extents, (0,) * len(extents)), dtype)
     log_scale = jnp.tensordot(weights.root, isotropic, 1)
     return _Given(
-        odd[0] + shift,
+        odd[0] + theory.width * shift,
         log_width,
         log_noise,
         skew,

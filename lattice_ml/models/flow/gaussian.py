@@ -7,9 +7,15 @@ couples to the same mode of the others.  So the conditional distribution of new 
 ones is one small matrix per mode,
 
     <new | known> = K known,   K = C_nk C_kk^-1,   T T^t = C_nn - K C_kn,   T symmetric.
+
+Where the mean of all sites has two wells +-m, C is that within one, C(0) - V m^2 of the zero mode,
+and the mean of uniform fields is what known ones say of the well:
+
+    <new | known> = K known + (1 - K 1) m tanh(m 1^t C_kk^-1 known).
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -19,12 +25,33 @@ import numpy as np
 from lattice_ml._pytree import pytree
 from lattice_ml.fields.modes import fourier_basis, wave_numbers
 from lattice_ml.fields.types import Scalar
-from lattice_ml.models.flow.grids import Offset, apart
+from lattice_ml.models.flow.grids import Grids, Offset, apart, nearest
 from lattice_ml.models.model import host
 
-__all__ = ["Conditional", "conditional", "covariances", "features", "to_modes", "to_sites"]
+__all__ = [
+    *("Conditional", "Scales", "conditional", "covariances", "features", "scales"),
+    *("to_modes", "to_sites"),
+]
 
 _SMALLEST = 1e-10  # of an eigenvalue of a conditional covariance, relative to the largest
+
+
+@pytree
+class Scales:
+    """What is usual in a lattice, by which networks measure what they see.
+
+    Args:
+        size: root mean square of a site.
+        spread: deviation of its square.
+        pull: the mean of a site of the mapped grids, given that of its nearest others, is this
+            times the latter.
+        width: its deviation from there.
+    """
+
+    size: Scalar
+    spread: Scalar
+    pull: Scalar
+    width: Scalar
 
 
 @pytree
@@ -36,31 +63,38 @@ class Conditional:
         root: T / width, `(new, new, *n)`.
         log_root: log |det T| of all modes.
         width: root mean square of the new sites given the known ones.
+        lean: of the mean of every known grid in the evidence for a well, `(known,)`.
+        well: what a well adds to the mean of every new grid, `(new,)`.
+        scales: of all of them.
     """
 
     mean: jax.Array
     root: jax.Array
     log_root: Scalar
     width: Scalar
+    lean: jax.Array
+    well: jax.Array
+    scales: Scales
 
 
-def conditional(
-    propagator: np.ndarray, known: Sequence[Offset], new: Sequence[Offset]
-) -> Conditional:
+def conditional(propagator: np.ndarray, grids: Grids, well: float) -> Conditional:
     """Condition grids on others.
 
     Args:
         propagator: <|phi(p)|^2>/V of the lattice that the grids make, `(*L)` in FFT order.
-        known, new: offsets of the grids.
+        grids: the known and the new ones.
+        well: all sites are normal around plus or minus this.
     """
-    by_distance = covariances(propagator)
-    offsets = [*known, *new]
+    inside = np.array(propagator)
+    inside.flat[0] = max(inside.flat[0] - well**2 * inside.size, _SMALLEST * inside.max())
+    by_distance = covariances(inside)
+    offsets = [*grids.known, *grids.new]
 
     def block(rows: Sequence[Offset], columns: Sequence[Offset]) -> np.ndarray:
         table = [[by_distance[apart(a, b)] for b in columns] for a in rows]
         return np.moveaxis(np.array(table), (0, 1), (-2, -1))  # (*n, rows, columns)
 
-    whole, n = block(offsets, offsets), len(known)
+    whole, n = block(offsets, offsets), len(grids.known)
     between = whole[..., n:, :n]
     mean = np.linalg.solve(whole[..., :n, :n], np.swapaxes(between, -1, -2))
     mean = np.swapaxes(mean, -1, -2)
@@ -69,11 +103,44 @@ def conditional(
     values = np.maximum(values, _SMALLEST * values.max())
     root = (vectors * np.sqrt(values)[..., None, :]) @ np.swapaxes(vectors, -1, -2)
     width = np.sqrt(np.mean(np.sum(root**2, axis=-1)))
+    zero = (0,) * propagator.ndim
+    known = np.linalg.solve(whole[zero][:n, :n], np.ones(n))
     return Conditional(
         mean=host(np.moveaxis(mean, (-2, -1), (0, 1))),
         root=host(np.moveaxis(root / width, (-2, -1), (0, 1))),
         log_root=float(0.5 * np.sum(np.log(values))),
         width=float(width),
+        lean=host(well * whole[..., 0, 0].size * known),
+        well=host(well * (1 - mean[zero].sum(axis=-1))),
+        scales=scales(propagator, grids),
+    )
+
+
+def scales(propagator: np.ndarray, grids: Grids) -> Scales:
+    """Scales of a lattice; the spread is that of normal sites around the mean of all.
+
+    Args:
+        propagator: as of `conditional`.
+        grids: who is mapped given the others.
+    """
+    correlation = np.fft.ifftn(propagator).real
+    offsets = grids.known + grids.new
+    mapped = offsets[grids.mapped[0]]
+    others = [offset for i, offset in enumerate(offsets) if i not in grids.mapped]
+    around = np.array(nearest(others, mapped))
+
+    def mean(distances: np.ndarray) -> float:
+        places = np.moveaxis(distances % propagator.shape, -1, 0)
+        return float(np.mean(correlation[tuple(places)]))
+
+    square, of_mean = mean(0 * around), float(propagator.flat[0]) / propagator.size
+    together = mean(around[:, None] - around)
+    pull = mean(around) / together
+    return Scales(
+        size=math.sqrt(square),
+        spread=math.sqrt(2 * max(square**2 - of_mean**2, 1e-12)),
+        pull=pull,
+        width=math.sqrt(max(square - pull**2 * together, 1e-12)),
     )
 
 

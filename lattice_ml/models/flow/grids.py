@@ -22,6 +22,7 @@ __all__ = [
     "displaced",
     "even",
     "merge",
+    "nearest",
     "neighbours",
     "odd",
     "shifted",
@@ -123,8 +124,7 @@ def neighbours(grids: jax.Array, known: tuple[Offset, ...], new: Sequence[Offset
 
 
 def _mean(grids: jax.Array, known: tuple[Offset, ...], new: Offset) -> jax.Array:
-    distances = [sum(apart(new, other)) for other in known]
-    near = [i for i, distance in enumerate(distances) if distance == min(distances)]
+    near = _nearest(known, new)
     parts = []
     for i in near:
         part = grids[i]
@@ -132,7 +132,22 @@ def _mean(grids: jax.Array, known: tuple[Offset, ...], new: Offset) -> jax.Array
             if differs:
                 part = part + shifted(part, axis, 1 if new[axis] else -1)
         parts.append(part)
-    return sum(parts[1:], parts[0]) * (1 / (len(near) * 2 ** min(distances)))
+    return sum(parts[1:], parts[0]) * (1 / len(nearest(known, new)))
+
+
+def _nearest(known: Sequence[Offset], new: Offset) -> list[int]:
+    """Which known grids have the nearest sites of a new one."""
+    distances = [sum(apart(new, other)) for other in known]
+    return [i for i, distance in enumerate(distances) if distance == min(distances)]
+
+
+def nearest(known: Sequence[Offset], new: Offset) -> list[Offset]:
+    """Where the nearest known sites of a site of a new grid are, seen from it."""
+    axes = [
+        [(-1, 1) if differs else (0,) for differs in apart(new, known[i])]
+        for i in _nearest(known, new)
+    ]
+    return [step for each in axes for step in itertools.product(*each)]
 
 
 def displaced(

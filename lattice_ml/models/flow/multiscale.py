@@ -116,7 +116,7 @@ def invert(weights: Weights, tables: Tables, phi: jax.Array) -> tuple[jax.Array,
             sites = jnp.concatenate(split(sites[0]))
         each = zip(level, theories, steps(phi.ndim - 1, finest=not number), strict=True)
         for step, theory, grids in reversed(list(each)):
-            sites, more = uncouple(step.coupling, grids, sites)
+            sites, more = uncouple(step.coupling, theory.scales, grids, sites)
             sites, new = jnp.split(sites, [len(grids.known)])
             z, also = empty(step.filling, theory, grids, sites, new)
             parts.append(z)
@@ -163,7 +163,7 @@ def _draw_even(
         for (step, theory), grids in zip(each, places, strict=True):
             z = take(len(grids.new), phi)
             new, more = fill(step.filling, theory, grids, sites, z)
-            sites, also = couple(step.coupling, grids, jnp.concatenate([sites, new]))
+            sites, also = couple(step.coupling, theory.scales, grids, jnp.concatenate([sites, new]))
             log_jacobian = log_jacobian + more + also
         if number:
             phi = merge(*jnp.split(sites, 2))

@@ -4,8 +4,8 @@ The map x -> x + gamma (sqrt(1 + x^2) - 1) + delta x / sqrt(1 + x^2) skews and f
 variable, or steepens it at 0: of a site with a quartic term the middle is wide and the tails are
 thin.  With |gamma| < 1/2 and -2/5 < delta < 5 the slope is at least 1/10, whatever the network
 says.  Networks are functions of fields that stay as they are while others are mapped: of odd fields
-y and one even field e, with hidden units u / sqrt(1 + u^2 + e), odd outputs linear in these and in
-y, and even ones in 1 / sqrt(1 + u^2 + e).  So they are equivariant under phi -> -phi.
+y and one even field e, with hidden units u r, r = 1 / sqrt(1 + u^2 + (v + w e)^2), odd outputs
+linear in these and in y, and even ones in r.  So they are equivariant under phi -> -phi.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class Network:
 
     Args:
         inner: `(hidden, inputs)`.
-        even_in: `(hidden,)`, squared: how much the even field damps a unit.
+        even_in: `(hidden, 2)`: v and w, how the even field damps a unit.
         odd_out: `(n_odd, hidden)`.
         skip: `(n_odd, inputs)`.
         even_out: `(n_even, hidden)`.
@@ -58,7 +58,7 @@ class Network:
         inner = random.normal(size=(*several, hidden, inputs)) * 0.7 / np.sqrt(inputs)
         return cls(
             inner=host(inner),
-            even_in=host(random.normal(size=(*several, hidden)) / 2),
+            even_in=host(random.normal(size=(*several, hidden, 2)) / 2),
             odd_out=host(np.zeros((*several, n_odd, hidden))),
             skip=host(np.zeros((*several, n_odd, inputs))),
             even_out=host(np.zeros((*several, n_even, hidden))),
@@ -76,7 +76,8 @@ def network(
 
     y = jnp.stack(odd)
     u = jnp.tensordot(weights.inner, y, 1)
-    r = lax.rsqrt(1 + u * u + wide(weights.even_in**2) * even)
+    damping = wide(weights.even_in[:, 0]) + wide(weights.even_in[:, 1]) * even
+    r = lax.rsqrt(1 + u * u + damping * damping)
     odd_out = jnp.tensordot(weights.odd_out, u * r, 1) + jnp.tensordot(weights.skip, y, 1)
     even_out = jnp.tensordot(weights.even_out, r, 1) + wide(weights.bias)
     return list(odd_out), list(even_out)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from lattice_ml.actions import hopping_scale
-from lattice_ml.fields.modes import wave_numbers
 from lattice_ml.fields.types import Floats
 from lattice_ml.models.flow.base import base_theory
 from lattice_ml.models.flow.gaussian import conditional
@@ -18,6 +17,7 @@ from lattice_ml.models.theory import Theory
 __all__ = ["check_couplings", "check_shape", "coarsest", "make_tables"]
 
 _MEANS = 16  # of a lattice, for the heat bath
+_KURTOSES = (2.0, 2.8)  # two wells for sure, and perhaps none
 _SMALLEST = 4  # extents down to which a lattice is coarsened
 
 
@@ -69,15 +69,16 @@ def make_tables(theory: Theory) -> Tables:
     h, a, b = h * unit**2, a * unit**2, b * unit**4
     propagator = _fourier_order(theory) / unit**2
     means, width = _neighbours(np.asarray(theory.quantiles) / unit, propagator)
+    well = _well(np.asarray(theory.quantiles)) / unit / math.sqrt(propagator.size)
     levels = []
     for number in range(coarsest(shape)[1]):
         each = steps(ndim, finest=not number)
-        levels.append(tuple(conditional(propagator, grids.known, grids.new) for grids in each))
+        levels.append(tuple(conditional(propagator, grids, well) for grids in each))
         propagator = _every_second(propagator)
     return Tables(
         levels=tuple(levels),
         base=base_theory(
-            propagator[np.ix_(*map(wave_numbers, propagator.shape))],
+            propagator,
             _base_quantiles(np.asarray(theory.quantiles) / unit, shape, propagator),
         ),
         heat_bath=fit_heat_bath(a, b, 2 * ndim * h * means, 2 * ndim * h * width),
@@ -112,6 +113,16 @@ def _neighbours(quantiles: Floats, propagator: Floats) -> tuple[Floats, float]:
     variance = float(np.mean(mean**2 * propagator) - np.mean(means**2))
     every = max(len(means) // _MEANS, 1)
     return means[every // 2 :: every], math.sqrt(max(variance, 1e-4))
+
+
+def _well(quantiles: Floats) -> float:
+    """m of a variable that is normal around +-m and has these quantiles of its absolute value.
+
+    Nothing where its kurtosis may be that of a single normal variable, for all that is measured.
+    """
+    square, fourth = np.mean(quantiles**2), np.mean(quantiles**4)
+    sure = np.interp(fourth / square**2, _KURTOSES, (1, 0))
+    return float(sure * (max(3 * square**2 - fourth, 0.0) / 2) ** 0.25)
 
 
 def _every_second(propagator: Floats) -> Floats:
