@@ -43,7 +43,7 @@ class Coupling:
     @classmethod
     def start(cls, random: np.random.Generator, n: int, hidden: int) -> "Coupling":
         """Couplings that change nothing."""
-        found = Network.start(random, _INPUTS, hidden, n_odd=2, n_even=2, several=(n,))
+        found = Network.start(random, _INPUTS, hidden, n_odd=3, n_even=2, several=(n,))
         return cls(host(np.ones(n)), host(np.full(n, 0.5)), found)
 
 
@@ -125,14 +125,14 @@ def _turn(
         jnp.broadcast_to(mean / scales.size, h.shape),
     ]
     even = (near(fields * fields) - scales.size**2) / scales.spread
-    (g, skew), (s, flatten) = network(weights.network, odd, even)
+    (g, c, skew), (s, flatten) = network(weights.network, odd, even)
     centre = scales.pull * h
     x = (x - centre) / scales.width
     if inverse:
         x = solve_bend((x - g) * jnp.exp(-s), skew, flatten)
-        found, slope = x, bend(x, skew, flatten)[1]
+        found, slope = x - c, bend(x, skew, flatten)[1]
     else:
-        bent, slope = bend(x, skew, flatten)
+        bent, slope = bend(x + c, skew, flatten)
         found = jnp.exp(s) * bent + g
     found = centre + scales.width * found
     for i, grid in zip(turn, found, strict=True):

@@ -53,7 +53,7 @@ class Filling:
         """Weights of the Gaussian theory, with random filters for the network."""
         filters = np.zeros((channels, len(grids.distances), _FEATURES))
         filters[1:] = random.normal(size=filters[1:].shape) / 2
-        found = Network.start(random, channels + 1, hidden, n_odd=2, n_even=3)
+        found = Network.start(random, channels + 1, hidden, n_odd=3, n_even=3)
         return cls(host(filters), host(np.zeros(_FEATURES)), host(np.ones(())), found)
 
 
@@ -63,6 +63,7 @@ class _Given(NamedTuple):
     mean: jax.Array
     log_width: jax.Array
     log_noise: jax.Array
+    centre: jax.Array
     skew: jax.Array
     flatten: jax.Array
     root: jax.Array  # T / width, `(new, new, *n)`
@@ -86,7 +87,7 @@ def fill(
     given = _given(weights, theory, grids, known)
     modes = _modes(noise * jnp.exp(given.log_noise), grids.new)
     x = _sites(_times(given.root, modes), grids.new)
-    bent, slope = bend(x, given.skew, given.flatten)
+    bent, slope = bend(x + given.centre, given.skew, given.flatten)
     new = given.mean + theory.width * jnp.exp(given.log_width) * bent
     return new, _log_jacobian(given, slope)
 
@@ -99,7 +100,8 @@ def empty(
     bent = (new - given.mean) * jnp.exp(-given.log_width) / theory.width
     x = solve_bend(bent, given.skew, given.flatten)
     matrices = jnp.moveaxis(given.root, (0, 1), (-2, -1))
-    modes = jnp.linalg.solve(matrices, jnp.moveaxis(_modes(x, grids.new), 0, -2))
+    modes = _modes(x - given.centre, grids.new)
+    modes = jnp.linalg.solve(matrices, jnp.moveaxis(modes, 0, -2))
     noise = _sites(jnp.moveaxis(modes, -2, 0), grids.new) * jnp.exp(-given.log_noise)
     return noise, _log_jacobian(given, bend(x, given.skew, given.flatten)[1])
 
@@ -123,7 +125,7 @@ def _given(weights: Filling, theory: Conditional, grids: Grids, known: jax.Array
     def near(fields: jax.Array) -> jax.Array:
         return neighbours(fields, grids.known, grids.new)
 
-    (shift, skew), (log_width, log_noise, flatten) = network(
+    (shift, centre, skew), (log_width, log_noise, flatten) = network(
         weights.network,
         [*(field / size for field in odd), near(squash(weights.scale / size * known))],
         (near(known * known) - size**2) / theory.scales.spread,
@@ -134,6 +136,7 @@ def _given(weights: Filling, theory: Conditional, grids: Grids, known: jax.Array
         odd[0] + theory.width * shift,
         log_width,
         log_noise,
+        centre,
         skew,
         flatten,
         theory.root * jnp.exp(log_scale),
