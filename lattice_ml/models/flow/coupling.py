@@ -1,14 +1,17 @@
-r"""Couplings: some grids are mapped site by site, given those that are not.
+r"""Couplings: some sites are mapped one by one, given all that are not.
 
     x' = c h + width (e^s bend((x - c h) / width) + g),
 
 where h is the mean over the nearest frozen sites, c h that of the site given h and width its
-deviation from there in the Gaussian theory, and g, s and the shape of the bend are a
-network's of what the frozen ones say: h, the mean of h around, a nonlinear neighbours' mean, and
-the mean of all.  Grids take turns; the log determinant is a sum over sites.
+deviation from there in the Gaussian theory, and g, s and the shape of the bend are a network's of
+what the frozen ones say: h, the mean of h around, nonlinear means, and the mean of all.  Grids
+take turns, and of each its even and its odd sites: a site sees its neighbours on its own grid, too.
+Where an extent is odd there are no such halves.  The log determinant is a sum over sites.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +20,14 @@ from jax import lax
 
 from lattice_ml._pytree import pytree
 from lattice_ml.models.flow.gaussian import Scales
-from lattice_ml.models.flow.grids import Grids, displaced, neighbours, shifted
+from lattice_ml.models.flow.grids import Grids, displaced, merge, neighbours, shifted, split
 from lattice_ml.models.flow.pointwise import Network, bend, network, solve_bend, squash
 from lattice_ml.models.flow.sums import site_sum
 from lattice_ml.models.model import host
 
 __all__ = ["Coupling", "couple", "uncouple"]
 
-_INPUTS = 5
+_INPUTS = 6
 
 
 @pytree
@@ -33,7 +36,7 @@ class Coupling:
 
     Args:
         inner, outer: `(n,)`, scales of fields under a nonlinear neighbours' mean, and of h.
-        network: of g and the skew; of s and how much the bend flattens.
+        network: of g, the bend's centre and its skew; of s and how much it flattens.
     """
 
     inner: jax.Array
@@ -103,38 +106,70 @@ def _run(
 def _turn(
     weights: Coupling, scales: Scales, fields: jax.Array, grids: Grids, *, inverse: bool
 ) -> tuple[jax.Array, jax.Array]:
-    turn, offsets = grids.mapped, grids.known + grids.new
+    offsets, turn, whole = grids.known + grids.new, grids.mapped, list(fields)
     frozen = [i for i in range(len(offsets)) if i not in turn]
-    known, mapped = tuple(offsets[i] for i in frozen), [offsets[i] for i in turn]
-    whole = list(fields)
-    fields, x = jnp.stack([whole[i] for i in frozen]), jnp.stack([whole[i] for i in turn])
-
-    def near(values: jax.Array) -> jax.Array:
-        return neighbours(values, known, mapped)
-
-    h = near(fields)
-    mean = jnp.mean(fields, axis=tuple(range(fields.ndim - 1)))
-    axes = range(1, h.ndim - 1)
-    seen = h / scales.size
-    around = [shifted(seen, axis, step) for axis in axes for step in (1, -1)]
-    odd = [
-        seen,
-        sum(around[1:], around[0]) / len(around),
-        near(squash(weights.inner / scales.size * fields)),
-        squash(weights.outer * seen),
-        jnp.broadcast_to(mean / scales.size, h.shape),
-    ]
-    even = (near(fields * fields) - scales.size**2) / scales.spread
-    (g, c, skew), (s, flatten) = network(weights.network, odd, even)
-    centre = scales.pull * h
-    x = (x - centre) / scales.width
+    x = jnp.stack([whole[i] for i in turn])
+    near = partial(
+        neighbours, known=tuple(offsets[i] for i in frozen), new=[offsets[i] for i in turn]
+    )
+    halved = all(extent % 2 == 0 for extent in x.shape[1:-1])
+    seen = _seen(weights, scales, jnp.stack([whole[i] for i in frozen]), x * halved, near)
+    if halved:
+        seen, (x, other) = jax.tree.map(lambda field: _halves(field)[0], seen), _halves(x)
+    (g, c, skew), (s, flatten) = network(weights.network, seen.odd, seen.even)
+    x = (x - seen.centre) / scales.width
     if inverse:
-        x = solve_bend((x - g) * jnp.exp(-s), skew, flatten)
+        bent = (x - g) * jnp.exp(-s)
+        x = solve_bend(bent, skew, flatten)
         found, slope = x - c, bend(x, skew, flatten)[1]
     else:
         bent, slope = bend(x + c, skew, flatten)
         found = jnp.exp(s) * bent + g
-    found = centre + scales.width * found
+    found = seen.centre + scales.width * found
+    if halved:
+        found = jnp.stack(list(map(merge, found, other)))
     for i, grid in zip(turn, found, strict=True):
         whole[i] = grid
     return jnp.stack(whole), site_sum(s + jnp.log(slope))
+
+
+class _Seen(NamedTuple):
+    """What a network sees at the mapped sites, and c h."""
+
+    odd: list[jax.Array]
+    even: jax.Array
+    centre: jax.Array
+
+
+def _seen(
+    weights: Coupling,
+    scales: Scales,
+    frozen: jax.Array,
+    beside: jax.Array,
+    near: Callable[[jax.Array], jax.Array],
+) -> _Seen:
+    """At all sites of the mapped grids.
+
+    Args:
+        weights, scales: as of `couple`.
+        frozen: grids that are not mapped.
+        beside: those that are; of them a site sees its neighbours, the other half.
+        near: mean over the nearest frozen sites.
+    """
+    h, size = near(frozen), scales.size
+
+    def around(field: jax.Array) -> jax.Array:
+        parts = [shifted(field, axis, step) for axis in range(1, h.ndim - 1) for step in (1, -1)]
+        return sum(parts[1:], parts[0]) / (len(parts) * size)
+
+    mean = jnp.mean(frozen, axis=tuple(range(h.ndim - 1))) / size
+    nonlinear = near(squash(weights.inner / size * frozen)), squash(weights.outer / size * h)
+    odd = [h / size, around(h), *nonlinear, jnp.broadcast_to(mean, h.shape), around(beside)]
+    even = (near(frozen * frozen) - size**2) / scales.spread
+    return _Seen(odd, even, scales.pull * h)
+
+
+def _halves(grids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Even and odd sites of every grid."""
+    evens, odds = zip(*map(split, grids), strict=True)
+    return jnp.stack(evens), jnp.stack(odds)

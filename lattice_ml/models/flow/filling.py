@@ -2,11 +2,11 @@ r"""Fill in new grids given known ones: p(new | known), its draw, its inverse an
 
 The new sites are
 
-    x = m + g + width e^s bend(T e^t eps),
+    x = m + g + width e^s bend(T e^t eps + c),
 
-with the conditional mean m = K known and the covariance root T of the Gaussian theory
+with the conditional mean m and the covariance root T of the Gaussian theory
 (`gaussian.py`), both times learned functions of the momentum, white noise eps, and a bend
-(`pointwise.py`) whose shape, like g, s and t, is a network's of the known fields alone.  So the
+(`pointwise.py`) whose shape, like g, c, s and t, is a network's of the known fields alone.  So the
 log determinant is a sum over sites plus one over momenta, and no network costs a determinant.
 """
 
@@ -38,7 +38,7 @@ class Filling:
             mean, the others are for the network.
         root: `(features,)`: log of what multiplies T.
         scale: of the fields under a nonlinear neighbours' mean.
-        network: of g and the skew; of s, t and how much the bend flattens.
+        network: of g, the bend's centre c and its skew; of s, t and how much it flattens.
     """
 
     filters: jax.Array

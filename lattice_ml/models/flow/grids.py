@@ -39,7 +39,7 @@ class Grids(NamedTuple):
     Args:
         known: offsets of the grids that there are.
         new: offsets of those to fill in.
-        mapped: which of the known and new ones are mapped together in a turn.
+        mapped: which of the known and new ones are mapped together, their even sites in a turn.
         moves: by what the lattice is displaced after each turn, so that it is the turn of others;
             after the last move comes the first.
     """
@@ -78,8 +78,15 @@ def steps(ndim: int, *, finest: bool) -> tuple[Grids, ...]:
     evens, odds = even(ndim), odd(ndim)
     n = len(evens)
     around = tuple(apart(a, b) for a, b in zip(evens, evens[1:] + evens[:1], strict=True))
-    by_coarse = Grids(evens[:1], evens[1:], (0,), around if len(set(around)) > 1 else around[:1])
-    by_even = Grids(evens, odds, tuple(range(n, 2 * n)), (apart(evens[0], odds[0]),))
+    half = (2, *(0,) * (ndim - 1))  # so that the other half of the grids has its turn
+    to_even = around if len(set(around)) > 1 else around[:1]
+    to_odd = (apart(evens[0], odds[0]),)
+
+    def by_halves(moves: tuple[Offset, ...]) -> tuple[Offset, ...]:
+        return tuple(step for move in moves for step in (half, move))
+
+    by_coarse = Grids(evens[:1], evens[1:], (0,), by_halves(to_even))
+    by_even = Grids(evens, odds, tuple(range(n, 2 * n)), by_halves(to_odd))
     return (by_coarse,) * (n > 1) + (by_even,) * (not finest)
 
 

@@ -32,7 +32,7 @@ class FlowModelSection:
     kind: str = "Flow"
     channels: int = 2
     hidden: tuple[int, ...] = (8, 16, 24)
-    couplings: tuple[int, ...] = (2, 4, 8)
+    couplings: tuple[int, ...] = (4, 4, 8)
     coupling_hidden: tuple[int, ...] = (8, 8, 16)
     base_couplings: int = 8
     base_hidden: int = 12

@@ -120,9 +120,9 @@ def _well(quantiles: Floats) -> float:
 
     Nothing where its kurtosis may be that of a single normal variable, for all that is measured.
     """
-    square, fourth = np.mean(quantiles**2), np.mean(quantiles**4)
-    sure = np.interp(fourth / square**2, _KURTOSES, (1, 0))
-    return float(sure * (max(3 * square**2 - fourth, 0.0) / 2) ** 0.25)
+    square, fourth = float(np.mean(quantiles**2)), float(np.mean(quantiles**4))
+    sure = float(np.interp(fourth / square**2, _KURTOSES, (1, 0)))
+    return sure * (max(3 * square**2 - fourth, 0.0) / 2) ** 0.25
 
 
 def _every_second(propagator: Floats) -> Floats:
