@@ -11,11 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from lattice_ml.models.data import Data
 from lattice_ml.models.model import Arrays, Model, Stage
 from lattice_ml.runtime.json import JsonTable, Section
 
-__all__ = ["Block", "Learned", "Phase", "Plan", "Task", "TrainingError", "WeightsError"]
+__all__ = [
+    *("Block", "Learned", "Phase", "Plan", "Task", "TrainingError", "WeightsError"),
+    "check_weights",
+]
 
 State = TypeVar("State")
 
@@ -26,6 +31,23 @@ class TrainingError(RuntimeError):
 
 class WeightsError(ValueError):
     """Weights are those of another network than a config describes."""
+
+
+def check_weights(found: Arrays, wanted: Arrays) -> None:
+    """Refuse weights that are not of a network.
+
+    Raises:
+        WeightsError: naming the first that differs.
+    """
+    shapes = [{name: np.shape(a) for name, a in w.items()} for w in (found, wanted)]
+    mine, own = ([f"{n} of shape {s}" for n, s in shape.items()] for shape in shapes)
+    extra, missing = (sorted(set(a) - set(b)) for a, b in ((mine, own), (own, mine)))
+    if extra or missing:
+        several = max(len(extra), len(missing)) - 1
+        raise WeightsError(
+            f"holds weights {(extra or ['too few'])[0]}, the network of its config has "
+            f"{(missing or ['none of them'])[0]}{f', and {several} more differ' * (several > 0)}"
+        )
 
 
 @dataclass(frozen=True)

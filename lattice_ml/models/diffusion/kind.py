@@ -19,7 +19,7 @@ from lattice_ml.models.drawer import Drawer
 from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.model import Arrays, Model, Probing, Stage
 from lattice_ml.models.theory import Theory
-from lattice_ml.models.training import Task, WeightsError
+from lattice_ml.models.training import Task, check_weights
 from lattice_ml.models.transfer import theory_at
 from lattice_ml.runtime.json import JsonTable, Section
 
@@ -78,9 +78,7 @@ class DiffusionModel(Model):
     def build(section: Section, ndim: int, weights: Arrays) -> Denoiser:
         network = initial_network(section, ndim, 0)
         own = DiffusionModel.weights(network)
-        found, wanted = ({n: a.shape for n, a in w.items()} for w in (weights, own))
-        if found != wanted:
-            raise WeightsError(f"holds weights {found}, the network of its config has {wanted}")
+        check_weights(weights, own)
         for name, variable in _variables(network):
             variable[...] = weights[name]
         return network

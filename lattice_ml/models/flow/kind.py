@@ -22,7 +22,7 @@ from lattice_ml.models.flow.weights import initial_weights
 from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
 from lattice_ml.models.theory import Theory
-from lattice_ml.models.training import Task, WeightsError
+from lattice_ml.models.training import Task, check_weights
 from lattice_ml.models.transfer import theory_at
 from lattice_ml.runtime.json import JsonTable, Section
 
@@ -92,9 +92,7 @@ class FlowModel(Model):
         initial = initial_weights(np.random.default_rng(0), ndim, n_levels, phases.sizes(section))
         flow = Flow(initial, powers, *map(host, couplings)).like(initial)
         own = FlowModel.weights(flow)
-        found, wanted = ({n: np.shape(a) for n, a in w.items()} for w in (weights, own))
-        if found != wanted:
-            raise WeightsError(f"holds weights {found}, the network of its config has {wanted}")
+        check_weights(weights, own)
         leaves = [host(weights[name]) for name in own]
         built: Flow = jax.tree.unflatten(jax.tree.structure(flow), leaves)
         return built
