@@ -35,7 +35,7 @@ from lattice_ml.models.flow.multiscale import Tables, Weights, log_weight
 from lattice_ml.runtime import collectives
 from lattice_ml.statistics import kish
 
-__all__ = ["CHUNK", "Fit", "Found", "Settings", "fitted", "start", "step"]
+__all__ = ["CHUNK", "Fit", "Found", "Settings", "fitted", "loss", "start", "step"]
 
 CHUNK = 256  # samples
 _OUTLIER = 3.0  # standard deviations beyond which a residual counts less
@@ -126,8 +126,7 @@ def step(
     downhill = slope / worth + known @ at
 
     def cost(weights: np.ndarray) -> float:
-        found = _cost(_with(flow, weights), theories, judging, settings)
-        return found if np.isfinite(found) else np.inf
+        return loss(_with(flow, weights), theories, judging, settings)
 
     best = cost(fit.weights), fit.weights, fit.damping * max(_FACTORS)
     for factor in _FACTORS:
@@ -136,10 +135,10 @@ def step(
         for length in _LENGTHS:
             trial = (at - length * change).astype(np.float32)
             best = min(best, (cost(trial), trial, damping), key=lambda found: found[0])
-    loss, weights, damping = best
+    least, weights, damping = best
     sums = kept, slope, np.asarray(worth)
     state = Fit(weights, *sums, np.clip(damping, *_ALLOWED), fit.done + 1)
-    return state, _found(loss, log_w)
+    return state, _found(least, log_w)
 
 
 def _equations(
@@ -167,8 +166,11 @@ def _equations(
     return square, downhill.ravel(), [np.concatenate(logs).astype(np.float64) for logs in log_w]
 
 
-def _cost(flow: Flow, theories: Sequence[Tables], key: jax.Array, settings: Settings) -> float:
-    """What is minimised, on half as many samples; the variance grows linearly in the tails."""
+def loss(flow: Flow, theories: Sequence[Tables], key: jax.Array, settings: Settings) -> float:
+    """What is minimised, on half as many samples; the variance grows linearly in the tails.
+
+    Infinite where log w is not finite.
+    """
     n_chunks = max(len(theories), settings.chunks(len(theories)) // 2)
     log_w: list[list[np.ndarray]] = [[] for _ in theories]
     for i, logs in _chunks(_log_weights, flow, theories, key, n_chunks):
@@ -179,7 +181,8 @@ def _cost(flow: Flow, theories: Sequence[Tables], key: jax.Array, settings: Sett
         apart = (x - np.median(x)) / _HEAVY
         heavy = 2 * _HEAVY**2 * np.mean(np.sqrt(1 + apart**2) - 1)
         costs.append(-x.mean() if settings.by_kl else heavy)
-    return float(np.mean(costs))
+    found = float(np.mean(costs))
+    return found if np.isfinite(found) else np.inf
 
 
 def _chunks(

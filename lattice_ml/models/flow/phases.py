@@ -14,11 +14,13 @@ from lattice_ml.models.flow.fitting import Fit, Settings
 from lattice_ml.models.flow.multiscale import Tables
 from lattice_ml.models.flow.sections import FlowModelSection, FlowTrainingSection
 from lattice_ml.models.flow.tables import check_couplings, check_shape, coarsest, make_tables
-from lattice_ml.models.flow.weights import grown, initial_weights
+from lattice_ml.models.flow.weights import faded, grown, initial_weights
 from lattice_ml.models.training import Block, Learned, Phase, Plan, Task, TrainingError
 from lattice_ml.runtime.json import Section
 
 __all__ = ["FlowPhase", "check", "plan", "sizes"]
+
+_SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of what fine levels have learned
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,23 @@ class FlowPhase(Phase[Fit]):
     flow: Flow
 
     def start(self, network: Flow) -> Fit:
-        return fitting.start(replace(self.flow, weights=grown(network.weights, self.flow.weights)))
+        """Weights of the stage before; where levels are new, as much of the old as they bear.
+
+        Fine levels were trained on what the old coarse ones say, and overdo what they correct where
+        new ones say it in another way, most of all at strong coupling.
+        """
+        fresh, n_levels = self.flow.weights, len(network.weights.levels)
+        weights = grown(network.weights, fresh)
+        if n_levels == len(weights.levels):
+            return fitting.start(replace(self.flow, weights=weights))
+        flows = [replace(self.flow, weights=faded(weights, fresh, n_levels, s)) for s in _SHARES]
+        judged = self._theories, jax.random.fold_in(self._key, self.total)
+        by_kl = replace(self.settings, by_kl=True)
+        return fitting.start(min(flows, key=lambda flow: fitting.loss(flow, *judged, by_kl)))
 
     def blocks(self, state: Fit) -> Iterator[Block[Fit]]:
-        key = jax.random.fold_in(jax.random.key(self.task.seed), self.first)
-        theories = [tables.astype(jnp.float32) for tables in self.theories]
         while state.done < self.total:
-            state, found = fitting.step(self.flow, theories, state, key, self.settings)
+            state, found = fitting.step(self.flow, self._theories, state, self._key, self.settings)
             number = self.first + int(state.done)
             if not np.isfinite(found.variance):
                 raise TrainingError(
@@ -51,6 +63,14 @@ class FlowPhase(Phase[Fit]):
                     "data, or begin with more training.kl_steps"
                 )
             yield Block(number, state, found._asdict())
+
+    @property
+    def _key(self) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.task.seed), self.first)
+
+    @property
+    def _theories(self) -> list[Tables]:
+        return [tables.astype(jnp.float32) for tables in self.theories]
 
     def end(self, state: Fit) -> Learned:
         return Learned(fitting.fitted(self.flow, state))

@@ -12,7 +12,7 @@ from lattice_ml.models.flow.grids import steps
 from lattice_ml.models.flow.multiscale import Step, Weights
 from lattice_ml.models.flow.sections import FlowModelSection
 
-__all__ = ["grown", "initial_weights"]
+__all__ = ["faded", "grown", "initial_weights"]
 
 
 def initial_weights(
@@ -36,6 +36,16 @@ def grown(weights: Weights, initial: Weights) -> Weights:
         complete = len(below) == len(level)  # the finest has a step less
         levels.append(jax.tree.map(_widened, below, level) if complete else level)
     return replace(weights, levels=tuple(levels[: len(initial.levels)]))
+
+
+def faded(weights: Weights, initial: Weights, n_levels: int, share: float) -> Weights:
+    """Weights whose finest levels keep a share, and are those of `initial` for the rest."""
+
+    def mixed(leaf: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        return share * leaf + (1 - share) * fresh
+
+    fine = jax.tree.map(mixed, weights.levels[:n_levels], initial.levels[:n_levels])
+    return replace(weights, levels=fine + weights.levels[n_levels:])
 
 
 def _widened(weights: np.ndarray, initial: np.ndarray) -> np.ndarray:
