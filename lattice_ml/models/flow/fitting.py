@@ -40,8 +40,9 @@ __all__ = ["CHUNK", "Fit", "Found", "Settings", "fitted", "loss", "start", "step
 CHUNK = 256  # samples
 _OUTLIER = 3.0  # standard deviations beyond which a residual counts less
 _HEAVY = 2.0  # the same of log w, where a step is judged
-_DAMPING, _ALLOWED = 0.1, (1e-5, 1.0)  # of the first step; least and most
-_FACTORS, _LENGTHS = (1.0, 0.1, 10.0), (1.0, 0.4)  # that are tried
+_DAMPING, _ALLOWED = 0.1, (1e-5, 1e4)  # of the first step; least and most
+_LENGTHS = (1.0, 0.4)  # of a step, that are tried
+_LESS, _MORE = 0.1, (10.0, 100.0, 1000.0)  # damping, times that of the step before
 
 Result = TypeVar("Result")
 
@@ -125,20 +126,37 @@ def step(
     known = np.divide(normal, worth, out=normal)  # the largest arrays that there are: in place
     downhill = slope / worth + known @ at
 
-    def cost(weights: np.ndarray) -> float:
+    def judged(weights: np.ndarray) -> float:
         return loss(_with(flow, weights), theories, judging, settings)
 
-    best = cost(fit.weights), fit.weights, fit.damping * max(_FACTORS)
-    for factor in _FACTORS:
+    def tried(factor: float) -> _Trial:
         damping = np.clip(fit.damping * factor, *_ALLOWED)
         change = collectives.told(partial(_solve, known, damping, downhill), downhill)
-        for length in _LENGTHS:
-            trial = (at - length * change).astype(np.float32)
-            best = min(best, (cost(trial), trial, damping), key=lambda found: found[0])
-    least, weights, damping = best
-    sums = kept, slope, np.asarray(worth)
-    state = Fit(weights, *sums, np.clip(damping, *_ALLOWED), fit.done + 1)
-    return state, _found(least, log_w)
+        trials = [(length, (at - length * change).astype(np.float32)) for length in _LENGTHS]
+        return min((_Trial(judged(w), w, damping, n) for n, w in trials), key=_loss_of)
+
+    here = judged(fit.weights)
+    best = tried(1.0)
+    if best.loss < here:  # with less where the whole step is good, else with more
+        best = min(best, tried(_LESS if best.length == 1 else _MORE[0]), key=_loss_of)
+    else:
+        more = (tried(factor) for factor in _MORE)
+        stay = _Trial(here, fit.weights, np.clip(fit.damping * _MORE[-1], *_ALLOWED), 0.0)
+        best = next((trial for trial in more if trial.loss < here), stay)
+    state = Fit(best.weights, kept, slope, np.asarray(worth), best.damping, fit.done + 1)
+    return state, _found(best.loss, log_w)
+
+
+class _Trial(NamedTuple):
+    """Weights after a step, and how it was taken."""
+
+    loss: float
+    weights: np.ndarray
+    damping: np.ndarray
+    length: float
+
+
+_loss_of = itemgetter(0)
 
 
 def _equations(
