@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import trained_flows
+from flows import bent
 from theories import free_theory
 from trained_flows import train
 from trained_models import make_ensemble, metrics
@@ -103,6 +104,32 @@ def test_every_lattice_has_its_phases_and_levels(whole):
     begun = fitting.fitted(last.flow, last.start(found.network))
     finest, of_network = begun.weights.levels[0], found.network.weights.levels[0]
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, finest, of_network)))
+
+
+def test_fine_levels_that_overdo_are_dropped_where_a_level_is_new():
+    found = phases.plan(task((8, 8), (16, 16), training_n_steps=0))
+    weights, last = found.network.weights, found.phases[-1]
+    for size, kept in ((1.0, False), (1e-4, True)):
+        wild = replace(weights, levels=bent(weights.levels, size))
+        begun = last.start(replace(found.network, weights=wild))
+        finest = fitting.fitted(last.flow, begun).weights.levels[0]
+        old = (wild if kept else last.flow.weights).levels[0]
+        assert all(
+            np.allclose(a, b, atol=1e-3)
+            for a, b in zip(jax.tree.leaves(finest), jax.tree.leaves(old), strict=True)
+        )
+
+
+def test_a_step_far_from_the_goal_is_damped_until_it_helps():
+    phase = phases.plan(task((8, 8))).phases[0]
+    far = replace(phase.flow, weights=bent(phase.flow.weights, 0.3))
+    fit = fitting.start(far)._replace(damping=np.full((), 1e-4))
+    theories = [tables.astype(np.float32) for tables in phase.theories]
+    settings, key = fitting.Settings(True, 1024, 0.7), jax.random.key(0)
+    state, found = fitting.step(far, theories, fit, key, settings)
+    judging = jax.random.split(jax.random.fold_in(key, 0))[1]
+    assert found.loss < fitting.loss(far, theories, judging, settings) - 0.3
+    assert state.damping > 0.005  # more than ten times that of the step before
 
 
 def test_init_from_begins_with_the_weights_of_the_model(data, whole, tmp_path):
