@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flows import flow_model, kappa
@@ -66,6 +67,16 @@ def test_what_no_flow_draws_or_judges_is_refused():
             drawer_of(model, shape, phi4)
     with pytest.raises(ValueError, match=r"batch_size must be a whole number .* 1, got 2\.5"):
         drawer_of(model, (4, 4), phi4, batch_size=2.5)
+    settings, key = FlowSamplingSection(), jax.random.key(0)
+    for wrong, sentence in (
+        ({"sampling": None}, "sampling must be a FlowSamplingSection, got None"),
+        ({"key": 0}, r"key must be one of jax\.random\.key\(seed\), got 0"),
+        ({"key": jnp.zeros(2, jnp.int32)}, "key must be one of"),
+        ({"dtype": "int32"}, "dtype must be float32 or float64, got 'int32'"),
+    ):
+        given = {"sampling": settings, "key": key} | wrong
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            model.drawer((4, 4), phi4, **given)
     drawer = drawer_of(model, (4, 4), phi4, batch_size=4)
     for count in (1.5, 0, -1):
         with pytest.raises(ValueError, match=rf"count of batches must be .* got {count}"):

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lattice_ml import statistics
 from lattice_ml.actions import Action
 from lattice_ml.fields.types import Floats
 
-__all__ = ["Drawer", "Drawn", "Film", "Program"]
+__all__ = ["Drawer", "Drawn", "Film", "Program", "check_drawing"]
 
 Array = TypeVar("Array", bound=np.ndarray | jax.Array)  # on the host, or in a program
 
@@ -132,3 +133,19 @@ class Drawer(ABC):
     def film(self) -> Film | None:
         """The way of the first batch from noise; None where there is none, or was not asked for."""
         return None
+
+
+def check_drawing(sampling: object, section: type, key: object, dtype: str) -> None:
+    """Refuse what `Model.drawer` cannot draw with.
+
+    Raises:
+        TypeError: settings of another kind, or what is no key.
+        ValueError: a dtype that is not float32 or float64.
+    """
+    if not isinstance(sampling, section):
+        raise TypeError(f"sampling must be a {section.__name__}, got {sampling!r}")
+    given = key.dtype if isinstance(key, jax.Array) else np.dtype(object)
+    if not (jnp.issubdtype(given, jax.dtypes.prng_key) or given == np.uint32):
+        raise TypeError(f"key must be one of jax.random.key(seed), got {key!r}")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"output.dtype must be float32 or float64, got {dtype!r}")

@@ -142,6 +142,7 @@ class Model(ABC):
             dtype: of the samples.
 
         Raises:
+            TypeError: settings of another kind, or no key.
             ValueError: a lattice, an action or settings that the model cannot sample.
         """
 

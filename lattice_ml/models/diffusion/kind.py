@@ -15,7 +15,7 @@ from lattice_ml.models.diffusion.drawing import Drawing
 from lattice_ml.models.diffusion.networks import initial_network
 from lattice_ml.models.diffusion.sections import SamplingSection
 from lattice_ml.models.diffusion.spectrum import of_diffusion
-from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.drawer import Drawer, check_drawing
 from lattice_ml.models.measured import measure_theory
 from lattice_ml.models.model import Arrays, Model, Probing, Stage
 from lattice_ml.models.theory import Theory
@@ -47,6 +47,7 @@ class DiffusionModel(Model):
         dtype: str = "float32",
     ) -> Drawer:
         """By the probability flow or a reverse diffusion; see `drawing`."""
+        check_drawing(sampling, SamplingSection, key, dtype)
         drawing, frames = Drawing.choose(self.network, shape, sampling), sampling.snapshots
         if frames and not 2 <= frames <= drawing.n_steps + 1:
             raise ValueError(

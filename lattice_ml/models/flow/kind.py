@@ -11,7 +11,7 @@ import numpy as np
 from lattice_ml.actions import Action
 from lattice_ml.fields.lattice import Lattice
 from lattice_ml.models.data import Data
-from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.drawer import Drawer, check_drawing
 from lattice_ml.models.flow import phases, report
 from lattice_ml.models.flow.conditioned import Flow
 from lattice_ml.models.flow.drawer import FlowDrawer, batch_of, check_whole
@@ -51,6 +51,7 @@ class FlowModel(Model):
         dtype: str = "float32",
     ) -> Drawer:
         """One pass from noise to fields; on a larger lattice coarse levels are those below them."""
+        check_drawing(sampling, FlowSamplingSection, key, dtype)
         shape = Lattice(shape).shape
         check_shape(shape)
         tables = make_tables(theory_at(self.theories, action, shape)).astype(dtype)

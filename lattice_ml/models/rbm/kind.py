@@ -8,7 +8,7 @@ import numpy as np
 
 from lattice_ml.actions import Action
 from lattice_ml.models.data import Data
-from lattice_ml.models.drawer import Drawer
+from lattice_ml.models.drawer import Drawer, check_drawing
 from lattice_ml.models.model import Arrays, Model, Probing, Stage, host
 from lattice_ml.models.rbm import phases, report
 from lattice_ml.models.rbm.drawer import RBMDrawer
@@ -44,6 +44,7 @@ class RBMModel(Model):
         dtype: str = "float32",
     ) -> Drawer:
         """Independent samples, or the ends of Gibbs chains; on its own lattice only."""
+        check_drawing(sampling, RBMSamplingSection, key, dtype)
         own = self.stages[-1].shape
         if shape != own:
             raise ValueError(
