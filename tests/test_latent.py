@@ -40,7 +40,7 @@ def test_a_bad_flow_gives_the_exact_values(value, lam, tmp_path):
     ensemble = chains(model, tmp_path / "chains", 500)
     assert (ensemble.n_chains, ensemble.n_configs) == (BATCH, 500)
     assert ensemble.log_weight is None
-    assert 0.1 < ensemble.series("acceptance").mean() < 0.3  # bad, but proposals count
+    assert 0.05 < ensemble.series("acceptance").mean() < 0.5  # bad, but proposals count
     assert np.abs(pulls(ensemble, value, lam)).max() < 4
     assert "tau_int of M^2" in summary(ensemble)[0]
 
