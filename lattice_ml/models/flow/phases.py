@@ -46,7 +46,7 @@ class FlowPhase(Phase[Fit]):
         """
         fresh, n_levels = self.flow.weights, len(network.weights.levels)
         weights = grown(network.weights, fresh)
-        if n_levels == len(weights.levels):
+        if n_levels >= len(weights.levels):
             return fitting.start(replace(self.flow, weights=weights))
         flows = [replace(self.flow, weights=faded(weights, fresh, n_levels, s)) for s in _SHARES]
         judged = self._theories, jax.random.fold_in(self._key, self.total)
@@ -54,8 +54,9 @@ class FlowPhase(Phase[Fit]):
         return fitting.start(min(flows, key=lambda flow: fitting.loss(flow, *judged, by_kl)))
 
     def blocks(self, state: Fit) -> Iterator[Block[Fit]]:
+        theories, key = self._theories, self._key
         while state.done < self.total:
-            state, found = fitting.step(self.flow, self._theories, state, self._key, self.settings)
+            state, found = fitting.step(self.flow, theories, state, key, self.settings)
             number = self.first + int(state.done)
             if not np.isfinite(found.variance):
                 raise TrainingError(
